@@ -1,0 +1,50 @@
+"""Wide Residual Networks (Zagoruyko & Komodakis, 2016): build, train, evaluate, and say how a copy differs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wideresnet.config import Recipe
+    from wideresnet.errors import DataError, UsageError, WRNError
+    from wideresnet.names import list_networks, parse
+    from wideresnet.networks import create
+    from wideresnet.networks.cost import cost
+    from wideresnet.training import fit
+    from wideresnet.weights import load, read_weights
+
+__all__ = [
+    "DataError",
+    "Recipe",
+    "UsageError",
+    "WRNError",
+    "cost",
+    "create",
+    "fit",
+    "list_networks",
+    "load",
+    "parse",
+    "read_weights",
+]
+
+_HOMES = {
+    "DataError": "errors",
+    "Recipe": "config",
+    "UsageError": "errors",
+    "WRNError": "errors",
+    "cost": "networks.cost",
+    "create": "networks",
+    "fit": "training",
+    "list_networks": "names",
+    "load": "weights",
+    "parse": "names",
+    "read_weights": "weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used, so that `import wideresnet` does not wait for PyTorch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wideresnet' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"wideresnet.{_HOMES[name]}"), name)

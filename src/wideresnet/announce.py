@@ -1,0 +1,63 @@
+"""What `wrn train` says before the first step and after the last."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.table import Table
+
+from wideresnet.config import Recipe
+from wideresnet.flags import show_value
+from wideresnet.progress import console
+from wideresnet.recipes import overridden
+from wideresnet.training import Job, Plan
+
+
+def announce_run(job: Job, plan: Plan, base: Recipe | None) -> None:
+    """The resolved recipe with what was overridden, the data, the arithmetic.
+
+    Args:
+        base: the recipe without overrides; None when a run is resumed.
+    """
+    recipe = job.recipe
+    changed = {} if base is None else overridden(recipe, base)
+    for name in ("network", "family", "precision"):  # settled for the user, not by her
+        changed.pop(name, None)
+    out = console()
+    table = Table(title=f"{recipe.network} on {job.dataset_name}, recipe {recipe.recipe}", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    groups: dict[str, list[str]] = {}
+    for field in dataclasses.fields(Recipe):
+        text = f"{field.name} {show_value(getattr(recipe, field.name))}"
+        if field.name in changed:
+            text = f"[yellow]{text} (recipe: {show_value(changed[field.name][0])})[/]"
+        groups.setdefault(field.metadata["group"], []).append(text)
+    for group, texts in groups.items():
+        if group != "what":
+            table.add_row(group, ", ".join(texts))
+    table.add_section()
+    train, test = job.feed.num_images, len(job.test.labels)
+    height, width = job.feed.size
+    table.add_row("data", f"{train:,} training and {test:,} test images of {height}x{width}, "
+                  f"{len(job.class_names)} classes, from {recipe.data}")  # fmt: skip
+    for name, value in plan.lines():
+        table.add_row(name, value)
+    table.add_row("device", f"{job.device}, {recipe.precision}")
+    out.print(table)
+    if changed:
+        out.print("overridden: " + ", ".join(changed))
+    for note in job.notes:
+        out.print(f"note: {note}", markup=False)
+
+
+def show_result(result: dict[str, Any], files: Any) -> None:
+    """The result and where its pictures are, on stdout."""
+    print(
+        f"test error {result['test_error_pct']:.2f} % (epoch {result['epochs']}, the last, on all "
+        f"{result['num_test_images']:,} test images)"
+    )
+    for label, path in (("curves", files.curves), ("predictions", files.predictions), ("run page", files.page)):
+        if path is not None:
+            print(f"{label:<12} {path}")

@@ -1,0 +1,226 @@
+"""The command `wrn`: one function a verb. PyTorch is imported inside the verbs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wideresnet.errors import UsageError, WRNError
+from wideresnet.flags import add_recipe_flags, given_flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0, 1 for a failure, 2 for a usage error, 130 after Ctrl-C."""
+    try:
+        args = make_parser().parse_args(argv)
+        return args.verb(args) or 0
+    except WRNError as error:
+        print(f"wrn: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("wrn: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of stdout has gone, e.g. `wrn ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"wrn: {error}", file=sys.stderr)
+        return 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="wrn",
+        description="Wide Residual Networks: every network of the paper, trained to the paper's number.",
+        epilog="wrn VERB --help explains a verb and shows an example.",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    train = _verb(verbs, "train", _train, "train a network and leave a run folder with its record",
+                  "wrn train WRN-28-10 --data cifar10 --dropout 0.3")  # fmt: skip
+    train.add_argument("network", nargs="?", help="e.g. WRN-28-10, WRN-40-2-B(3,1,3), PreActResNet-164")
+    train.add_argument("--data", help="digits, cifar10, cifar100, svhn, or the path of your own images")
+    train.add_argument("--recipe", help="paper (default), quick, or the path of a recipe.json")
+    train.add_argument("--out", type=Path, help="run folder (default: a new one under $WRN_RUNS or runs/)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    train.add_argument("--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between checkpoints (60)")
+    add_recipe_flags(train)
+
+    evaluate = _verb(verbs, "eval", _eval, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
+    evaluate.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
+    evaluate.add_argument("--data", required=True, help="as for wrn train")
+    _machine_flags(evaluate)
+
+    predict = _verb(verbs, "predict", _predict, "classify image files", "wrn predict runs/my-run cat.jpg photos/")
+    predict.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
+    predict.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    predict.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
+    predict.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
+    _machine_flags(predict, precision=False)
+
+    info = _verb(verbs, "info", _info, "show a network's stages, parameters, operations and memory",
+                 "wrn info WRN-28-10 --batch-size 128")  # fmt: skip
+    info.add_argument("network", help="a network's name; `list` shows those of the paper")
+    info.add_argument("--num-classes", type=int, default=None, metavar="N", help="outputs (10; ImageNet's networks 1000)")
+    info.add_argument("--input-size", type=int, metavar="PX", help="side of the images (32; ImageNet's networks 224)")
+    info.add_argument("--in-channels", type=int, default=3, metavar="N", help="channels of the images (3)")
+    info.add_argument("--batch-size", type=int, default=128, metavar="N", help="batch for the memory (128)")
+    info.add_argument("--family", choices=("cifar", "imagenet"), help="reading of a name that has two")
+
+    report = _verb(verbs, "report", _report, "draw the page of a run, or compare several",
+                   "wrn report runs/my-run")  # fmt: skip
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    report.add_argument("--out", type=Path, help="where a comparison goes (comparison.html)")
+
+    cache = _verb(verbs, "cache", _cache, "show or clear the folder of decoded images", "wrn cache --clear")
+    cache.add_argument("--clear", action="store_true", help="remove the decoded images (never your own files)")
+    return parser
+
+
+def _verb(verbs: Any, name: str, run: Any, help: str, example: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(verb=run)
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout; all else goes to stderr")
+    return parser
+
+
+def _machine_flags(parser: argparse.ArgumentParser, *, precision: bool = True) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (auto)")
+    if precision:
+        parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="arithmetic (fp32)")
+
+
+def _train(args: argparse.Namespace) -> None:
+    overrides = given_flags(args)
+    if args.resume:
+        from wideresnet.record import RunFolder
+
+        if args.out is None:
+            raise UsageError("--resume: needs --out, the run folder to go on with")
+        folder = RunFolder(args.out)
+        if not folder.is_run():
+            raise UsageError(f"--resume --out {args.out}: no run there; leave out --resume to start one")
+        named = {"network": args.network, "data": args.data, "recipe": args.recipe}
+        asked = {**folder.read_recipe().to_json(), **{k: v for k, v in named.items() if v is not None}, **overrides}
+        from wideresnet.config import Recipe
+
+        recipe, base, dataset, out = Recipe.from_json(asked), None, None, args.out
+    else:
+        if args.network is None or args.data is None:
+            raise UsageError("wrn train: needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
+        from wideresnet.training import resolve_for_data
+
+        recipe, base, dataset = resolve_for_data(args.recipe or "paper", args.network, args.data, overrides)
+        out = args.out or _new_run_folder(recipe.network, dataset.name, recipe.recipe)
+    from wideresnet.announce import announce_run, show_result
+    from wideresnet.training import fit
+
+    result = fit(
+        recipe,
+        out,
+        dataset=dataset,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        checkpoint_every_s=args.checkpoint_every,
+        announce=lambda job, plan: announce_run(job, plan, base),
+    )
+    from wideresnet.report import write_report
+
+    files = write_report(out)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        show_result(result, files)
+
+
+def _new_run_folder(network: str, data: str, recipe: str) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{network}-{data}-{recipe}-{stamp}"
+    return Path(os.environ.get("WRN_RUNS", "runs")) / "".join(c if c.isalnum() or c in "-._" else "_" for c in name)
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from wideresnet.evaluation import evaluate_weights, render
+
+    result = evaluate_weights(args.weights, args.data, device=args.device, precision=args.precision)
+    _show(args, result, render)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from wideresnet.predict import predict_files, render
+
+    predictions = predict_files(
+        args.weights, args.images, top=args.top, device=args.device, skip_unreadable=args.skip_unreadable
+    )
+    _show(args, predictions, render)
+
+
+def _info(args: argparse.Namespace) -> None:
+    if args.network == "list":
+        from wideresnet.names import list_networks
+
+        names = list_networks()
+        print(json.dumps(names) if args.json else "\n".join(names))
+        return
+    from wideresnet.info import describe, render
+
+    description = describe(
+        args.network,
+        num_classes=args.num_classes,
+        input_size=args.input_size,
+        in_channels=args.in_channels,
+        batch_size=args.batch_size,
+        family=args.family,
+    )
+    _show(args, description, render)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from wideresnet.report import write_comparison, write_report
+
+    if len(args.runs) == 1 and args.out is None:
+        page = write_report(args.runs[0]).page
+    else:
+        page = write_comparison(args.runs, args.out or Path("comparison.html"))
+    print(json.dumps({"page": str(page)}) if args.json else page)
+
+
+def _cache(args: argparse.Namespace) -> None:
+    from wideresnet.data.cache import cache_contents, clear_cache, data_root
+    from wideresnet.text import human_bytes
+
+    if args.clear:
+        freed = clear_cache()
+        print(json.dumps({"freed_bytes": freed}) if args.json else f"{human_bytes(freed)} freed under {data_root()}")
+        return
+    contents = cache_contents()
+    if args.json:
+        print(json.dumps({"folder": str(data_root()), "contents": contents}))
+        return
+    print(f"{data_root()} (set WRN_DATA to move it)")
+    for name, num_bytes, source in contents:
+        print(f"  {human_bytes(num_bytes):>10}  {source}  {name}")
+
+
+def _show(args: argparse.Namespace, document: Any, render: Any) -> None:
+    if args.json:
+        print(json.dumps(document))
+        return
+    from rich.console import Console
+
+    Console().print(render(document))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

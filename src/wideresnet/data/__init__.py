@@ -1,0 +1,9 @@
+"""Images with labels, from any of the places and formats the package reads, as arrays that fit in memory."""
+
+from __future__ import annotations
+
+from wideresnet.data.dataset import Dataset, ImageSet
+from wideresnet.data.facts import FACTS, Facts
+from wideresnet.data.load import load_dataset
+
+__all__ = ["FACTS", "Dataset", "Facts", "ImageSet", "load_dataset"]

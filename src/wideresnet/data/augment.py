@@ -1,0 +1,121 @@
+"""Random crop and flip, for a whole batch at once, on the device that holds the images.
+
+What happens to an image is a pure function of (seed, epoch, image): it is drawn for a whole epoch beforehand, so any step
+can be replayed alone. `tests/data/test_augment.py` has the slow per-image twin that this equals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wideresnet.errors import UsageError
+from wideresnet.seeds import seed_of
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The order of an epoch and what is done to each image.
+
+    Attributes:
+        order: int64 (N,), indices of images in the order in which they are seen.
+        top, left: int64 (N,), where the crop of `order`'s i-th image starts in the padded image, 0..2*padding.
+        flip: bool (N,), whether it is mirrored left-right after the crop.
+    """
+
+    order: Tensor
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+
+
+def plan_epoch(
+    seed: int, epoch: int, num_images: int, *, padding: int, flip: bool, device: str = "cpu"
+) -> EpochPlan:
+    """Draw an epoch's order, crops and flips.
+
+    Args:
+        seed: the run's seed.
+        epoch: counted from 0.
+        padding: crops start at 0..2*padding in each direction; 0: no crop.
+        flip: mirror an image with probability 1/2.
+    """
+    generator = torch.Generator().manual_seed(seed_of(seed, "epoch", epoch))
+    order = torch.randperm(num_images, generator=generator)
+    top, left = torch.randint(0, 2 * padding + 1, (2, num_images), generator=generator)
+    mirrored = torch.rand(num_images, generator=generator) < (0.5 if flip else 0.0)
+    return EpochPlan(*(draw.to(device) for draw in (order, top, left, mirrored)))
+
+
+def pad_images(images: Tensor, padding: int, mode: str) -> Tensor:
+    """Pad (N, H, W, C) images of any dtype by `padding` pixels on each side.
+
+    Args:
+        mode: "reflection" (the edge pixel is not repeated) or "zero".
+
+    Raises:
+        UsageError: reflection needs images larger than the padding.
+    """
+    if padding == 0:
+        return images
+    num, height, width, channels = images.shape
+    if mode == "reflection" and padding >= min(height, width):
+        raise UsageError(
+            f"crop_padding {padding}: reflection needs a padding below the image's side ({height}x{width}); "
+            "use a smaller one or padding_mode zero"
+        )
+    rows, columns = torch.arange(-padding, height + padding), torch.arange(-padding, width + padding)
+    if mode == "zero":
+        padded = images.new_zeros(num, height + 2 * padding, width + 2 * padding, channels)
+        padded[:, padding : padding + height, padding : padding + width] = images
+        return padded
+    rows, columns = _reflect(rows, height).to(images.device), _reflect(columns, width).to(images.device)
+    padded = images.new_empty(num, len(rows), len(columns), channels)
+    for start in range(0, num, 4096):  # in pieces, so that no second copy of the set is ever held
+        padded[start : start + 4096] = (
+            images[start : start + 4096].index_select(1, rows).index_select(2, columns)
+        )
+    return padded
+
+
+def _reflect(position: Tensor, size: int) -> Tensor:
+    position = position.abs()
+    return torch.where(position >= size, 2 * (size - 1) - position, position)
+
+
+def crop_and_flip(
+    padded: Tensor, index: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Cut one crop from each of the chosen images and mirror some.
+
+    Args:
+        padded: (N, H + 2p, W + 2p, C) contiguous, any dtype.
+        index: int64 (B,), which images.
+        top, left: int64 (B,), where each crop starts.
+        flip: bool (B,), which crops are mirrored.
+        size: (H, W) of the crops.
+
+    Returns:
+        (B, H, W, C), the dtype of `padded`.
+
+    A row of a crop lies contiguous in memory, so the batch is one gather of B * H rows, not of B * H * W pixels.
+    """
+    height, width = size
+    num, full_height, full_width, channels = padded.shape
+    num_rows = num * full_height * full_width - width + 1
+    rows = padded.as_strided((num_rows, width * channels), (channels, 1))
+    first = (index * full_height + top) * full_width + left
+    starts = first[:, None] + torch.arange(height, device=padded.device) * full_width
+    crops = rows.index_select(0, starts.flatten()).view(len(index), height, width, channels)
+    return torch.where(flip[:, None, None, None], crops.flip(2), crops)
+
+
+def resize(batch: Tensor, scale: float) -> Tensor:
+    """Scale (B, C, H, W) float images by an antialiased bilinear filter; 1.0 leaves them as they are."""
+    if scale == 1.0:
+        return batch
+    height, width = (max(1, round(side * scale)) for side in batch.shape[-2:])
+    return F.interpolate(batch, size=(height, width), mode="bilinear", antialias=True)

@@ -1,0 +1,143 @@
+"""Decoded images on disk, so that a second run starts at once: one folder that can be listed and cleared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+# Part of every key: raise it when decoding changes, so that older entries are never taken for current ones.
+_FORMAT_VERSION = 1
+_ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.(safetensors|\d+\.tmp)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Decoded images.
+
+    Attributes:
+        images: uint8 (M, H, W, C).
+        kept: bool (N,), which of the N images of the source could be read.
+        notes: what was done to them.
+        source: the folder they are from.
+    """
+
+    images: np.ndarray
+    kept: np.ndarray
+    notes: tuple[str, ...]
+    source: str
+
+
+def data_root() -> Path:
+    """The folder for downloads and decoded images: `$WRN_DATA`, else `~/.cache/wideresnet`."""
+    return Path(os.environ.get("WRN_DATA") or "~/.cache/wideresnet").expanduser()
+
+
+def key_of(folder: Path, files: Sequence[Path], **options: object) -> str:
+    """Name a decoded set by all that decides its content: place, files, sizes, times and options."""
+    root = folder.resolve()
+    digest = hashlib.sha256(json.dumps([_FORMAT_VERSION, os.fspath(root), options]).encode())
+    for file in files:
+        digest.update(os.fsencode(file.relative_to(folder)))
+        try:
+            status = file.stat()
+            digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        except OSError:
+            digest.update(b"\0missing\0")
+    return digest.hexdigest()
+
+
+def load(key: str) -> tuple[Entry | None, tuple[str, ...]]:
+    """Read an entry.
+
+    Returns:
+        The entry, or None where there is none or it is damaged; and a note if it is damaged.
+    """
+    path = _folder() / f"{key}.safetensors"
+    try:
+        if not path.is_file():
+            return None, ()
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()["about"])
+            images, kept = file.get_tensor("images"), file.get_tensor("kept")
+        if about["crc32"] != _checksum(images, kept):
+            raise ValueError("checksum")
+        return Entry(images, kept, tuple(about["notes"]), about["source"]), ()
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None, (f"cached images {path} were damaged and have been decoded anew",)
+
+
+def store(key: str, entry: Entry) -> tuple[str, ...]:
+    """Write an entry so that it is there whole or not at all.
+
+    Returns:
+        A note if it could not be written; the run goes on without.
+    """
+    path = _folder() / f"{key}.safetensors"
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    about = {"crc32": _checksum(entry.images, entry.kept), "notes": entry.notes, "source": entry.source}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {"images": np.ascontiguousarray(entry.images), "kept": entry.kept}
+        save_file(tensors, draft, metadata={"about": json.dumps(about)})
+        draft.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            draft.unlink()
+        reason = " ".join(str(error).split())
+        return (
+            f"decoded images could not be cached in {path.parent} ({reason}); WRN_DATA names another folder",
+        )
+    return ()
+
+
+def cache_contents() -> list[tuple[str, int, str]]:
+    """List what the cache holds: (file name, size in bytes, the folder it was decoded from)."""
+    return [(path.name, path.stat().st_size, _source(path)) for path in _entries()]
+
+
+def clear_cache() -> int:
+    """Remove all decoded images, and nothing else.
+
+    Returns:
+        The number of bytes freed.
+    """
+    freed = 0
+    for path in _entries():
+        freed += path.stat().st_size
+        path.unlink()
+    return freed
+
+
+def _folder() -> Path:
+    return data_root() / "decoded"
+
+
+def _entries() -> list[Path]:
+    folder = _folder()
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _ENTRY_NAME.fullmatch(path.name) and path.is_file())
+
+
+def _source(path: Path) -> str:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return json.loads(file.metadata()["about"])["source"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return "damaged or unfinished"
+
+
+def _checksum(images: np.ndarray, kept: np.ndarray) -> int:
+    shape = json.dumps([images.shape, kept.shape]).encode()
+    return zlib.crc32(np.ascontiguousarray(images).data, zlib.crc32(kept.data, zlib.crc32(shape)))

@@ -1,0 +1,137 @@
+"""What every reader returns, and the rules that hold for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wideresnet.data.facts import Facts
+from wideresnet.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with labels.
+
+    Attributes:
+        images: uint8 (N, H, W, C), C-contiguous, C is 1 or 3, values 0..255.
+        labels: int64 (N,), values 0..classes-1.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test set of the same classes and image size.
+
+    Attributes:
+        name: "digits", "cifar10", "cifar100", "svhn", or what the user's folder or file is called.
+        source: what the user asked for.
+        train, test: the images.
+        class_names: in the order of the labels.
+        facts: what is published of this set, or None for the user's own data.
+        notes: one line for every decision that was made for the user.
+    """
+
+    name: str
+    source: str
+    train: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+    facts: Facts | None
+    notes: tuple[str, ...]
+
+
+# One image in five is held out: the same share as of digits, and close to CIFAR's one in six.
+HOLD_OUT_EVERY = 5
+
+
+def hold_out(labels: np.ndarray) -> np.ndarray:
+    """Choose test images where the user's data has none: every fifth image of each class, in the order given.
+
+    Args:
+        labels: integers (N,).
+
+    Returns:
+        bool (N,), True for the fifth, tenth... image of each class, so a class of fewer than five keeps all.
+    """
+    _, counts = np.unique(labels, return_counts=True)
+    rank = np.empty(len(labels), dtype=np.int64)  # of an image among those of its class
+    first_of_class = np.repeat(np.cumsum(counts) - counts, counts)
+    rank[np.argsort(labels, kind="stable")] = np.arange(len(labels)) - first_of_class
+    return rank % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
+
+
+def check_labels(
+    train: np.ndarray,
+    test: np.ndarray,
+    class_names: Sequence[str] | None,
+    where: str,
+    name_row: Callable[[str, int], str],
+) -> tuple[str, ...]:
+    """Check that the labels are 0..classes-1, that every class has a training image and no test class is new.
+
+    Args:
+        train, test: integers (N,), the labels of each split.
+        class_names: the names where the data has them, else None.
+        where: the file or folder, for the message.
+        name_row: given "train" or "test" and an index, says where that label stands.
+
+    Returns:
+        The class names: those given, else "0", "1"...
+
+    Raises:
+        DataError: naming the first row that breaks a rule, and its value.
+    """
+    for split, labels in (("train", train), ("test", test)):
+        if len(labels) == 0:
+            raise DataError(f"{where}: no {split} images; at least one is needed")
+        if labels.min() < 0:
+            row = int(np.argmax(labels < 0))
+            raise DataError(f"{name_row(split, row)}: label {labels[row]} is negative; labels start at 0")
+    present = np.unique(train)
+    if class_names is None:
+        missing = np.flatnonzero(present != np.arange(len(present)))
+        if len(missing):
+            row = int(np.argmax(train == present[missing[0]]))
+            raise DataError(
+                f"{name_row('train', row)}: label {train[row]}, but no training image has label "
+                f"{missing[0]}; labels must be 0, 1, 2... without gaps"
+            )
+        class_names = [str(label) for label in present]
+    num_classes = len(class_names)
+    if num_classes < 2:
+        raise DataError(f"{where}: only {num_classes} class; a classifier needs two or more")
+    for split, labels in (("train", train), ("test", test)):
+        if labels.max() >= num_classes:
+            row = int(np.argmax(labels >= num_classes))
+            reason = "is a class without training images" if split == "test" else "is out of range"
+            raise DataError(
+                f"{name_row(split, row)}: label {labels[row]} {reason}; labels are 0..{num_classes - 1}"
+            )
+    absent = sorted(set(range(num_classes)) - set(present.tolist()))
+    if absent:
+        named = ", ".join(class_names[label] for label in absent[:10])
+        raise DataError(
+            f"{where}: {len(absent)} of {num_classes} classes have no training image ({named}); "
+            "add images or remove these classes"
+        )
+    return tuple(class_names)
+
+
+def split_images(images: np.ndarray, labels: np.ndarray, is_test: np.ndarray) -> tuple[ImageSet, ImageSet]:
+    """Part images into train and test; without a copy where all training images come first."""
+    num_train = int(len(labels) - is_test.sum())
+    labels = labels.astype(np.int64)
+    if not is_test[:num_train].any():
+        train, test = slice(None, num_train), slice(num_train, None)
+    else:
+        train, test = ~is_test, is_test
+    return ImageSet(images[train], labels[train]), ImageSet(images[test], labels[test])

@@ -1,0 +1,162 @@
+"""From uint8 pixels to what a network sees; weights carry this with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wideresnet.errors import DataError, UsageError
+
+GCN_SCALE = 55.0
+"""Norm of an image after contrast normalisation. Source: pylearn2's make_cifar10_gcn_whitened, which the authors used."""
+
+ZCA_BIAS = 0.1
+"""Added to the covariance's eigenvalues. Source: pylearn2's ZCA, default filter_bias."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """One of three, applied to pixels 0..255.
+
+    Attributes:
+        kind: "mean_std": (x - mean) / std by channel; "scale": x / 255; "zca": global contrast normalisation (an image's
+            mean removed, its norm brought to 55), then ZCA whitening over the training set.
+        mean, std: grey levels 0..255, one per channel; only for mean_std.
+        zca_mean: float32 (D,) and `zca_matrix` float32 (D, D), D = H*W*C; only for zca.
+    """
+
+    kind: str
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    zca_mean: Tensor | None = None
+    zca_matrix: Tensor | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        kind: str,
+        images: np.ndarray,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> Preprocessing:
+        """Make the preprocessing of a training set.
+
+        Args:
+            kind: "mean_std", "zca" or "scale".
+            images: uint8 (N, H, W, C), the training set.
+            mean, std: grey levels 0..255 by channel, where they are published; else computed over all pixels.
+
+        Raises:
+            DataError: a channel is constant, so it has no standard deviation.
+        """
+        if kind == "scale":
+            return cls(kind)
+        if kind == "zca":
+            return cls(kind, **_fit_zca(images))
+        if kind != "mean_std":
+            raise UsageError(f"preprocessing {kind!r}: one of mean_std, zca, scale")
+        if mean is None or std is None:
+            mean, std = channel_statistics(images)
+        for channel, value in enumerate(std):
+            if value <= 0:
+                raise DataError(
+                    f"channel {channel} of the training images has one value ({mean[channel]:g}) everywhere; "
+                    "nothing can be learnt from it (use --preprocessing scale to train all the same)"
+                )
+        return cls(kind, tuple(mean), tuple(std))
+
+    def resident(self, images: np.ndarray) -> Tensor:
+        """The images as they wait on the device: uint8 as given, or whitened float32, (N, H, W, C)."""
+        if self.kind != "zca":
+            return torch.from_numpy(np.ascontiguousarray(images))
+        assert self.zca_mean is not None
+        assert self.zca_matrix is not None
+        whitened = torch.empty(images.shape, dtype=torch.float32)
+        if whitened[0].numel() != len(self.zca_mean):
+            raise UsageError(
+                f"images of {images.shape[1:]}: this whitening is for {len(self.zca_mean)} values an image"
+            )
+        for start in range(0, len(images), 2048):
+            normalised = torch.from_numpy(contrast_normalise(images[start : start + 2048])).float()
+            whitened[start : start + 2048] = ((normalised - self.zca_mean) @ self.zca_matrix).view(
+                -1, *images.shape[1:]
+            )
+        return whitened
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """From resident (B, H, W, C) to what the network takes: float32 (B, C, H, W), channels last in memory."""
+        pixels = batch.to(torch.float32)
+        if self.kind == "scale":
+            pixels = pixels / 255
+        elif self.kind == "mean_std":
+            # a row of W*C numbers, because broadcasting over 3 channels alone does not fill a vector register
+            num, height, width, channels = pixels.shape
+            mean = torch.tensor(self.mean, device=pixels.device).repeat(width)
+            std = torch.tensor(self.std, device=pixels.device).repeat(width)
+            pixels = pixels.view(num, height, width * channels).sub_(mean).div_(std).view(batch.shape)
+        return pixels.permute(0, 3, 1, 2)
+
+    def to_config(self) -> dict[str, Any]:
+        """What `config.json` holds."""
+        return {"kind": self.kind, "mean": list(self.mean), "std": list(self.std), "range": "0..255"}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is too large for `config.json`: nothing, or ZCA's mean and matrix."""
+        if self.zca_mean is None or self.zca_matrix is None:
+            return {}
+        return {"zca_mean": self.zca_mean, "zca_matrix": self.zca_matrix}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Preprocessing:
+        """The inverse of `to_config` and `tensors`."""
+        return cls(
+            config["kind"],
+            tuple(config["mean"]),
+            tuple(config["std"]),
+            tensors.get("zca_mean"),
+            tensors.get("zca_matrix"),
+        )
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels of uint8 (N, H, W, C), in grey levels 0..255.
+
+    Computed from exact counts of the 256 levels, so the result does not depend on any order of summation.
+    """
+    levels = np.arange(256, dtype=np.float64)
+    means, stds = [], []
+    for channel in range(images.shape[3]):
+        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+        mean = float((counts * levels).sum() / counts.sum())
+        means.append(mean)
+        stds.append(float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum())))
+    return tuple(means), tuple(stds)
+
+
+def contrast_normalise(images: np.ndarray) -> np.ndarray:
+    """Global contrast normalisation of uint8 (N, H, W, C): float64 (N, H*W*C), each row of mean 0 and norm 55.
+
+    A constant image, which has no contrast, becomes zeros.
+    """
+    rows = images.reshape(len(images), -1).astype(np.float64)
+    rows -= rows.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows * (GCN_SCALE / np.where(norms < 1e-8, 1.0, norms))
+
+
+def _fit_zca(images: np.ndarray) -> dict[str, Tensor]:
+    """ZCA's mean (D,) and symmetric matrix (D, D), from covariances summed in pieces in float64."""
+    size = int(np.prod(images.shape[1:]))
+    total, products = np.zeros(size), np.zeros((size, size))
+    for start in range(0, len(images), 4096):
+        rows = contrast_normalise(images[start : start + 4096])
+        total += rows.sum(axis=0)
+        products += rows.T @ rows
+    mean = total / len(images)
+    values, vectors = np.linalg.eigh(products / len(images) - np.outer(mean, mean))
+    matrix = (vectors / np.sqrt(np.maximum(values, 0) + ZCA_BIAS)) @ vectors.T
+    return {"zca_mean": torch.from_numpy(mean).float(), "zca_matrix": torch.from_numpy(matrix).float()}

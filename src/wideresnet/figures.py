@@ -1,0 +1,231 @@
+"""Pictures of a run, from numbers and arrays to PNG or SVG; matplotlib without its global state."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from PIL import Image
+
+MARKED_EPOCHS = 30
+"""Up to so many epochs each one gets a dot; beyond, dots run together."""
+
+# Okabe & Ito 2008, "Color Universal Design": told apart by colour-blind readers too; without black and yellow.
+SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+SERIES_STYLES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a picture."""
+
+    background: str
+    ink: str
+    muted: str
+    grid: str
+    accent: str
+    wrong: str
+
+
+LIGHT = Theme("#ffffff", "#1f2328", "#8a929b", "#e4e7eb", "#0b62c4", "#c6283a")
+DARK = Theme("#15181c", "#e3e6ea", "#838c96", "#2c3138", "#5aa5ff", "#ff7583")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's record by epoch; every sequence has the length of `epochs`.
+
+    Attributes:
+        label: what a legend calls the run.
+        split: what was evaluated after each epoch: "test" or "val".
+        epochs: finished epochs, counted from 1.
+        train_error_pct, train_loss: over the epoch's augmented batches.
+        error_pct, loss: of `split`, after the epoch.
+        lr: learning rate of the epoch's last step.
+        lr_is_stepped: lr stays for epochs and then drops by a factor, which a logarithmic axis shows best.
+    """
+
+    label: str
+    split: str
+    epochs: Sequence[int]
+    train_error_pct: Sequence[float]
+    error_pct: Sequence[float]
+    train_loss: Sequence[float]
+    loss: Sequence[float]
+    lr: Sequence[float]
+    lr_is_stepped: bool
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image and what was made of it.
+
+    Attributes:
+        image: uint8 (H, W, C), C is 1 or 3.
+        true, predicted: class names.
+        probability: of the predicted class, 0..1.
+        is_wrong: whether the two classes differ.
+    """
+
+    image: np.ndarray
+    true: str
+    predicted: str
+    probability: float
+    is_wrong: bool
+
+
+def draw_curves(curve: Curve, theme: Theme = LIGHT) -> Figure:
+    """Error, loss and learning rate of one run against the epoch, below each other."""
+    figure, (error, loss, lr) = _panels(theme, heights=(3, 2, 1))
+    split = {"test": "test", "val": "validation"}[curve.split]
+    for panel, train, evaluated in (
+        (error, curve.train_error_pct, curve.error_pct),
+        (loss, curve.train_loss, curve.loss),
+    ):
+        marker = _marker(curve)
+        lines = [
+            *panel.plot(curve.epochs, train, color=theme.muted, linewidth=1.5, **marker),
+            *panel.plot(curve.epochs, evaluated, color=theme.accent, linewidth=2, **marker),
+        ]
+        unit = " %" if panel is error else ""
+        last = (f"train {train[-1]:.{2 if unit else 3}f}{unit}", f"{split} {evaluated[-1]:.{2 if unit else 3}f}{unit}")
+        _legend(panel, lines, last, theme)
+    _plot_lr(lr, curve, theme.ink)
+    _finish(error, loss, lr, [curve], theme)
+    return figure
+
+
+def draw_comparison(curves: Sequence[Curve], theme: Theme = LIGHT) -> Figure:
+    """Error, loss and learning rate of several runs over each other; training in thin lines."""
+    figure, (error, loss, lr) = _panels(theme, heights=(3, 2, 1))
+    lines: list[Artist] = []
+    for index, curve in enumerate(curves):
+        colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
+        style = SERIES_STYLES[index // len(SERIES_COLOURS) % len(SERIES_STYLES)]
+        for panel, train, evaluated in (
+            (error, curve.train_error_pct, curve.error_pct),
+            (loss, curve.train_loss, curve.loss),
+        ):
+            panel.plot(curve.epochs, train, color=colour, linestyle=style, linewidth=0.8, alpha=0.5)
+            line = panel.plot(
+                curve.epochs, evaluated, color=colour, linestyle=style, linewidth=1.8, **_marker(curve)
+            )
+            if panel is error:
+                lines += line
+        _plot_lr(lr, curve, colour, style)
+    _legend(error, lines, [f"{_short(c.label, 44)} {c.error_pct[-1]:.2f} %" for c in curves], theme)
+    _finish(error, loss, lr, curves, theme)
+    return figure
+
+
+def draw_predictions(tiles: Sequence[Tile], title: str, theme: Theme = LIGHT) -> Figure:
+    """A grid of images, each with its true class, the predicted one and its probability; wrong ones in red."""
+    columns = min(4, len(tiles))
+    rows = -(-len(tiles) // columns)
+    figure = Figure((2.1 * columns + 0.4, 2.55 * rows + 0.6), facecolor=theme.background, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(_one_line(title), color=theme.ink, fontsize=13, parse_math=False)
+    for place, tile in enumerate(tiles):
+        axes = figure.add_subplot(rows, columns, place + 1, xticks=(), yticks=())
+        image = tile.image[..., 0] if tile.image.shape[2] == 1 else tile.image
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        colour = theme.wrong if tile.is_wrong else theme.ink
+        for side in axes.spines.values():
+            side.set(color=colour if tile.is_wrong else theme.grid, linewidth=2.5 if tile.is_wrong else 1)
+        answer = f"{_short(tile.predicted, 18)}  {100 * tile.probability:.0f} %"
+        axes.set_title(answer, color=colour, fontsize=11, fontweight="bold", pad=5, parse_math=False)
+        axes.set_xlabel(f"true: {_short(tile.true, 18)}", color=colour, fontsize=10, parse_math=False)
+    return figure
+
+
+def to_png(figure: Figure, dpi: int = 130) -> bytes:
+    """The figure as a PNG file."""
+    return _save(figure, "png", dpi=dpi)
+
+
+def to_svg(figure: Figure) -> bytes:
+    """The figure as an SVG file whose letters are shapes, so that it looks the same everywhere."""
+    return _save(figure, "svg", metadata={"Date": None})
+
+
+def image_to_png(image: np.ndarray) -> bytes:
+    """An image, uint8 (H, W, C) with C 1 or 3, as a PNG file of its own size."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _save(figure: Figure, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph ")  # a class name in a script that the font lacks
+        figure.savefig(buffer, format=kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _panels(theme: Theme, heights: tuple[int, int, int]) -> tuple[Figure, tuple[Axes, Axes, Axes]]:
+    figure = Figure((8, 7), facecolor=theme.background, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=heights)
+    for axes in panels:
+        axes.set_facecolor(theme.background)
+        axes.tick_params(colors=theme.ink, labelsize=9, length=0)
+        axes.grid(color=theme.grid, linewidth=0.8)
+        axes.set_axisbelow(True)
+        for side, spine in axes.spines.items():
+            spine.set(visible=side == "bottom", color=theme.muted)
+    return figure, tuple(panels)
+
+
+def _plot_lr(axes: Axes, curve: Curve, colour: str, style: str = "-") -> None:
+    drawstyle = "steps-pre" if curve.lr_is_stepped else "default"
+    axes.plot(curve.epochs, curve.lr, color=colour, linestyle=style, linewidth=1.5, drawstyle=drawstyle)
+
+
+def _finish(error: Axes, loss: Axes, lr: Axes, curves: Sequence[Curve], theme: Theme) -> None:
+    for axes, name in ((error, "error, %"), (loss, "loss"), (lr, "learning rate")):
+        axes.set_ylabel(name, color=theme.ink, fontsize=10)
+    error.set_ylim(bottom=0)
+    loss.set_ylim(bottom=0)
+    if all(curve.lr_is_stepped and min(curve.lr) > 0 for curve in curves):
+        lr.set_yscale("log")
+        lr.margins(y=0.2)
+        lr.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        lr.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        lr.set_ylim(bottom=0)
+    last = max(max(curve.epochs) for curve in curves)
+    lr.set_xlim(0, last + 0.02 * last)
+    lr.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lr.set_xlabel("epoch", color=theme.ink, fontsize=10)
+
+
+def _marker(curve: Curve) -> dict[str, object]:
+    return {"marker": "o", "markersize": 3.5} if len(curve.epochs) <= MARKED_EPOCHS else {}
+
+
+def _legend(axes: Axes, lines: Sequence[Artist], labels: Sequence[str], theme: Theme) -> None:
+    """A legend with any text: matplotlib itself would read `$` as mathematics and drop a leading underscore."""
+    legend = axes.legend(
+        lines, ["-"] * len(lines), frameon=False, labelcolor=theme.ink, fontsize=10, loc="upper right"
+    )
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_parse_math(False)
+        text.set_text(_one_line(label))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _short(text: str, length: int) -> str:
+    text = _one_line(text)
+    return text if len(text) <= length else text[: length - 1] + "…"

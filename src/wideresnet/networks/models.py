@@ -1,0 +1,223 @@
+"""The two kinds of network, as stems, groups of blocks and a linear classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wideresnet.errors import UsageError
+from wideresnet.names import NetworkName
+from wideresnet.networks.blocks import PostActBlock, PreActBlock, Style
+
+
+class Network(nn.Module):
+    """A residual network: stem, groups of blocks, global average pool, linear.
+
+    Attributes:
+        name: what the network's name says.
+        num_classes: number of outputs.
+        in_channels: channels of the images it takes.
+        options: JSON-ready; `create(str(net.name), net.num_classes, **net.options)` builds the same network.
+    """
+
+    maxpool: nn.Module
+    fc: nn.Linear
+
+    def __init__(self, name: NetworkName, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.name = name
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.options: dict[str, Any] = {}
+
+    def enter(self, x: Tensor) -> Tensor:
+        """The stem's output (B, stem channels, H', W') for images (B, in_channels, H, W)."""
+        raise NotImplementedError
+
+    def trunk(self) -> list[nn.Module]:
+        """The groups of blocks, in order."""
+        raise NotImplementedError
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What is pooled, from the last group's output."""
+        raise NotImplementedError
+
+    def stage_modules(self) -> dict[str, list[nn.Module]]:
+        """The modules that hold each stage's parameters; the stages are those of `features`, then "fc"."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores.
+
+        Args:
+            x: images (B, in_channels, H, W) of a floating type, normalised as in training; any size.
+
+        Returns:
+            Logits (B, num_classes).
+
+        Raises:
+            UsageError: x has another type or shape.
+        """
+        self._check(x)
+        x = self.maxpool(self.enter(x))
+        for group in self.trunk():
+            x = group(x)
+        return self.fc(_pool(self.finish(x)))
+
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """The named stages of Table 1: "conv1" (the stem), "conv2" and on (output of each group), "pooled".
+
+        Args:
+            x: as for `forward`.
+
+        Returns:
+            Maps (B, channels, H, W), in pre-activation networks as the residual sum leaves them, before the
+            next normalisation; "pooled" is (B, channels), the input of the linear layer.
+        """
+        self._check(x)
+        stages = {"conv1": self.enter(x)}
+        x = self.maxpool(stages["conv1"])
+        for number, group in enumerate(self.trunk(), start=2):
+            x = stages[f"conv{number}"] = group(x)
+        stages["pooled"] = _pool(self.finish(x))
+        return stages
+
+    def _check(self, x: Tensor) -> None:
+        if not isinstance(x, torch.Tensor):
+            raise UsageError(f"{self.name}: the input is a {type(x).__name__}, not a tensor (B, C, H, W)")
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise UsageError(
+                f"{self.name}: the input has shape {tuple(x.shape)}, not (B, {self.in_channels}, H, W)"
+            )
+        if not x.is_floating_point():
+            raise UsageError(
+                f"{self.name}: the input is {x.dtype}; normalise the images to a floating type first"
+            )
+
+
+class PreActNet(Network):
+    """Wide residual networks for 32x32 images and pre-activation ResNets.
+
+    The stem is a 3x3 convolution, or ImageNet's 7x7 one with stride 2, normalisation, activation and max
+    pool, after which the first block does not normalise and activate once more (He et al. 2016b, appendix). A
+    normalisation and an activation end the trunk.
+
+    Source: Wide Residual Networks, Table 1; He et al. 2016b; fb.resnet.torch's preresnet for ImageNet. The
+    32x32 bottlenecks have their stride at the first 1x1 (He et al.'s own code), ImageNet's at the 3x3.
+    """
+
+    def __init__(
+        self, name: NetworkName, num_classes: int, in_channels: int, style: Style, survival: list[float]
+    ) -> None:
+        super().__init__(name, num_classes, in_channels)
+        imagenet = name.family == "imagenet"
+        channels = name.stem_channels
+        self.stem = _stem(in_channels, channels, imagenet)
+        self.stem_norm = style.make_norm(channels) if imagenet else None
+        self.maxpool = _maxpool(imagenet)
+        self.groups = nn.ModuleList()
+        survivals = iter(survival)
+        for g, (num_blocks, widths) in enumerate(zip(name.num_blocks, name.group_widths, strict=True)):
+            group = nn.Sequential()
+            for b in range(num_blocks):
+                block = PreActBlock(
+                    channels,
+                    widths,
+                    name.kernels,
+                    style,
+                    stride=2 if g > 0 and b == 0 else 1,
+                    stride_at=name.kernels.index(3) if imagenet else 0,
+                    survival=next(survivals),
+                    preactivated=imagenet and g == b == 0,
+                )
+                group.append(block)
+                channels = widths[-1]
+            self.groups.append(group)
+        self.norm = style.make_norm(channels)
+        self.activation = style.make_activation()
+        self.fc = nn.Linear(channels, num_classes)
+
+    def enter(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return x if self.stem_norm is None else self.activation(self.stem_norm(x))
+
+    def trunk(self) -> list[nn.Module]:
+        return list(self.groups)
+
+    def finish(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(x))
+
+    def stage_modules(self) -> dict[str, list[nn.Module]]:
+        stem: list[nn.Module] = [self.stem] if self.stem_norm is None else [self.stem, self.stem_norm]
+        groups: dict[str, list[nn.Module]] = {
+            f"conv{g}": [group] for g, group in enumerate(self.groups, start=2)
+        }
+        return {"conv1": stem, **groups, "pooled": [self.norm], "fc": [self.fc]}
+
+
+class PostActNet(Network):
+    """Original ResNets, ResNeXt and the ImageNet WRNs, with torchvision's names: its weights load unchanged.
+
+    Source: He et al. 2016a, Table 1 and Section 4.2 (32x32: shortcuts without parameters); Wide Residual
+    Networks, Section 3, Tables 7 and 8; torchvision.models.resnet.
+    """
+
+    def __init__(
+        self, name: NetworkName, num_classes: int, in_channels: int, style: Style, survival: list[float]
+    ) -> None:
+        super().__init__(name, num_classes, in_channels)
+        imagenet = name.family == "imagenet"
+        channels = name.stem_channels
+        self.conv1 = _stem(in_channels, channels, imagenet)
+        self.bn1 = style.make_norm(channels)
+        self.activation = style.make_activation()
+        self.maxpool = _maxpool(imagenet)
+        survivals = iter(survival)
+        for g, (num_blocks, widths) in enumerate(zip(name.num_blocks, name.group_widths, strict=True)):
+            group = nn.Sequential()
+            for b in range(num_blocks):
+                block = PostActBlock(
+                    channels,
+                    widths,
+                    name.kernels,
+                    style,
+                    stride=2 if g > 0 and b == 0 else 1,
+                    stride_at=name.kernels.index(3),
+                    cardinality=name.cardinality,
+                    projection=imagenet,
+                    survival=next(survivals),
+                )
+                group.append(block)
+                channels = widths[-1]
+            self.add_module(f"layer{g + 1}", group)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def enter(self, x: Tensor) -> Tensor:
+        return self.activation(self.bn1(self.conv1(x)))
+
+    def trunk(self) -> list[nn.Module]:
+        return [getattr(self, f"layer{g + 1}") for g in range(len(self.name.num_blocks))]
+
+    def finish(self, x: Tensor) -> Tensor:
+        return x
+
+    def stage_modules(self) -> dict[str, list[nn.Module]]:
+        groups = {f"conv{g}": [group] for g, group in enumerate(self.trunk(), start=2)}
+        return {"conv1": [self.conv1, self.bn1], **groups, "pooled": [], "fc": [self.fc]}
+
+
+def _stem(in_channels: int, channels: int, imagenet: bool) -> nn.Conv2d:
+    kernel, stride = (7, 2) if imagenet else (3, 1)
+    return nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
+
+
+def _maxpool(imagenet: bool) -> nn.Module:
+    return nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
+
+
+def _pool(x: Tensor) -> Tensor:
+    """Averages over the whole map, whatever its size: (B, C, H, W) -> (B, C)."""
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)

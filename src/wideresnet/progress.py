@@ -1,0 +1,43 @@
+"""Progress bars with the time left, on stderr, so that stdout stays free for results."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+@functools.cache
+def console() -> Console:
+    """The one console for everything that is not a result."""
+    return Console(stderr=True, highlight=False, soft_wrap=not Console(stderr=True).is_terminal)
+
+
+def bar(*columns: str) -> Progress:
+    """A live bar; `columns` are further fields shown before the time left, e.g. "{task.fields[loss]:.3f}"."""
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        *(TextColumn(column) for column in columns),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console(),
+    )
+
+
+def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a bar.
+
+    Args:
+        description: what is being done, e.g. "decoding train".
+        total: number of items, where the iterable does not know its own length.
+    """
+    with bar() as progress:
+        yield from progress.track(iterable, total=total, description=description)

@@ -1,0 +1,91 @@
+"""Checkpoints: one safetensors file each, named by step and digest, written whole or not at all, verified when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from wideresnet.errors import WRNError
+from wideresnet.record import write_atomic
+
+NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.safetensors")
+KEPT = 2
+"""Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A point from which a run goes on.
+
+    Attributes:
+        step: steps done so far.
+        tensors: name -> tensor: weights, buffers, momentum, averaged weights.
+        progress: plain JSON values: sums of the epoch under way, seconds so far.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    progress: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint and remove all but the newest two.
+
+    Raises:
+        WRNError: no space is left; older checkpoints are untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {"step": str(checkpoint.step), "progress": json.dumps(checkpoint.progress)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    content = save(tensors, header)
+    path = folder / f"step-{checkpoint.step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    write_atomic(path, content)
+    for old in list_checkpoints(folder)[KEPT:]:
+        old.unlink()
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the newest first."""
+    return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), reverse=True)
+
+
+def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole.
+
+    Returns:
+        The checkpoint (None where the folder has none), and a sentence for each damaged one that was passed over.
+
+    Raises:
+        WRNError: there are checkpoints and every one is damaged.
+    """
+    damaged: list[str] = []
+    for path in list_checkpoints(folder):
+        try:
+            return _read(path), damaged
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            damaged.append(f"checkpoint {path.name} is damaged ({error}); falling back to the one before")
+    if damaged:
+        raise WRNError(
+            f"{folder}: all {len(damaged)} checkpoints are damaged; start again with --overwrite, or put a copy back"
+        )
+    return None, damaged
+
+
+def _read(path: Path) -> Checkpoint:
+    match = NAME.fullmatch(path.name)
+    assert match is not None
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest()[:16] != match[2]:
+        raise ValueError("its content does not match the digest in its name")
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    return Checkpoint(int(header["step"]), load(content), json.loads(header["progress"]))

@@ -1,0 +1,69 @@
+"""Evaluation: every image once, none left out and none twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wideresnet.data.feed import evaluation_batches
+from wideresnet.data.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network does on a set.
+
+    Attributes:
+        num_images: images counted, all of the set.
+        num_errors: images whose highest logit is not the label's.
+        loss: mean cross entropy, nats.
+        logits: float32 (N, classes), on the CPU, in the order of the set.
+    """
+
+    num_images: int
+    num_errors: int
+    loss: float
+    logits: Tensor
+
+    @property
+    def error_pct(self) -> float:
+        """Top-1 error, percent."""
+        return 100 * self.num_errors / self.num_images
+
+
+@torch.inference_mode()
+def evaluate(
+    network: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    preprocessing: Preprocessing,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    batch_size: int = 500,
+) -> Evaluation:
+    """Run a network in evaluation mode over a whole set; its mode is put back afterwards.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        labels: int64 (N,).
+        precision: "fp32", or "bf16" for autocast.
+    """
+    was_training = network.training
+    network.eval()
+    parts = []
+    for batch in evaluation_batches(images, preprocessing, batch_size=batch_size, device=device):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            parts.append(network(batch).float().cpu())
+    network.train(was_training)
+    logits, targets = torch.cat(parts), torch.from_numpy(labels)
+    return Evaluation(
+        num_images=len(logits),
+        num_errors=int((logits.argmax(1) != targets).sum()),
+        loss=float(F.cross_entropy(logits.double(), targets)),
+        logits=logits,
+    )

@@ -1,0 +1,324 @@
+"""The road itself: from a recipe to a run folder with a record."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from wideresnet.config import ELSEWHERE, Recipe
+from wideresnet.data import Dataset
+from wideresnet.errors import UsageError, WRNError
+from wideresnet.progress import bar, console
+from wideresnet.record import RunFolder, write_atomic, write_json
+from wideresnet.recipes import overridden
+from wideresnet.seeds import seed_of
+from wideresnet.text import human_bytes, human_seconds
+from wideresnet.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from wideresnet.training.evaluate import Evaluation, evaluate
+from wideresnet.training.interrupt import Interrupted, StopRequest
+from wideresnet.training.machine import describe, peak_memory_mib, synchronise
+from wideresnet.training.plan import Plan, make_plan
+from wideresnet.training.prepare import Job, load_for, prepare
+from wideresnet.training.schedules import image_scale
+from wideresnet.training.step import Meter, train_step
+from wideresnet.weights import Weights, write_weights
+
+
+def fit(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    dataset: Dataset | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every_s: float = 60.0,
+    announce: Callable[[Job, Plan], None] | None = None,
+) -> dict[str, Any]:
+    """Train a network and leave a record.
+
+    Args:
+        recipe: everything that decides the result.
+        out: the run folder; must not exist, unless `resume` or `overwrite`.
+        dataset: the recipe's data, where it is loaded already.
+        resume: go on from the newest checkpoint in `out`; on a CPU the weights come out bit-identical to those of a run
+            that was never stopped.
+        overwrite: replace a run that is in `out`.
+        checkpoint_every_s: seconds of work that a kill may cost.
+        announce: called with what is about to run, before the first step.
+
+    Returns:
+        What `result.json` holds; `test_error_pct` is that of the last epoch.
+
+    Raises:
+        UsageError: recipe, data and folder do not fit each other.
+        WRNError: the loss is not finite, or the disk is full; the last checkpoint is kept.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
+    """
+    folder = RunFolder(out)
+    if resume:
+        recipe = _recipe_to_resume(folder, recipe)
+        if folder.result.is_file():
+            console().print(f"{folder.path}: this run has finished; nothing to resume")
+            return folder.read_result()
+    else:
+        folder.check_free(overwrite=overwrite)
+    job = prepare(recipe, dataset or load_for(recipe))
+    plan = make_plan(job)
+    if announce:
+        announce(job, plan)
+    if not resume:
+        folder.create(overwrite=overwrite)
+        _check_space(folder, plan)
+        write_json(folder.recipe, job.recipe.to_json())
+        write_json(folder.env, describe(job.device))
+    return _Run(job, folder, checkpoint_every_s).train(resume)
+
+
+class _Run:
+    """The state of a run: weights, momentum, averaged weights, the step, the epoch's sums, the time so far."""
+
+    def __init__(self, job: Job, folder: RunFolder, checkpoint_every_s: float) -> None:
+        self.job, self.recipe, self.folder = job, job.recipe, folder
+        self.network, self.optimizer = job.network, job.optimizer
+        self.averaged = copy.deepcopy(job.network) if job.recipe.ema_decay else None
+        self.meter = Meter(job.device)
+        self.step = 0
+        self.train_s = 0.0
+        self.evaluation_s = 0.0
+        self.checkpoint_every_s = checkpoint_every_s
+        self.saved_at = time.monotonic()
+
+    def train(self, resume: bool) -> dict[str, Any]:
+        job, recipe, feed = self.job, self.recipe, self.job.feed
+        if resume:
+            self.restore()
+        else:
+            self.save()  # so that a kill during the first minute can be resumed too
+        forward = torch.compile(self.network, dynamic=False) if recipe.compile else self.network
+        self.network.train()
+        columns = ("loss {task.fields[loss]}", "error {task.fields[error]}", "{task.fields[rate]} images/s")
+        total = recipe.epochs * feed.num_batches
+        with StopRequest() as stop, bar(*columns) as progress:
+            task = progress.add_task("", total=total, completed=self.step, loss="-", error="-", rate="-")
+            while self.step < total:
+                epoch, first = divmod(self.step, feed.num_batches)
+                progress.update(task, description=f"epoch {epoch + 1}/{recipe.epochs}")
+                started, shown, first_step = time.monotonic(), 0.0, self.step
+                before = self.train_s
+                for images, labels in feed.epoch(epoch, start=first, scale=image_scale(recipe, epoch)):
+                    if job.schedule.resets_momentum(self.step):
+                        self.optimizer.state.clear()
+                    torch.manual_seed(seed_of(recipe.seed, "step", self.step))  # dropout, stochastic depth
+                    train_step(
+                        forward, self.optimizer, images, labels, self.meter, recipe, job.device,
+                        step=self.step, lr=job.schedule.lr(self.step),
+                    )  # fmt: skip
+                    self.step += 1
+                    self.average()
+                    now = time.monotonic()
+                    due = now - self.saved_at > self.checkpoint_every_s
+                    if now - shown > 0.5 or job.device == "cpu" or due or stop.asked:
+                        self.check_finite()  # reads from the device, so on a GPU only now and then
+                        self.train_s = before + now - started
+                    if now - shown > 0.5:
+                        shown = now
+                        loss, error = self.meter.read()
+                        rate = (self.step - first_step) * recipe.batch_size / max(now - started, 1e-9)
+                        progress.update(
+                            task, completed=self.step, loss=f"{loss:.3f}", error=f"{error:.1f} %", rate=f"{rate:,.0f}"
+                        )
+                    if stop.asked:
+                        self.save()
+                        raise Interrupted(self.how_to_resume())
+                    if due:
+                        self.save()
+                synchronise(job.device)
+                self.check_finite()
+                self.train_s = before + time.monotonic() - started
+                self.end_epoch(epoch)
+        return self.finish()
+
+    def average(self) -> None:
+        """Move the averaged weights towards the newest; quickly at first, since the first weights mean nothing."""
+        if self.averaged is None:
+            return
+        decay = min(self.recipe.ema_decay, self.step / (self.step + 10))
+        pairs = zip(self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True)
+        with torch.no_grad():
+            for mean, newest in pairs:
+                if mean.is_floating_point():
+                    mean.lerp_(newest, 1 - decay)
+                else:
+                    mean.copy_(newest)
+
+    def check_finite(self) -> None:
+        """Stop a run whose loss is not finite; no update was made since, and the last checkpoint is from before."""
+        failed = int(self.meter.failed_step)
+        if failed < 0:
+            return
+        epoch, within = divmod(failed, self.job.feed.num_batches)
+        raise WRNError(
+            f"the loss is not finite at epoch {epoch + 1}, step {within + 1} of {self.job.feed.num_batches}, "
+            f"lr {self.job.schedule.lr(failed):g}: stopped before the update; the state from before is in "
+            f"{self.folder.checkpoint}; start again with a lower --lr (or --precision fp32)"
+        )
+
+    def end_epoch(self, epoch: int) -> None:
+        """Evaluate, write the epoch's record, start the next epoch's sums."""
+        number, recipe = epoch + 1, self.recipe
+        loss, error = self.meter.read()
+        self.meter = Meter(self.job.device)
+        record = {
+            "epoch": number,
+            "step": self.step,
+            "lr": self.job.schedule.lr(self.step - 1),
+            "image_scale": image_scale(recipe, epoch),
+            "train_loss": loss,
+            "train_error_pct": error,
+            "train_s": round(self.train_s, 3),
+        }
+        line = f"epoch {number:>3}  lr {record['lr']:<7.4g} loss {loss:.3f}  train error {error:5.2f} %"
+        if number % recipe.eval_every == 0 or number == recipe.epochs:
+            result = self.evaluate(self.job.validation)
+            split = "val" if recipe.holdout else "test"
+            record |= {f"{split}_loss": result.loss, f"{split}_error_pct": result.error_pct}
+            line += f"  {split} error {result.error_pct:5.2f} %"
+        self.folder.append_metrics(record)
+        console().print(f"{line}  {human_seconds(self.train_s + self.evaluation_s)}")
+
+    def evaluate(self, images: Any) -> Evaluation:
+        """The network that would be the result now, on a set."""
+        started = time.monotonic()
+        result = evaluate(
+            self.averaged or self.network,
+            images.images,
+            images.labels,
+            self.job.preprocessing,
+            device=self.job.device,
+            precision=self.recipe.precision,
+        )
+        self.evaluation_s += time.monotonic() - started
+        return result
+
+    def finish(self) -> dict[str, Any]:
+        """Weights, predictions on the test set and the result; checkpoints are no longer needed."""
+        job, recipe = self.job, self.recipe
+        test = self.evaluate(job.test)
+        network = self.averaged or self.network
+        write_weights(self.folder.path, Weights(network, job.preprocessing, job.class_names, job.feed.size))
+        write_atomic(
+            self.folder.predictions, save({"logits": test.logits, "labels": torch.from_numpy(job.test.labels)})
+        )
+        result = {
+            "network": recipe.network,
+            "dataset": job.dataset_name,
+            "recipe": recipe.recipe,
+            "params": sum(p.numel() for p in network.parameters()),
+            "epochs": recipe.epochs,
+            "test_error_pct": test.error_pct,
+            "test_loss": test.loss,
+            "num_test_images": test.num_images,
+            "seconds": round(self.train_s + self.evaluation_s, 3),
+            "train_s": round(self.train_s, 3),
+            "images_per_s": round(self.step * recipe.batch_size / max(self.train_s, 1e-9), 1),
+            "peak_memory_mib": round(peak_memory_mib(job.device), 1),
+            "seed": recipe.seed,
+            "device": job.device,
+            "precision": recipe.precision,
+        }
+        write_json(self.folder.result, result)
+        shutil.rmtree(self.folder.checkpoint, ignore_errors=True)
+        return result
+
+    def save(self) -> None:
+        """Write a checkpoint of everything that decides the rest of the run."""
+        tensors: dict[str, Tensor] = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            if (momentum := self.optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None:
+                tensors[f"momentum.{name}"] = momentum
+        if self.averaged is not None:
+            tensors |= {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
+        progress = {
+            "meter": self.meter.to_json(),
+            "train_s": self.train_s,
+            "evaluation_s": self.evaluation_s,
+            "data": self.job.data_digest,
+        }
+        save_checkpoint(self.folder.checkpoint, Checkpoint(self.step, tensors, progress))
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        """Go back to the newest whole checkpoint."""
+        found, damaged = newest_checkpoint(self.folder.checkpoint)
+        for sentence in damaged:
+            console().print(f"[yellow]{sentence}")
+        if found is None:
+            return  # killed before the first checkpoint: the first weights are a function of the seed
+        if found.progress["data"] != self.job.data_digest:
+            raise UsageError(
+                f"--resume {self.folder.path}: {self.recipe.data} no longer holds the images that this run began with; "
+                "put them back, or start a new run"
+            )
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}, "averaged": {}}
+        for name, tensor in found.tensors.items():
+            part, _, key = name.partition(".")
+            parts[part][key] = tensor
+        self.network.load_state_dict(parts["network"])
+        for name, parameter in self.network.named_parameters():
+            if name in parts["momentum"]:
+                momentum = torch.empty_like(parameter, requires_grad=False).copy_(parts["momentum"][name])
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        if self.averaged is not None:
+            self.averaged.load_state_dict(parts["averaged"])
+        self.meter.restore(found.progress["meter"])
+        self.step = found.step
+        self.train_s, self.evaluation_s = found.progress["train_s"], found.progress["evaluation_s"]
+        self.folder.write_metrics(r for r in self.folder.read_metrics() if r["step"] <= self.step)
+        console().print(f"resumed from step {self.step:,}")
+
+    def how_to_resume(self) -> str:
+        """The line that a stopped run ends with."""
+        return (
+            f"stopped after step {self.step:,}; everything is saved, go on with: "
+            f"wrn train --resume --out {shlex.quote(str(self.folder.path))}"
+        )
+
+
+def _recipe_to_resume(folder: RunFolder, asked: Recipe) -> Recipe:
+    """The stored recipe, with the asked device; anything else that differs is an error."""
+    if not folder.is_run():
+        raise UsageError(f"--resume {folder.path}: no run there; leave out --resume to start one")
+    stored = folder.read_recipe()
+    settled = dataclasses.replace(
+        asked,
+        **{name: getattr(stored, name) for name in ("precision", "family") if getattr(asked, name) in ("auto", None)},
+    )
+    for name, (old, new) in overridden(settled, stored).items():
+        if name == "network" and str(old).lower() == str(new).lower():
+            continue
+        if name not in ELSEWHERE:
+            raise UsageError(
+                f"--resume {folder.path}: that run has {name} {old}, asked for is {new}; leave the flag out, or start a "
+                "new run with another --out"
+            )
+    return dataclasses.replace(stored, **{name: getattr(asked, name) for name in ELSEWHERE})
+
+
+def _check_space(folder: RunFolder, plan: Plan) -> None:
+    """Refuse to start what cannot be saved: two checkpoints of weights, momentum and averages, one more being written."""
+    needed, free = 3 * 3 * 4 * plan.params, shutil.disk_usage(folder.path).free
+    if free < needed:
+        raise WRNError(
+            f"{folder.path}: no space left on the disk: checkpoints need {human_bytes(needed)}, {human_bytes(free)} are "
+            "free; free some space or choose another --out"
+        )

@@ -1,0 +1,112 @@
+"""What the run runs on: the device, the precision that is fastest there, and how it is described in a record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from wideresnet.errors import UsageError
+
+
+def pick_device(wanted: str) -> str:
+    """ "cpu" or "cuda"; "auto" takes cuda where there is one.
+
+    Raises:
+        UsageError: cuda is asked for and there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if wanted == "cuda" and not has_cuda:
+        raise UsageError("device cuda: PyTorch sees no CUDA device here; use --device cpu")
+    return "cuda" if has_cuda and wanted != "cpu" else "cpu"
+
+
+def pick_precision(wanted: str, device: str) -> str:
+    """ "fp32" or "bf16"; "auto" measures one wide convolution both ways and takes bf16 where it is 1.2 times as fast.
+
+    A measurement, not a processor's name: bf16 loses on CPUs without matrix units for it, and wins on GPUs with them.
+
+    Raises:
+        UsageError: bf16 is asked for on a GPU that cannot.
+    """
+    if device == "cuda" and wanted == "bf16" and not torch.cuda.is_bf16_supported():
+        raise UsageError("precision bf16: this GPU has no bf16; use --precision fp32")
+    if wanted != "auto":
+        return wanted
+    if device == "cuda" and not torch.cuda.is_bf16_supported():
+        return "fp32"
+    return "bf16" if _conv_seconds(torch.float32, device) > 1.2 * _conv_seconds(torch.bfloat16, device) else "fp32"
+
+
+def _conv_seconds(dtype: torch.dtype, device: str) -> float:
+    """Seconds of a 3x3 convolution of 160 channels on 8 maps of 16x16, the best of five."""
+    images = torch.ones(8, 160, 16, 16, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(160, 160, 3, 3, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(6):
+            synchronise(device)
+            start = time.perf_counter()
+            F.conv2d(images, weight, padding=1)
+            synchronise(device)
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def synchronise(device: str) -> None:
+    """Wait for the device, before a clock is read."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory_mib(device: str) -> float:
+    """Peak so far: of PyTorch's allocations on a GPU, of the whole process on a CPU; MiB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def available_memory_bytes(device: str) -> int:
+    """Memory that can be had now; 0 where the system does not say."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 0
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Hardware, versions and command, for `env.json`."""
+    versions = {name: importlib.metadata.version(name) for name in ("wideresnet", "torch", "torchvision", "numpy")}
+    return {
+        "command": " ".join(["wrn", *map(shlex.quote, sys.argv[1:])]) if Path(sys.argv[0]).name == "wrn" else "python",
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "num_cpus": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "device": device,
+        **versions,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

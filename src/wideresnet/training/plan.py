@@ -1,0 +1,98 @@
+"""The arithmetic of a run, told before its first step: steps, operations, time, memory."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+import torch
+
+from wideresnet.networks.cost import cost
+from wideresnet.text import human_bytes, human_count, human_seconds
+from wideresnet.training.machine import available_memory_bytes, synchronise
+from wideresnet.training.prepare import Job, make_optimizer
+from wideresnet.training.schedules import image_scale
+from wideresnet.training.step import training_loss
+
+PROBE_FLOPS = 60e9
+"""What the timing probe may cost: under a second on two CPU cores."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take.
+
+    Attributes:
+        steps_per_epoch, num_steps: optimiser steps.
+        params: parameters of the network.
+        flops: forward and backward of the whole run, direct convolution, without evaluation.
+        seconds: expected, from timing a few steps on this machine; evaluation included.
+        probe_images: size of the batch that was timed.
+        memory_bytes: expected peak of tensors: weights, gradients, momentum, activations, the resident data.
+    """
+
+    steps_per_epoch: int
+    num_steps: int
+    params: int
+    flops: float
+    seconds: float
+    probe_images: int
+    memory_bytes: int
+    available_bytes: int
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Rows for the table that is shown before the first step."""
+        memory = human_bytes(self.memory_bytes)
+        if self.available_bytes:
+            memory += f" of {human_bytes(self.available_bytes)} free"
+        return [
+            ("parameters", f"{self.params:,}"),
+            ("steps", f"{self.num_steps:,} ({self.steps_per_epoch:,} an epoch)"),
+            ("operations", f"{human_count(self.flops)}FLOP (2 x multiply-accumulate, forward + backward)"),
+            ("expected time", f"{human_seconds(self.seconds)} (timed on batches of {self.probe_images})"),
+            ("expected memory", memory),
+        ]
+
+
+def make_plan(job: Job) -> Plan:
+    """Count and time a run; the job's network, optimiser and seeds are left as they are."""
+    recipe, feed = job.recipe, job.feed
+    counted = cost(job.network, feed.size, recipe.batch_size)
+    # work grows with the area of the images
+    areas = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.epochs))
+    images = feed.num_batches * recipe.batch_size
+    probe_images = max(1, min(recipe.batch_size, 32, int(PROBE_FLOPS / max(1, counted.training_flops))))
+    image_s = _seconds_per_image(job, probe_images)
+    evaluated = recipe.epochs * len(job.validation.labels)
+    weights = 4 * counted.params * (4 if recipe.ema_decay else 3)
+    resident = feed.padded.nbytes + job.test.images.nbytes
+    return Plan(
+        steps_per_epoch=feed.num_batches,
+        num_steps=recipe.epochs * feed.num_batches,
+        params=counted.params,
+        flops=float(counted.training_flops) * images * areas,
+        seconds=image_s * (areas * images + evaluated / 3),
+        probe_images=probe_images,
+        memory_bytes=weights + counted.activation_bytes + resident,
+        available_bytes=available_memory_bytes(job.device),
+    )
+
+
+def _seconds_per_image(job: Job, num_images: int) -> float:
+    """Training time of an image at full size: the best of three steps on a copy of the network."""
+    network = copy.deepcopy(job.network)
+    optimizer = make_optimizer(network, job.recipe)
+    images, labels = next(job.feed.epoch(0))
+    images, labels = images[:num_images], labels[:num_images]
+    best = float("inf")
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(4):
+            synchronise(job.device)
+            start = time.perf_counter()
+            loss, _ = training_loss(network, images, labels, job.recipe, job.device)
+            loss.backward()
+            optimizer.step()
+            synchronise(job.device)
+            best = min(best, time.perf_counter() - start)
+    return best / num_images

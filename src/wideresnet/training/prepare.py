@@ -1,0 +1,208 @@
+"""From a recipe to everything that the loop needs: data on the device, network, optimiser, schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from wideresnet.config import NETWORK_OPTIONS, Recipe
+from wideresnet.data import Dataset, ImageSet, load_dataset
+from wideresnet.data.feed import Feed, hold_out
+from wideresnet.data.preprocess import Preprocessing
+from wideresnet.names import is_ambiguous, parse
+from wideresnet.networks import Network, create
+from wideresnet.recipes import resolve
+from wideresnet.seeds import seed_of
+from wideresnet.training.machine import pick_device, pick_precision
+from wideresnet.training.schedules import Schedule, make_schedule
+
+SMALLEST_IMAGENET_PX = 112
+"""Below it a name that reads both ways means the network for 32x32 images: ImageNet's networks reduce a side 32-fold, and
+fewer than 4 positions are left to pool."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run made ready.
+
+    Attributes:
+        recipe: with family and precision resolved.
+        feed: the training set on the device.
+        validation: what is evaluated after each epoch: the held-out images, or else the test set.
+        test: what the result is measured on, after the last epoch.
+        data_digest: tells whether a resumed run sees the same data.
+        notes: what was decided for the user, one line each.
+    """
+
+    recipe: Recipe
+    device: str
+    network: Network
+    optimizer: torch.optim.SGD
+    schedule: Schedule
+    feed: Feed
+    preprocessing: Preprocessing
+    validation: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+    dataset_name: str
+    data_digest: str
+    notes: tuple[str, ...]
+
+
+def resolve_for_data(
+    recipe: str, network: str, data: str, overrides: dict[str, Any] | None = None
+) -> tuple[Recipe, Recipe, Dataset]:
+    """The recipe as it will run, as it would be without overrides, and the data they are for.
+
+    The data is loaded first, because a recipe may depend on what a folder turns out to be: a folder that holds CIFAR-10
+    is trained as CIFAR-10.
+
+    Args:
+        recipe, network, data, overrides: as for `recipes.resolve`.
+    """
+    overrides = overrides or {}
+    first = resolve(recipe, network, data, overrides)
+    dataset = load_for(first)
+    know = {"known_as": dataset.name, "num_train": len(dataset.train)}
+    return resolve(recipe, network, data, overrides, **know), resolve(recipe, network, data, **know), dataset
+
+
+def load_for(recipe: Recipe) -> Dataset:
+    """The data set of a recipe."""
+    return load_dataset(
+        recipe.data,
+        extra=recipe.extra_data,
+        image_size=recipe.image_size,
+        skip_unreadable=recipe.skip_unreadable,
+    )
+
+
+def prepare(recipe: Recipe, dataset: Dataset) -> Job:
+    """Put the data on the device and build the network with its first weights.
+
+    Raises:
+        UsageError: recipe and data do not fit (batch, holdout, limit, padding, ambiguous name).
+    """
+    device = pick_device(recipe.device)
+    train, validation, notes = _split(recipe, dataset)
+    size = (train.images.shape[1], train.images.shape[2])
+    family = recipe.family
+    if family is None and is_ambiguous(recipe.network):  # the data decides
+        family = "cifar" if max(size) < SMALLEST_IMAGENET_PX else "imagenet"
+    name = parse(recipe.network, family)
+    recipe = dataclasses.replace(
+        recipe, network=str(name), family=name.family, precision=pick_precision(recipe.precision, device)
+    )
+    if name.family == "imagenet" and max(size) < SMALLEST_IMAGENET_PX:
+        notes.append(f"{name} is made for images of 224x224; these are {size[0]}x{size[1]}")
+    notes += _settings_without_effect(recipe)
+    facts = dataset.facts
+    preprocessing = Preprocessing.fit(
+        recipe.preprocessing, train.images, facts.mean if facts else None, facts.std if facts else None
+    )
+    feed = Feed(
+        train.images,
+        train.labels,
+        preprocessing,
+        batch_size=recipe.batch_size,
+        drop_last=recipe.drop_last,
+        padding=recipe.crop_padding,
+        padding_mode=recipe.padding_mode,
+        flip=recipe.flip,
+        seed=recipe.seed,
+        device=device,
+    )
+    network = build_network(recipe, len(dataset.class_names), train.images.shape[3]).to(device)
+    return Job(
+        recipe=recipe,
+        device=device,
+        network=network,
+        optimizer=make_optimizer(network, recipe),
+        schedule=make_schedule(recipe, feed.num_batches),
+        feed=feed,
+        preprocessing=preprocessing,
+        validation=validation,
+        test=dataset.test,
+        class_names=dataset.class_names,
+        dataset_name=dataset.name,
+        data_digest=_digest(train, dataset.test),
+        notes=(*dataset.notes, *notes),
+    )
+
+
+def build_network(recipe: Recipe, num_classes: int, in_channels: int) -> Network:
+    """The recipe's network, its first weights a function of the recipe's seed; channels last in memory."""
+    options = {name: getattr(recipe, name) for name in NETWORK_OPTIONS}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(recipe.seed, "weights"))
+        network = create(recipe.network, num_classes, family=recipe.family, in_channels=in_channels, **options)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD as the recipe says; weight decay on every parameter, or only on those with more than one dimension."""
+    parameters = list(network.parameters())
+    decayed = [p for p in parameters if recipe.weight_decay_on == "all" or p.ndim > 1]
+    spared = [p for p in parameters if recipe.weight_decay_on != "all" and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=0.0,  # set at every step
+        momentum=recipe.momentum,
+        dampening=recipe.dampening,
+        nesterov=recipe.nesterov,
+        fused=True,
+    )
+
+
+def _split(recipe: Recipe, dataset: Dataset) -> tuple[ImageSet, ImageSet, list[str]]:
+    """Training and validation images after --limit and --holdout."""
+    train, notes = dataset.train, []
+    if recipe.limit is not None and recipe.limit < len(train):
+        _, chosen = hold_out(len(train), recipe.limit, recipe.seed)
+        train = _take(train, chosen)
+        notes.append(f"trained on {len(chosen):,} of {len(dataset.train):,} images (limit)")
+    if recipe.holdout == 0:
+        return train, dataset.test, notes
+    kept, held = hold_out(len(train), recipe.holdout, recipe.seed)
+    notes.append(f"{len(held):,} training images are held out for validation; the test set is used once, at the end")
+    return _take(train, kept), _take(train, held), notes
+
+
+def _take(images: ImageSet, index: np.ndarray) -> ImageSet:
+    return ImageSet(np.ascontiguousarray(images.images[index]), images.labels[index])
+
+
+def _digest(train: ImageSet, test: ImageSet) -> str:
+    """A digest of all labels and of a sample of the pixels."""
+    digest = hashlib.sha256()
+    for part in (train, test):
+        digest.update(part.labels.tobytes())
+        digest.update(np.ascontiguousarray(part.images[:: max(1, len(part) // 1000)]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _settings_without_effect(recipe: Recipe) -> list[str]:
+    """A line for every setting that differs from its default and changes nothing in this recipe."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    idle: dict[str, tuple[str, ...]] = {}
+    if recipe.schedule == "steps":
+        idle["with schedule steps"] = ("warmup_fraction",)
+    else:
+        idle["with schedule one_cycle"] = ("lr_drop_epochs", "lr_drop_factor", "lr_drop_at")
+    if recipe.crop_padding == 0:
+        idle["without a crop"] = ("padding_mode",)
+    if recipe.weight_decay == 0:
+        idle["without weight decay"] = ("weight_decay_on",)
+    return [
+        f"{name} {getattr(recipe, name)} has no effect {why}"
+        for why, names in idle.items()
+        for name in names
+        if getattr(recipe, name) != defaults[name]
+    ]

@@ -1,0 +1,83 @@
+"""One training step, and what is counted along the way without waiting for the device."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wideresnet.config import Recipe
+
+
+def training_loss(
+    network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: str
+) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy of a batch, float32, and the logits."""
+    with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        logits = network(images)
+    return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
+
+
+class Meter:
+    """Sums over the epoch under way, kept on the device; float64, so that no order or pause changes them.
+
+    Attributes:
+        sums: float64 (2,): loss summed over images, and number of errors.
+        num_images: images seen.
+        failed_step: int64, the first step whose loss was not finite; -1 while there is none.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.num_images = 0
+        self.failed_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, step: int) -> Tensor:
+        """Count a batch; returns float32 1.0 when this or an earlier loss is not finite, else 0.0."""
+        errors = (logits.argmax(1) != labels).sum()
+        self.sums += torch.stack((loss.double() * len(labels), errors.double()))
+        self.num_images += len(labels)
+        fails_now = ~torch.isfinite(loss) & (self.failed_step < 0)
+        self.failed_step = torch.where(fails_now, step, self.failed_step)
+        return (self.failed_step >= 0).float()
+
+    def read(self) -> tuple[float, float]:
+        """Mean loss and error in percent so far; waits for the device."""
+        if self.num_images == 0:
+            return float("nan"), float("nan")
+        loss, errors = self.sums.tolist()
+        return loss / self.num_images, 100 * errors / self.num_images
+
+    def to_json(self) -> dict[str, float]:
+        """For a checkpoint; float64 survives JSON exactly."""
+        loss, errors = self.sums.tolist()
+        return {"loss_sum": loss, "num_errors": errors, "num_images": self.num_images}
+
+    def restore(self, values: dict[str, float]) -> None:
+        """The inverse of `to_json`."""
+        self.sums.copy_(torch.tensor([values["loss_sum"], values["num_errors"]], dtype=torch.float64))
+        self.num_images = int(values["num_images"])
+
+
+def train_step(
+    network: nn.Module,
+    optimizer: torch.optim.SGD,
+    images: Tensor,
+    labels: Tensor,
+    meter: Meter,
+    recipe: Recipe,
+    device: str,
+    *,
+    step: int,
+    lr: float,
+) -> None:
+    """Forward, backward, update. Once a loss is not finite no update is made any more, and `meter` knows since when."""
+    loss, logits = training_loss(network, images, labels, recipe, device)
+    failed = meter.add(loss.detach(), logits.detach(), labels, step)
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.found_inf = failed  # the fused SGD leaves everything as it is where this is 1, without asking the host
+    optimizer.step()
+    optimizer.zero_grad()

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wideresnet.data import Dataset, batch, cache, load_dataset
+from wideresnet.errors import DataError
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(class_folders: Write) -> Path:
+    """Ten images of two sizes in two classes, one of them gray, so that there are notes."""
+    folder = class_folders({"train": {"cat": 2, "dog": 3}, "test": {"cat": 2, "dog": 3}})
+    Image.new("L", (12, 8)).save(folder / "train/cat/0.png")
+    return folder
+
+
+@pytest.fixture
+def num_decodings(monkeypatch: pytest.MonkeyPatch) -> list[bytes | Path]:
+    decoded: list[bytes | Path] = []
+    original = batch.decode_quietly
+
+    def counting(source: bytes | Path, channels: int) -> Any:
+        decoded.append(source)
+        return original(source, channels)
+
+    monkeypatch.setattr(batch, "decode_quietly", counting)
+    return decoded
+
+
+def _entry(data_root: Path) -> Path:
+    (path,) = (data_root / "decoded").glob("*.safetensors")
+    return path
+
+
+def _assert_equal(first: Dataset, second: Dataset) -> None:
+    for one, other in ((first.train, second.train), (first.test, second.test)):
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        assert other.images.flags.writeable
+        assert other.images.flags.c_contiguous
+    assert first.class_names == second.class_names
+
+
+def test_a_second_load_decodes_nothing_and_says_the_same(folder: Path, num_decodings: list[Any]) -> None:
+    first = load_dataset(folder)
+    assert len(num_decodings) == 10
+    second = load_dataset(folder)
+    assert len(num_decodings) == 10
+    assert first.notes == second.notes
+    assert len(first.notes) == 2
+    _assert_equal(first, second)
+
+
+def test_parquet_is_cached_too(tmp_path: Path, parquet_file: Write, num_decodings: list[Any]) -> None:
+    for split in ("train", "test"):
+        parquet_file(tmp_path / f"d/{split}-0.parquet", class_names=["cat", "dog"])
+    first = load_dataset(tmp_path / "d")
+    _assert_equal(first, load_dataset(tmp_path / "d"))
+    assert len(num_decodings) == 8
+
+
+def test_left_out_images_stay_left_out_and_counted(folder: Path) -> None:
+    (folder / "train/dog/1.png").write_bytes(b"")
+    first, second = (load_dataset(folder, skip_unreadable=True) for _ in range(2))
+    assert len(second.train) == 4
+    assert first.notes == second.notes
+    _assert_equal(first, second)
+    with pytest.raises(DataError, match="1 of 10"):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize("change", ["content", "time", "name", "size"])
+def test_any_change_is_noticed(folder: Path, num_decodings: list[Any], change: str) -> None:
+    load_dataset(folder)
+    path = folder / "train/dog/1.png"
+    if change == "content":
+        Image.new("RGB", (8, 8)).save(path)
+    elif change == "time":
+        os.utime(path, ns=(0, 0))
+    elif change == "name":
+        path.rename(path.with_name("7.png"))
+    load_dataset(folder, image_size=16 if change == "size" else None)
+    assert len(num_decodings) == 20
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "garbage", "empty"])
+def test_a_damaged_entry_is_reported_and_rebuilt(folder: Path, data_root: Path, damage: str) -> None:
+    first = load_dataset(folder)
+    path = _entry(data_root)
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes({"cut": content[:-50], "flip": content, "garbage": b"\xff" * 300, "empty": b""}[damage])
+    second = load_dataset(folder)
+    assert second.notes == (*first.notes, f"cached images {path} were damaged and have been decoded anew")
+    _assert_equal(first, second)
+    assert load_dataset(folder).notes == first.notes
+
+
+def test_nothing_is_written_beside_the_users_files(folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    load_dataset(folder)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_an_unwritable_cache_is_noted_and_the_load_goes_on(folder: Path, data_root: Path) -> None:
+    data_root.write_text("a file where the folder should be")
+    dataset = load_dataset(folder)
+    assert len(dataset.train) == 5
+    assert f"decoded images could not be cached in {data_root / 'decoded'}" in dataset.notes[-1]
+
+
+def test_a_full_disk_is_noted_and_leaves_nothing_behind(
+    folder: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Any, path: Path, **__: Any) -> None:
+        path.write_bytes(b"half an entry")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache, "save_file", full)
+    dataset = load_dataset(folder)
+    assert len(dataset.train) == 5
+    assert "No space left on device" in dataset.notes[-1]
+    assert list((data_root / "decoded").iterdir()) == []
+
+
+def test_the_cache_can_be_listed_and_cleared_without_touching_other_files(
+    folder: Path, data_root: Path
+) -> None:
+    assert cache.cache_contents() == []
+    assert cache.clear_cache() == 0
+    load_dataset(folder)
+    entry = _entry(data_root)
+    unfinished = entry.with_suffix(".123.tmp")
+    unfinished.write_bytes(b"abc")
+    others = [data_root / "cifar-10-python.tar.gz", data_root / "decoded/weights.safetensors"]
+    for other in others:
+        other.write_bytes(b"mine")
+    size = entry.stat().st_size
+    assert cache.cache_contents() == [
+        (unfinished.name, 3, "damaged or unfinished"),
+        (entry.name, size, str(folder)),
+    ]
+    assert cache.clear_cache() == size + 3
+    assert sorted(data_root.rglob("*.*")) == sorted(others)
+
+
+def test_the_data_root_is_named_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch, data_root: Path, tmp_path: Path
+) -> None:
+    assert cache.data_root() == data_root
+    monkeypatch.delenv("WRN_DATA")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.data_root() == tmp_path / ".cache/wideresnet"
