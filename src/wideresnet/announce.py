@@ -58,6 +58,10 @@ def show_result(result: dict[str, Any], files: Any) -> None:
         f"test error {result['test_error_pct']:.2f} % (epoch {result['epochs']}, the last, on all "
         f"{result['num_test_images']:,} test images)"
     )
-    for label, path in (("curves", files.curves), ("predictions", files.predictions), ("run page", files.page)):
+    for label, path in (
+        ("curves", files.curves),
+        ("predictions", files.predictions),
+        ("run page", files.page),
+    ):
         if path is not None:
             print(f"{label:<12} {path}")

@@ -51,7 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, help="run folder (default: a new one under $WRN_RUNS or runs/)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    train.add_argument("--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between checkpoints (60)")
+    train.add_argument(
+        "--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between checkpoints (60)"
+    )
     add_recipe_flags(train)
 
     evaluate = _verb(verbs, "eval", _eval, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
@@ -69,7 +71,9 @@ def make_parser() -> argparse.ArgumentParser:
     info = _verb(verbs, "info", _info, "show a network's stages, parameters, operations and memory",
                  "wrn info WRN-28-10 --batch-size 128")  # fmt: skip
     info.add_argument("network", help="a network's name; `list` shows those of the paper")
-    info.add_argument("--num-classes", type=int, default=None, metavar="N", help="outputs (10; ImageNet's networks 1000)")
+    info.add_argument(
+        "--num-classes", type=int, default=None, metavar="N", help="outputs (10; ImageNet's networks 1000)"
+    )
     info.add_argument("--input-size", type=int, metavar="PX", help="side of the images (32; ImageNet's networks 224)")
     info.add_argument("--in-channels", type=int, default=3, metavar="N", help="channels of the images (3)")
     info.add_argument("--batch-size", type=int, default=128, metavar="N", help="batch for the memory (128)")
@@ -112,7 +116,11 @@ def _train(args: argparse.Namespace) -> None:
         if not folder.is_run():
             raise UsageError(f"--resume --out {args.out}: no run there; leave out --resume to start one")
         named = {"network": args.network, "data": args.data, "recipe": args.recipe}
-        asked = {**folder.read_recipe().to_json(), **{k: v for k, v in named.items() if v is not None}, **overrides}
+        asked = {
+            **folder.read_recipe().to_json(),
+            **{k: v for k, v in named.items() if v is not None},
+            **overrides,
+        }
         from wideresnet.config import Recipe
 
         recipe, base, dataset, out = Recipe.from_json(asked), None, None, args.out

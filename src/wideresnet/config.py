@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -65,7 +66,10 @@ class Recipe:
         0.0, "one_cycle: share of the steps in which lr rises", low=0, high=1, group="schedule"
     )
     reset_momentum_at_drops: bool = _field(
-        True, "momentum starts from zero at every drop", CODE + ", which rebuilds the optimiser", group="optimiser"
+        True,
+        "momentum starts from zero at every drop",
+        CODE + ", which rebuilds the optimiser",
+        group="optimiser",
     )
     momentum: float = _field(0.9, "momentum of SGD", PAPER, low=0, high=1, group="optimiser")
     nesterov: bool = _field(True, "Nesterov's form of momentum", PAPER, group="optimiser")
@@ -78,12 +82,21 @@ class Recipe:
         choices=("all", "weights"),
         group="optimiser",
     )
-    label_smoothing: float = _field(0.0, "share of the target spread over all classes", low=0, high=1, group="optimiser")
+    label_smoothing: float = _field(
+        0.0, "share of the target spread over all classes", low=0, high=1, group="optimiser"
+    )
     ema_decay: float = _field(
-        0.0, "decay a step of averaged weights, which are then the result; 0: off", low=0, high=1, group="optimiser"
+        0.0,
+        "decay a step of averaged weights, which are then the result; 0: off",
+        low=0,
+        high=1,
+        group="optimiser",
     )
     drop_last: bool = _field(
-        True, "leave out an epoch's last, smaller batch (390 steps on CIFAR)", CODE + ", skip-last", group="feed"
+        True,
+        "leave out an epoch's last, smaller batch (390 steps on CIFAR)",
+        CODE + ", skip-last",
+        group="feed",
     )
     flip: bool = _field(True, "mirror half of the images left-right", PAPER, group="feed")
     crop_padding: int = _field(4, "random crop from an image padded by so many pixels", PAPER, low=0, group="feed")
@@ -106,35 +119,68 @@ class Recipe:
     extra_data: bool = _field(False, "svhn: train on its 531,131 extra images too", PAPER, group="feed")
     limit: int | None = _field(None, "train on only so many images, drawn by the seed", low=1, group="feed")
     holdout: int = _field(
-        0, "validate on so many training images; the test set is then used once, at the end", low=0, group="feed"
+        0,
+        "validate on so many training images; the test set is then used once, at the end",
+        low=0,
+        group="feed",
     )
     skip_unreadable: bool = _field(
         False, "leave out images that cannot be read (listed), instead of stopping", group="feed"
     )
     eval_every: int = _field(1, "epochs between evaluations; the last is always evaluated", low=1, group="feed")
-    family: str | None = _field(
-        None, "reading of a name that has two", choices=("cifar", "imagenet"), group="network"
+    family: str | None = _field(None, "reading of a name that has two", choices=("cifar", "imagenet"), group="network")
+    dropout: float = _field(
+        0.0,
+        "dropout before a block's second and later convolutions",
+        PAPER,
+        low=0,
+        high=0.99,
+        group="network",
     )
-    dropout: float = _field(0.0, "dropout before a block's second and later convolutions", PAPER, low=0, high=0.99, group="network")
     activation: str = _field(
         "relu", "activation function", PAPER, choices=("relu", "leaky_relu", "silu"), group="network"
     )
     norm: str = _field("batch", "normalisation", PAPER, choices=("batch", "group"), group="network")
-    bn_momentum: float = _field(0.1, "weight of the newest batch in BN's running statistics", "Torch 7's default", low=0, high=1, group="network")
+    bn_momentum: float = _field(
+        0.1,
+        "weight of the newest batch in BN's running statistics",
+        "Torch 7's default",
+        low=0,
+        high=1,
+        group="network",
+    )
     bn_eps: float = _field(1e-5, "epsilon of the normalisation", "Torch 7's default", low=0, group="network")
     init: str = _field(
-        "fan_in", "which side scales He's normal initialisation", "authors' models/utils.lua since 2016-09", choices=("fan_in", "fan_out"), group="network"
+        "fan_in",
+        "which side scales He's normal initialisation",
+        "authors' models/utils.lua since 2016-09",
+        choices=("fan_in", "fan_out"),
+        group="network",
     )
     bn_scale: str = _field(
-        "uniform", "BN's first scale: U(0,1) or one", "authors' code since 2016-05-17", choices=("uniform", "one"), group="network"
+        "uniform",
+        "BN's first scale: U(0,1) or one",
+        "authors' code since 2016-05-17",
+        choices=("uniform", "one"),
+        group="network",
     )
     stochastic_depth: float | None = _field(
-        None, "survival probability of the last block (Huang et al. 2016: 0.5)", "paper, Table 5", low=0, high=1, group="network"
+        None,
+        "survival probability of the last block (Huang et al. 2016: 0.5)",
+        "paper, Table 5",
+        low=0,
+        high=1,
+        group="network",
     )
     seed: int = _field(0, "decides initial weights, order, augmentation and dropout", low=0, group="machine")
-    device: str = _field("auto", "auto: cuda where there is one, else cpu", choices=("auto", "cpu", "cuda"), group="machine")
+    device: str = _field(
+        "auto", "auto: cuda where there is one, else cpu", choices=("auto", "cpu", "cuda"), group="machine"
+    )
     precision: str = _field(
-        "auto", "auto: bf16 where a measurement finds it faster, else fp32", choices=("auto", "fp32", "bf16"), group="machine"
+        "auto",
+        "auto: bf16 where a measurement finds it faster, else fp32",
+        choices=("auto", "fp32", "bf16"),
+        group="machine",
     )
     compile: bool = _field(False, "torch.compile the network (about a minute before the first step)", group="machine")
 
@@ -147,11 +193,19 @@ class Recipe:
                 f"nesterov needs momentum > 0 and dampening 0, got momentum {self.momentum} and dampening "
                 f"{self.dampening}; use --no-nesterov"
             )
+        drops = list(self.lr_drop_epochs)
+        if drops != sorted(set(drops)) or any(epoch < 1 for epoch in drops):
+            raise UsageError(f"lr_drop_epochs {self.lr_drop_epochs}: epochs counted from 1, rising")
         starts = [start for start, _ in self.image_scales]
-        if not starts or starts[0] != 0 or starts != sorted(starts) or not all(0 < s <= 2 for _, s in self.image_scales):
+        if (
+            not starts
+            or starts[0] != 0
+            or starts != sorted(set(starts))
+            or not all(0 <= start < 1 and 0 < scale <= 2 for start, scale in self.image_scales)
+        ):
             raise UsageError(
-                f"image_scales {self.image_scales}: pairs (start, scale) with the first start 0, starts rising, "
-                "0 < scale <= 2"
+                f"image_scales {self.image_scales}: pairs (start, scale) with the first start 0, starts rising and "
+                "below 1, 0 < scale <= 2"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -177,7 +231,7 @@ class Recipe:
         """
         try:
             values = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: not a readable recipe.json ({error})") from None
         if not isinstance(values, dict):
             raise DataError(f"{path}: a recipe is a JSON object of fields, this is {type(values).__name__}")
@@ -185,6 +239,16 @@ class Recipe:
 
 
 TYPES: dict[str, Any] = get_type_hints(Recipe)
+
+RULES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    tuple[int, ...]: "a list of whole numbers",
+    tuple[tuple[float, float], ...]: "a list of pairs of numbers",
+}
+"""What a value must be, in words, by its field's type."""
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
@@ -198,28 +262,27 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     if type(None) in options:
         kind = options[0]
     try:
-        if kind in (tuple[int, ...], tuple[tuple[float, float], ...]):
-            return _checked_tuple(field, value, kind)
-        if kind is bool and not isinstance(value, bool):
-            raise ValueError
-        if kind is str and not isinstance(value, str):
-            raise ValueError
-        if kind is int and (isinstance(value, bool) or int(value) != value):
-            raise ValueError
-        value = kind(value)
+        value = _converted(value, kind)
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{field.name} {value!r}: must be {kind.__name__ if isinstance(kind, type) else kind}") from None
+        raise UsageError(f"{field.name} {value!r}: must be {RULES[kind]}") from None
     _check_range(field, value)
     return value
 
 
-def _checked_tuple(field: dataclasses.Field[Any], value: Any, kind: Any) -> tuple[Any, ...]:
+def _converted(value: Any, kind: Any) -> Any:
+    """The value in the type, where nothing of it is lost and nothing guessed; else TypeError or ValueError."""
     if kind == tuple[int, ...]:
-        items = tuple(int(item) for item in value)
-        if list(items) != sorted(set(items)) or any(item < 1 for item in items):
-            raise UsageError(f"{field.name} {items}: epochs counted from 1, rising")
-        return items
-    return tuple((float(start), float(scale)) for start, scale in value)
+        return tuple(_converted(item, int) for item in value)
+    if kind == tuple[tuple[float, float], ...]:
+        return tuple((_converted(start, float), _converted(scale, float)) for start, scale in value)
+    if kind in (bool, str):
+        if not isinstance(value, kind):
+            raise TypeError
+    elif isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError
+    elif kind is int and int(value) != value:
+        raise ValueError
+    return kind(value)
 
 
 def _check_range(field: dataclasses.Field[Any], value: Any) -> None:

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -16,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
 MARKED_EPOCHS = 30
-"""Up to so many epochs each one gets a dot; beyond, dots run together."""
+"""Up to so many evaluations each one gets a dot; beyond, dots run together."""
 
 # Okabe & Ito 2008, "Color Universal Design": told apart by colour-blind readers too; without black and yellow.
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -41,15 +42,16 @@ DARK = Theme("#15181c", "#e3e6ea", "#838c96", "#2c3138", "#5aa5ff", "#ff7583")
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's record by epoch; every sequence has the length of `epochs`.
+    """A run's record by epoch.
 
     Attributes:
         label: what a legend calls the run.
-        split: what was evaluated after each epoch: "test" or "val".
+        split: what was evaluated: "test" or "val".
         epochs: finished epochs, counted from 1.
-        train_error_pct, train_loss: over the epoch's augmented batches.
-        error_pct, loss: of `split`, after the epoch.
-        lr: learning rate of the epoch's last step.
+        train_error_pct, train_loss: for each of `epochs`, over its augmented batches.
+        lr: for each of `epochs`, the learning rate of its last step.
+        evaluated_epochs: those after which `split` was evaluated; may be empty.
+        error_pct, loss: of `split`, for each of `evaluated_epochs`.
         lr_is_stepped: lr stays for epochs and then drops by a factor, which a logarithmic axis shows best.
     """
 
@@ -57,10 +59,11 @@ class Curve:
     split: str
     epochs: Sequence[int]
     train_error_pct: Sequence[float]
-    error_pct: Sequence[float]
     train_loss: Sequence[float]
-    loss: Sequence[float]
     lr: Sequence[float]
+    evaluated_epochs: Sequence[int]
+    error_pct: Sequence[float]
+    loss: Sequence[float]
     lr_is_stepped: bool
 
 
@@ -86,18 +89,16 @@ def draw_curves(curve: Curve, theme: Theme = LIGHT) -> Figure:
     """Error, loss and learning rate of one run against the epoch, below each other."""
     figure, (error, loss, lr) = _panels(theme, heights=(3, 2, 1))
     split = {"test": "test", "val": "validation"}[curve.split]
-    for panel, train, evaluated in (
-        (error, curve.train_error_pct, curve.error_pct),
-        (loss, curve.train_loss, curve.loss),
+    for panel, train, evaluated, form in (
+        (error, curve.train_error_pct, curve.error_pct, "{} {:.2f} %"),
+        (loss, curve.train_loss, curve.loss, "{} {:.3f}"),
     ):
-        marker = _marker(curve)
-        lines = [
-            *panel.plot(curve.epochs, train, color=theme.muted, linewidth=1.5, **marker),
-            *panel.plot(curve.epochs, evaluated, color=theme.accent, linewidth=2, **marker),
-        ]
-        unit = " %" if panel is error else ""
-        last = (f"train {train[-1]:.{2 if unit else 3}f}{unit}", f"{split} {evaluated[-1]:.{2 if unit else 3}f}{unit}")
-        _legend(panel, lines, last, theme)
+        lines = panel.plot(curve.epochs, train, color=theme.muted, linewidth=1.5)
+        labels = [form.format("train", train[-1])]
+        if evaluated:
+            lines += panel.plot(curve.evaluated_epochs, evaluated, color=theme.accent, linewidth=2, **_marker(curve))
+            labels.append(form.format(split, evaluated[-1]))
+        _legend(panel, lines, labels, theme)
     _plot_lr(lr, curve, theme.ink)
     _finish(error, loss, lr, [curve], theme)
     return figure
@@ -107,6 +108,7 @@ def draw_comparison(curves: Sequence[Curve], theme: Theme = LIGHT) -> Figure:
     """Error, loss and learning rate of several runs over each other; training in thin lines."""
     figure, (error, loss, lr) = _panels(theme, heights=(3, 2, 1))
     lines: list[Artist] = []
+    labels: list[str] = []
     for index, curve in enumerate(curves):
         colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
         style = SERIES_STYLES[index // len(SERIES_COLOURS) % len(SERIES_STYLES)]
@@ -116,23 +118,26 @@ def draw_comparison(curves: Sequence[Curve], theme: Theme = LIGHT) -> Figure:
         ):
             panel.plot(curve.epochs, train, color=colour, linestyle=style, linewidth=0.8, alpha=0.5)
             line = panel.plot(
-                curve.epochs, evaluated, color=colour, linestyle=style, linewidth=1.8, **_marker(curve)
+                curve.evaluated_epochs, evaluated, color=colour, linestyle=style, linewidth=1.8, **_marker(curve)
             )
             if panel is error:
                 lines += line
+                last = f"{evaluated[-1]:.2f} %" if evaluated else "not evaluated yet"
+                labels.append(f"{_short(curve.label, 44)}  {last}")
         _plot_lr(lr, curve, colour, style)
-    _legend(error, lines, [f"{_short(c.label, 44)} {c.error_pct[-1]:.2f} %" for c in curves], theme)
+    _legend(error, lines, labels, theme)
     _finish(error, loss, lr, curves, theme)
     return figure
 
 
 def draw_predictions(tiles: Sequence[Tile], title: str, theme: Theme = LIGHT) -> Figure:
     """A grid of images, each with its true class, the predicted one and its probability; wrong ones in red."""
-    columns = min(4, len(tiles))
+    columns = min(8, len(tiles))
     rows = -(-len(tiles) // columns)
-    figure = Figure((2.1 * columns + 0.4, 2.55 * rows + 0.6), facecolor=theme.background, layout="constrained")
+    figure = Figure((1.55 * columns, 2.05 * rows + 0.4), facecolor=theme.background, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(_one_line(title), color=theme.ink, fontsize=13, parse_math=False)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]
+    figure.suptitle(_one_line(title), color=theme.ink, fontsize=12, parse_math=False)
     for place, tile in enumerate(tiles):
         axes = figure.add_subplot(rows, columns, place + 1, xticks=(), yticks=())
         image = tile.image[..., 0] if tile.image.shape[2] == 1 else tile.image
@@ -140,9 +145,9 @@ def draw_predictions(tiles: Sequence[Tile], title: str, theme: Theme = LIGHT) ->
         colour = theme.wrong if tile.is_wrong else theme.ink
         for side in axes.spines.values():
             side.set(color=colour if tile.is_wrong else theme.grid, linewidth=2.5 if tile.is_wrong else 1)
-        answer = f"{_short(tile.predicted, 18)}  {100 * tile.probability:.0f} %"
-        axes.set_title(answer, color=colour, fontsize=11, fontweight="bold", pad=5, parse_math=False)
-        axes.set_xlabel(f"true: {_short(tile.true, 18)}", color=colour, fontsize=10, parse_math=False)
+        answer = f"{_short(tile.predicted, 11)} ({100 * tile.probability:.0f} %)"
+        axes.set_title(answer, color=colour, fontsize=9.5, fontweight="bold", pad=4, parse_math=False)
+        axes.set_xlabel(f"true: {_short(tile.true, 12)}", color=colour, fontsize=9.5, parse_math=False)
     return figure
 
 
@@ -177,7 +182,7 @@ def _panels(theme: Theme, heights: tuple[int, int, int]) -> tuple[Figure, tuple[
     panels = figure.subplots(3, 1, sharex=True, height_ratios=heights)
     for axes in panels:
         axes.set_facecolor(theme.background)
-        axes.tick_params(colors=theme.ink, labelsize=9, length=0)
+        axes.tick_params(which="both", colors=theme.ink, labelsize=9, length=0)
         axes.grid(color=theme.grid, linewidth=0.8)
         axes.set_axisbelow(True)
         for side, spine in axes.spines.items():
@@ -208,14 +213,22 @@ def _finish(error: Axes, loss: Axes, lr: Axes, curves: Sequence[Curve], theme: T
     lr.set_xlabel("epoch", color=theme.ink, fontsize=10)
 
 
-def _marker(curve: Curve) -> dict[str, object]:
-    return {"marker": "o", "markersize": 3.5} if len(curve.epochs) <= MARKED_EPOCHS else {}
+def _marker(curve: Curve) -> dict[str, Any]:
+    return {"marker": "o", "markersize": 3.5} if len(curve.evaluated_epochs) <= MARKED_EPOCHS else {}
 
 
 def _legend(axes: Axes, lines: Sequence[Artist], labels: Sequence[str], theme: Theme) -> None:
     """A legend with any text: matplotlib itself would read `$` as mathematics and drop a leading underscore."""
     legend = axes.legend(
-        lines, ["-"] * len(lines), frameon=False, labelcolor=theme.ink, fontsize=10, loc="upper right"
+        lines,
+        ["-"] * len(lines),
+        loc="lower right",  # above the panel, where no line can run
+        bbox_to_anchor=(1, 1),
+        ncols=2,
+        frameon=False,
+        borderaxespad=0,
+        labelcolor=theme.ink,
+        fontsize=10,
     )
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_parse_math(False)

@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any, get_args
 
 from wideresnet.config import TYPES, Recipe
-from wideresnet.errors import UsageError
 
 POSITIONAL = ("network", "data", "recipe")
 
@@ -31,7 +30,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         elif field.metadata["choices"]:
             groups[title].add_argument(flag, choices=field.metadata["choices"], **common)
         else:
-            groups[title].add_argument(flag, type=_reader(field.name, kind), metavar=_metavar(kind), **common)
+            groups[title].add_argument(flag, type=_reader(kind), metavar=_metavar(kind), **common)
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -47,10 +46,12 @@ def show_value(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple) and value and isinstance(value[0], tuple):
-        return ",".join(f"{start:.4g}:{scale:g}" for start, scale in value)
+        return ",".join(f"{show_value(start)}:{show_value(scale)}" for start, scale in value)
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
 
 
 def _metavar(kind: Any) -> str:
@@ -59,11 +60,10 @@ def _metavar(kind: Any) -> str:
     )
 
 
-def _reader(name: str, kind: Any) -> Any:
-    """A function from a flag's text to the field's value."""
+def _reader(kind: Any) -> Any:
+    """A function from a flag's text to the field's value; argparse puts the flag's name before its error."""
 
     def read(text: str) -> Any:
-        flag = "--" + name.replace("_", "-")
         if text == "none" and type(None) in get_args(kind):
             return None
         try:
@@ -74,6 +74,8 @@ def _reader(name: str, kind: Any) -> Any:
                 return tuple((float(start), float(scale)) for start, scale in pairs)
             return int(text) if int in (kind, *get_args(kind)) else float(text)
         except ValueError:
-            raise UsageError(f"{flag} {text!r}: must be like {_metavar(kind)}, a number for each letter") from None
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: must be like {_metavar(kind)} (N: a whole number, other words: a number)"
+            ) from None
 
     return read

@@ -30,8 +30,10 @@ class RunFolder:
         self.report = self.path / "report.html"
 
     def is_used(self) -> bool:
-        """Whether anything is in the folder; a file in its place counts."""
-        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        """Whether anything is in the folder, other than what a kill left half written; a file in its place counts."""
+        if not self.path.is_dir():
+            return self.path.exists()
+        return any(not _is_part(path) for path in self.path.iterdir())
 
     def is_run(self) -> bool:
         """Whether the folder holds a run that has started."""
@@ -60,7 +62,7 @@ class RunFolder:
             UsageError: the folder is used.
         """
         self.check_free(overwrite=overwrite)
-        if self.is_used():
+        if self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
 
@@ -94,6 +96,17 @@ class RunFolder:
         """Add the record of one epoch."""
         with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a kill left half written."""
+    for path in folder.glob(".*.part"):
+        if _is_part(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_part(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".part")
 
 
 def write_json(path: Path, value: Any) -> None:

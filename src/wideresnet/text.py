@@ -10,7 +10,7 @@ def human_bytes(num_bytes: float) -> str:
     """Bytes in binary units: 1536 -> '1.5 KiB'."""
     value = float(num_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
+        if abs(value) < (1024 if unit == "B" else 1023.95):  # what would be shown as 1024.0 goes to the next unit
             return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
@@ -20,7 +20,7 @@ def human_count(count: float) -> str:
     """A count in decimal units: 36479194 -> '36.5 M'."""
     value = float(count)
     for unit in ("", " k", " M", " G", " T", " P"):
-        if abs(value) < 1000:
+        if abs(value) < 999.5:  # what would be shown as 1000 goes to the next unit
             return f"{value:.0f}" if unit == "" else f"{value:.3g}{unit}"
         value /= 1000
     return f"{value:.3g} E"
@@ -28,7 +28,7 @@ def human_count(count: float) -> str:
 
 def human_seconds(seconds: float) -> str:
     """A duration: 42 -> '42 s', 3700 -> '1 h 01 min'."""
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,6 +1,7 @@
 """Weights on disk, in the layout of the Hugging Face hub, with their own preprocessing and class names.
 
-`config.json` + `model.safetensors`, and `preprocessing.safetensors` where whitening needs matrices. Nothing is unpickled.
+`config.json` + `model.safetensors`, and `preprocessing.safetensors` where whitening needs matrices. Nothing is ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
@@ -78,15 +80,20 @@ def read_weights(path: str | Path) -> Weights:
         raise UsageError(f"{model}: no {CONFIG} beside it, so the network, classes and preprocessing are unknown")
     try:
         config = json.loads((folder / CONFIG).read_text())
-        network = create(config["network"], config["num_classes"], **config["options"])
+        with torch.device("meta"):  # shapes only: memory is taken once the file is known to hold such a network
+            network = create(config["network"], config["num_classes"], **config["options"])
         names, (height, width) = tuple(map(str, config["class_names"])), map(int, config["input_size"])
         matrices = _read_tensors(folder / MATRICES) if config["preprocessing"]["kind"] == "zca" else {}
         preprocessing = Preprocessing.from_config(config["preprocessing"], matrices)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / CONFIG}: not a network's configuration ({_one_line(error)})") from None
     _load_into(network, _read_tensors(model), model)
     if len(names) != network.num_classes:
         raise DataError(f"{folder / CONFIG}: {len(names)} class names for {network.num_classes} outputs")
+    channels, kind = network.in_channels, preprocessing.kind
+    needed = {"mean_std": channels, "zca": height * width * channels}.get(kind, 0)
+    if needed != len(preprocessing.mean) + len(matrices.get("zca_mean", ())):
+        raise DataError(f"{folder / CONFIG}: its {kind} is not for images of {height}x{width} with {channels} channels")
     return Weights(network.eval(), preprocessing, names, (height, width))
 
 
@@ -121,7 +128,7 @@ def _load_into(network: Network, tensors: dict[str, Tensor], path: Path) -> None
             raise DataError(
                 f"{path}: {name} is {tuple(tensors[name].shape)}, {network.name} needs {tuple(tensor.shape)}"
             )
-    network.load_state_dict(tensors)
+    network.to_empty(device="cpu").load_state_dict(tensors)
 
 
 def _one_line(error: Exception) -> str:

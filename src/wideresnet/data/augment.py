@@ -1,7 +1,7 @@
 """Random crop and flip, for a whole batch at once, on the device that holds the images.
 
-What happens to an image is a pure function of (seed, epoch, image): it is drawn for a whole epoch beforehand, so any step
-can be replayed alone. `tests/data/test_augment.py` has the slow per-image twin that this equals.
+What happens to an image is a pure function of (seed, epoch, image): it is drawn for a whole epoch beforehand, so any
+step can be replayed alone. `tests/data/test_augment.py` has the slow per-image twin that this equals.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ class EpochPlan:
     flip: Tensor
 
 
-def plan_epoch(
-    seed: int, epoch: int, num_images: int, *, padding: int, flip: bool, device: str = "cpu"
-) -> EpochPlan:
+def plan_epoch(seed: int, epoch: int, num_images: int, *, padding: int, flip: bool, device: str = "cpu") -> EpochPlan:
     """Draw an epoch's order, crops and flips.
 
     Args:
@@ -75,9 +73,7 @@ def pad_images(images: Tensor, padding: int, mode: str) -> Tensor:
     rows, columns = _reflect(rows, height).to(images.device), _reflect(columns, width).to(images.device)
     padded = images.new_empty(num, len(rows), len(columns), channels)
     for start in range(0, num, 4096):  # in pieces, so that no second copy of the set is ever held
-        padded[start : start + 4096] = (
-            images[start : start + 4096].index_select(1, rows).index_select(2, columns)
-        )
+        padded[start : start + 4096] = images[start : start + 4096].index_select(1, rows).index_select(2, columns)
     return padded
 
 

@@ -28,7 +28,7 @@ class Feed:
         device: where the set stays.
 
     Raises:
-        UsageError: `drop_last` with a batch larger than the set, which would leave no batch at all.
+        UsageError: a batch larger than the set.
     """
 
     def __init__(
@@ -56,9 +56,7 @@ class Feed:
         self.preprocessing = preprocessing
         self.padding, self.flip, self.seed, self.device = padding, flip, seed, device
         self.num_batches = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
-        self.padded = pad_images(
-            preprocessing.resident(images).to(device), padding, padding_mode
-        ).contiguous()
+        self.padded = pad_images(preprocessing.resident(images).to(device), padding, padding_mode).contiguous()
         self.labels = torch.from_numpy(labels).to(device)
 
     def epoch(self, epoch: int, *, start: int = 0, scale: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -72,15 +70,11 @@ class Feed:
         Yields:
             float32 (B, C, H, W), channels last in memory, and int64 (B,).
         """
-        plan = plan_epoch(
-            self.seed, epoch, self.num_images, padding=self.padding, flip=self.flip, device=self.device
-        )
+        plan = plan_epoch(self.seed, epoch, self.num_images, padding=self.padding, flip=self.flip, device=self.device)
         for batch in range(start, self.num_batches):
             part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
             index = plan.order[part]
-            crops = crop_and_flip(
-                self.padded, index, plan.top[part], plan.left[part], plan.flip[part], self.size
-            )
+            crops = crop_and_flip(self.padded, index, plan.top[part], plan.left[part], plan.flip[part], self.size)
             yield resize(self.preprocessing(crops), scale), self.labels[index]
 
 

@@ -50,7 +50,7 @@ def load_dataset(
         raise UsageError(_unknown(str(data), name))
     layout = find_layout(path) if name not in FACTS else None
     if extra and name != "svhn" and not (layout and layout.name == "svhn"):
-        raise UsageError(f"--extra: only svhn has extra images, not {data}")
+        raise UsageError(f"--extra-data: only svhn has extra images, not {data}")
     try:
         if name == "digits":
             dataset = read_digits(str(data))

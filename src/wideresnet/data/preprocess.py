@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from wideresnet.errors import DataError, UsageError
 
 GCN_SCALE = 55.0
-"""Norm of an image after contrast normalisation. Source: pylearn2's make_cifar10_gcn_whitened, which the authors used."""
+"""Norm of an image after contrast normalisation. Source: the authors' README, by pylearn2's make_cifar10_gcn_whitened."""
 
 ZCA_BIAS = 0.1
 """Added to the covariance's eigenvalues. Source: pylearn2's ZCA, default filter_bias."""
@@ -23,8 +24,8 @@ class Preprocessing:
     """One of three, applied to pixels 0..255.
 
     Attributes:
-        kind: "mean_std": (x - mean) / std by channel; "scale": x / 255; "zca": global contrast normalisation (an image's
-            mean removed, its norm brought to 55), then ZCA whitening over the training set.
+        kind: "mean_std": (x - mean) / std by channel; "scale": x / 255; "zca": global contrast normalisation (an
+            image's mean removed, its norm brought to 55), then ZCA whitening over the training set.
         mean, std: grey levels 0..255, one per channel; only for mean_std.
         zca_mean: float32 (D,) and `zca_matrix` float32 (D, D), D = H*W*C; only for zca.
     """
@@ -112,14 +113,25 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Preprocessing:
-        """The inverse of `to_config` and `tensors`."""
-        return cls(
-            config["kind"],
-            tuple(config["mean"]),
-            tuple(config["std"]),
-            tensors.get("zca_mean"),
-            tensors.get("zca_matrix"),
-        )
+        """The inverse of `to_config` and `tensors`.
+
+        Raises:
+            DataError: no such kind, or statistics or matrices that no training set has.
+            KeyError: something is missing.
+        """
+        kind, mean, std = config["kind"], tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
+        if kind == "scale":
+            return cls(kind)
+        if kind == "zca":
+            zca_mean, matrix = tensors["zca_mean"], tensors["zca_matrix"]
+            if zca_mean.ndim != 1 or matrix.shape != (len(zca_mean), len(zca_mean)):
+                raise DataError(f"zca_mean {tuple(zca_mean.shape)} and zca_matrix {tuple(matrix.shape)} do not fit")
+            return cls(kind, zca_mean=zca_mean, zca_matrix=matrix)
+        if kind != "mean_std":
+            raise DataError(f"preprocessing {kind!r}: one of mean_std, zca, scale")
+        if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+            raise DataError(f"mean {mean} and std {std}: one finite number a channel each, std above 0")
+        return cls(kind, mean, std)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,9 +1,19 @@
 """Training: the loop, its steps and schedules, checkpoints, evaluation."""
 
 from wideresnet.training.evaluate import Evaluation, evaluate
+from wideresnet.training.fit import fit
 from wideresnet.training.interrupt import Interrupted
-from wideresnet.training.loop import fit
 from wideresnet.training.plan import Plan, make_plan
 from wideresnet.training.prepare import Job, prepare, resolve_for_data
 
-__all__ = ["Evaluation", "Interrupted", "Job", "Plan", "evaluate", "fit", "make_plan", "prepare", "resolve_for_data"]
+__all__ = [
+    "Evaluation",
+    "Interrupted",
+    "Job",
+    "Plan",
+    "evaluate",
+    "fit",
+    "make_plan",
+    "prepare",
+    "resolve_for_data",
+]

@@ -35,6 +35,7 @@ class StopRequest:
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
         self.asked = True
         self._restore()
 

@@ -1,90 +1,34 @@
-"""The road itself: from a recipe to a run folder with a record."""
+"""The loop itself: epochs of steps, evaluation, checkpoints, the record."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import shlex
 import shutil
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from wideresnet.config import ELSEWHERE, Recipe
-from wideresnet.data import Dataset
+from wideresnet.data import ImageSet
 from wideresnet.errors import UsageError, WRNError
 from wideresnet.progress import bar, console
 from wideresnet.record import RunFolder, write_atomic, write_json
-from wideresnet.recipes import overridden
 from wideresnet.seeds import seed_of
-from wideresnet.text import human_bytes, human_seconds
+from wideresnet.text import human_seconds
 from wideresnet.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from wideresnet.training.evaluate import Evaluation, evaluate
 from wideresnet.training.interrupt import Interrupted, StopRequest
-from wideresnet.training.machine import describe, peak_memory_mib, synchronise
-from wideresnet.training.plan import Plan, make_plan
-from wideresnet.training.prepare import Job, load_for, prepare
+from wideresnet.training.machine import peak_memory_mib, synchronise
+from wideresnet.training.prepare import Job
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.step import Meter, train_step
 from wideresnet.weights import Weights, write_weights
 
 
-def fit(
-    recipe: Recipe,
-    out: str | Path,
-    *,
-    dataset: Dataset | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    checkpoint_every_s: float = 60.0,
-    announce: Callable[[Job, Plan], None] | None = None,
-) -> dict[str, Any]:
-    """Train a network and leave a record.
-
-    Args:
-        recipe: everything that decides the result.
-        out: the run folder; must not exist, unless `resume` or `overwrite`.
-        dataset: the recipe's data, where it is loaded already.
-        resume: go on from the newest checkpoint in `out`; on a CPU the weights come out bit-identical to those of a run
-            that was never stopped.
-        overwrite: replace a run that is in `out`.
-        checkpoint_every_s: seconds of work that a kill may cost.
-        announce: called with what is about to run, before the first step.
-
-    Returns:
-        What `result.json` holds; `test_error_pct` is that of the last epoch.
-
-    Raises:
-        UsageError: recipe, data and folder do not fit each other.
-        WRNError: the loss is not finite, or the disk is full; the last checkpoint is kept.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
-    """
-    folder = RunFolder(out)
-    if resume:
-        recipe = _recipe_to_resume(folder, recipe)
-        if folder.result.is_file():
-            console().print(f"{folder.path}: this run has finished; nothing to resume")
-            return folder.read_result()
-    else:
-        folder.check_free(overwrite=overwrite)
-    job = prepare(recipe, dataset or load_for(recipe))
-    plan = make_plan(job)
-    if announce:
-        announce(job, plan)
-    if not resume:
-        folder.create(overwrite=overwrite)
-        _check_space(folder, plan)
-        write_json(folder.recipe, job.recipe.to_json())
-        write_json(folder.env, describe(job.device))
-    return _Run(job, folder, checkpoint_every_s).train(resume)
-
-
-class _Run:
+class Run:
     """The state of a run: weights, momentum, averaged weights, the step, the epoch's sums, the time so far."""
 
     def __init__(self, job: Job, folder: RunFolder, checkpoint_every_s: float) -> None:
@@ -99,6 +43,7 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def train(self, resume: bool) -> dict[str, Any]:
+        """Train to the last epoch, from the newest checkpoint if `resume`; returns what `result.json` holds."""
         job, recipe, feed = self.job, self.recipe, self.job.feed
         if resume:
             self.restore()
@@ -108,7 +53,8 @@ class _Run:
         self.network.train()
         columns = ("loss {task.fields[loss]}", "error {task.fields[error]}", "{task.fields[rate]} images/s")
         total = recipe.epochs * feed.num_batches
-        with StopRequest() as stop, bar(*columns) as progress:
+        cuda = [torch.cuda.current_device()] if job.device == "cuda" else []
+        with StopRequest() as stop, torch.random.fork_rng(devices=cuda), bar(*columns) as progress:
             task = progress.add_task("", total=total, completed=self.step, loss="-", error="-", rate="-")
             while self.step < total:
                 epoch, first = divmod(self.step, feed.num_batches)
@@ -135,7 +81,11 @@ class _Run:
                         loss, error = self.meter.read()
                         rate = (self.step - first_step) * recipe.batch_size / max(now - started, 1e-9)
                         progress.update(
-                            task, completed=self.step, loss=f"{loss:.3f}", error=f"{error:.1f} %", rate=f"{rate:,.0f}"
+                            task,
+                            completed=self.step,
+                            loss=f"{loss:.3f}",
+                            error=f"{error:.1f} %",
+                            rate=f"{rate:,.0f}",
                         )
                     if stop.asked:
                         self.save()
@@ -145,6 +95,7 @@ class _Run:
                 synchronise(job.device)
                 self.check_finite()
                 self.train_s = before + time.monotonic() - started
+                progress.update(task, completed=self.step)
                 self.end_epoch(epoch)
         return self.finish()
 
@@ -196,7 +147,7 @@ class _Run:
         self.folder.append_metrics(record)
         console().print(f"{line}  {human_seconds(self.train_s + self.evaluation_s)}")
 
-    def evaluate(self, images: Any) -> Evaluation:
+    def evaluate(self, images: ImageSet) -> Evaluation:
         """The network that would be the result now, on a set."""
         started = time.monotonic()
         result = evaluate(
@@ -217,7 +168,8 @@ class _Run:
         network = self.averaged or self.network
         write_weights(self.folder.path, Weights(network, job.preprocessing, job.class_names, job.feed.size))
         write_atomic(
-            self.folder.predictions, save({"logits": test.logits, "labels": torch.from_numpy(job.test.labels)})
+            self.folder.predictions,
+            save({"logits": test.logits, "labels": torch.from_numpy(job.test.labels)}),
         )
         result = {
             "network": recipe.network,
@@ -283,42 +235,17 @@ class _Run:
         self.meter.restore(found.progress["meter"])
         self.step = found.step
         self.train_s, self.evaluation_s = found.progress["train_s"], found.progress["evaluation_s"]
-        self.folder.write_metrics(r for r in self.folder.read_metrics() if r["step"] <= self.step)
+        epochs_done, within = divmod(self.step, self.job.feed.num_batches)
+        cut_at_end = within == 0 and self.meter.num_images > 0  # stopped between an epoch's last step and its record
+        last_step = self.step - 1 if cut_at_end else self.step
+        self.folder.write_metrics(r for r in self.folder.read_metrics() if r["step"] <= last_step)
         console().print(f"resumed from step {self.step:,}")
+        if cut_at_end:
+            self.end_epoch(epochs_done - 1)
 
     def how_to_resume(self) -> str:
         """The line that a stopped run ends with."""
         return (
             f"stopped after step {self.step:,}; everything is saved, go on with: "
             f"wrn train --resume --out {shlex.quote(str(self.folder.path))}"
-        )
-
-
-def _recipe_to_resume(folder: RunFolder, asked: Recipe) -> Recipe:
-    """The stored recipe, with the asked device; anything else that differs is an error."""
-    if not folder.is_run():
-        raise UsageError(f"--resume {folder.path}: no run there; leave out --resume to start one")
-    stored = folder.read_recipe()
-    settled = dataclasses.replace(
-        asked,
-        **{name: getattr(stored, name) for name in ("precision", "family") if getattr(asked, name) in ("auto", None)},
-    )
-    for name, (old, new) in overridden(settled, stored).items():
-        if name == "network" and str(old).lower() == str(new).lower():
-            continue
-        if name not in ELSEWHERE:
-            raise UsageError(
-                f"--resume {folder.path}: that run has {name} {old}, asked for is {new}; leave the flag out, or start a "
-                "new run with another --out"
-            )
-    return dataclasses.replace(stored, **{name: getattr(asked, name) for name in ELSEWHERE})
-
-
-def _check_space(folder: RunFolder, plan: Plan) -> None:
-    """Refuse to start what cannot be saved: two checkpoints of weights, momentum and averages, one more being written."""
-    needed, free = 3 * 3 * 4 * plan.params, shutil.disk_usage(folder.path).free
-    if free < needed:
-        raise WRNError(
-            f"{folder.path}: no space left on the disk: checkpoints need {human_bytes(needed)}, {human_bytes(free)} are "
-            "free; free some space or choose another --out"
         )

@@ -13,7 +13,7 @@ from wideresnet.text import human_bytes, human_count, human_seconds
 from wideresnet.training.machine import available_memory_bytes, synchronise
 from wideresnet.training.prepare import Job, make_optimizer
 from wideresnet.training.schedules import image_scale
-from wideresnet.training.step import training_loss
+from wideresnet.training.step import Meter, train_step
 
 PROBE_FLOPS = 60e9
 """What the timing probe may cost: under a second on two CPU cores."""
@@ -61,7 +61,7 @@ def make_plan(job: Job) -> Plan:
     counted = cost(job.network, feed.size, recipe.batch_size)
     # work grows with the area of the images
     areas = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.epochs))
-    images = feed.num_batches * recipe.batch_size
+    images = min(feed.num_images, feed.num_batches * recipe.batch_size)
     probe_images = max(1, min(recipe.batch_size, 32, int(PROBE_FLOPS / max(1, counted.training_flops))))
     image_s = _seconds_per_image(job, probe_images)
     evaluated = recipe.epochs * len(job.validation.labels)
@@ -85,14 +85,12 @@ def _seconds_per_image(job: Job, num_images: int) -> float:
     optimizer = make_optimizer(network, job.recipe)
     images, labels = next(job.feed.epoch(0))
     images, labels = images[:num_images], labels[:num_images]
-    best = float("inf")
+    meter, best = Meter(job.device), float("inf")
     with torch.random.fork_rng(devices=[]):
         for _ in range(4):
             synchronise(job.device)
             start = time.perf_counter()
-            loss, _ = training_loss(network, images, labels, job.recipe, job.device)
-            loss.backward()
-            optimizer.step()
+            train_step(network, optimizer, images, labels, meter, job.recipe, job.device, step=0, lr=0.0)
             synchronise(job.device)
             best = min(best, time.perf_counter() - start)
     return best / num_images

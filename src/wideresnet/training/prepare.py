@@ -23,8 +23,8 @@ from wideresnet.training.machine import pick_device, pick_precision
 from wideresnet.training.schedules import Schedule, make_schedule
 
 SMALLEST_IMAGENET_PX = 112
-"""Below it a name that reads both ways means the network for 32x32 images: ImageNet's networks reduce a side 32-fold, and
-fewer than 4 positions are left to pool."""
+"""Below it a name that reads both ways means the network for 32x32 images: ImageNet's networks reduce a side 32-fold,
+and fewer than 4 positions a side would be left to pool."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,10 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     parameters = list(network.parameters())
     decayed = [p for p in parameters if recipe.weight_decay_on == "all" or p.ndim > 1]
     spared = [p for p in parameters if recipe.weight_decay_on != "all" and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
     return torch.optim.SGD(
         [group for group in groups if group["params"]],
         lr=0.0,  # set at every step

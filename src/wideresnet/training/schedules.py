@@ -49,12 +49,7 @@ class Steps:
     def resets_momentum(self, step: int) -> bool:
         """True at the first step after a drop, where the recipe asks for it."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        return (
-            self.reset_momentum
-            and within == 0
-            and epoch > 0
-            and self._num_drops(epoch) > self._num_drops(epoch - 1)
-        )
+        return self.reset_momentum and within == 0 and epoch > 0 and self._num_drops(epoch) > self._num_drops(epoch - 1)
 
 
 @dataclass(frozen=True)

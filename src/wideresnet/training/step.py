@@ -78,6 +78,9 @@ def train_step(
     loss.backward()
     for group in optimizer.param_groups:
         group["lr"] = lr
+        for parameter in group["params"]:
+            if parameter.grad is None:  # stochastic depth left its block out; decay and momentum go on, as in Torch 7
+                parameter.grad = torch.zeros_like(parameter)
     optimizer.found_inf = failed  # the fused SGD leaves everything as it is where this is 1, without asking the host
     optimizer.step()
     optimizer.zero_grad()

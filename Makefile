@@ -1,0 +1,35 @@
+# make demo: set up and watch a small Wide ResNet learn.   make test: set up and check everything.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check results clean
+
+demo: $(READY)
+	$(BIN)/wrn train WRN-10-2 --data digits --recipe quick --out runs/demo --overwrite
+
+test: $(READY) check
+	$(BIN)/python -m pytest -n 2
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+# README's tables, from the records in results/
+results: $(READY)
+	$(BIN)/python tools/results.py
+
+clean:
+	rm -rf $(VENV) runs
+
+# Made again only when pyproject.toml changes. A pip from before 25.1 does not know --group, so pip itself comes first.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, $(PYTHON) is {sys.version.split()[0]}; use: make PYTHON=python3.12")'
+	@echo "Setting up $(VENV): a few minutes and several GB, once (most of it is PyTorch)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $(READY)

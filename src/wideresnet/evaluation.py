@@ -1,0 +1,212 @@
+"""How trained weights do on a test set: the content of `wrn eval`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from wideresnet.data import Dataset, load_dataset
+from wideresnet.data.images import fit_to_size
+from wideresnet.errors import DataError, UsageError
+from wideresnet.record import RunFolder
+from wideresnet.training.evaluate import Evaluation, evaluate
+from wideresnet.training.machine import pick_device, pick_precision
+from wideresnet.weights import Weights, read_weights
+
+MIN_CLASSES_FOR_TOP5 = 10
+"""With fewer classes, five guesses are half of all."""
+
+NUM_SHOWN = 10
+
+
+def evaluate_weights(
+    weights: str | Path,
+    data: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    skip_unreadable: bool = False,
+) -> dict[str, Any]:
+    """Run trained weights over every test image once, with the preprocessing that they carry.
+
+    On the data, device and precision of the run that left the weights, the result is that run's.
+
+    Args:
+        weights: a run folder, a weights folder or a `model.safetensors`.
+        data: as for `wrn train`; its images are brought to the size that the weights were trained on.
+        device: "auto", "cpu" or "cuda".
+        precision: "fp32", "bf16", or "auto": what the run was evaluated in, else what is faster.
+        skip_unreadable: leave out images that cannot be read, with a note.
+
+    Returns:
+        JSON-ready: weights, network, dataset, num_images, num_errors, error_pct, top5_error_pct (None below 10
+        classes), loss (mean cross entropy, nats), class_names, classes (for each: class, num_images, num_errors,
+        error_pct, which is None without images), confusion (images by true class, then by predicted class), device,
+        precision, seconds, images_per_s, notes.
+
+    Raises:
+        UsageError: weights and data do not fit each other: classes, channels.
+        DataError: the weights or the data cannot be read.
+    """
+    device = pick_device(device)
+    read = read_weights(weights)
+    dataset = load_dataset(data, skip_unreadable=skip_unreadable)
+    height, width = read.input_size
+    if dataset.test.images.shape[1:3] != (height, width) and height == width:
+        dataset = load_dataset(data, image_size=height, skip_unreadable=skip_unreadable)
+    notes = [*dataset.notes, *_check_names(read, dataset)]
+    images, more = _fit(read, dataset)
+    precision = _settle_precision(precision, device, Path(weights))
+    network = read.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    started = time.monotonic()
+    labels = dataset.test.labels
+    result = evaluate(network, images, labels, read.preprocessing, device=device, precision=precision)
+    seconds = time.monotonic() - started
+    if not result.logits.isfinite().all():
+        raise DataError(f"{weights}: its outputs are not finite; these weights are damaged, train again")
+    return {
+        "weights": str(weights),
+        "network": str(read.network.name),
+        "dataset": dataset.name,
+        "num_images": result.num_images,
+        "num_errors": result.num_errors,
+        "error_pct": result.error_pct,
+        "top5_error_pct": _top5_error_pct(result, labels),
+        "loss": result.loss,
+        **_by_class(result, labels, read.class_names),
+        "device": device,
+        "precision": precision,
+        "seconds": round(seconds, 3),
+        "images_per_s": round(result.num_images / max(seconds, 1e-9), 1),
+        "notes": notes + more,
+    }
+
+
+def render(result: dict[str, Any]) -> RenderableType:
+    """The error, the worst classes and the most frequent mistakes."""
+    counts = f"{result['num_errors']:,} of {result['num_images']:,} test images"
+    summary = Text.assemble(
+        (f"{result['error_pct']:.2f} % test error", "bold"), f"  {counts}, loss {result['loss']:.4f}\n",
+        f"{result['network']} on {result['dataset']}, {result['device']}, {result['precision']}, ",
+        f"{result['images_per_s']:,.0f} images/s",
+    )  # fmt: skip
+    if result["top5_error_pct"] is not None:
+        summary.append(f"\ntop-5 error {result['top5_error_pct']:.2f} %")
+    parts: list[RenderableType] = [summary]
+    if result["num_errors"]:
+        parts += [Text(), _worst_classes(result), Text(), _frequent_mistakes(result)]
+    if result["notes"]:
+        parts += [Text(), *(Text(f"note: {note}") for note in result["notes"])]
+    return Group(*parts)
+
+
+def _check_names(weights: Weights, dataset: Dataset) -> list[str]:
+    """Refuse data with other classes than the weights'; one's own data whose classes are only numbers is accepted."""
+    known, found = weights.class_names, dataset.class_names
+    if known == found:
+        return []
+    if len(known) != len(found):
+        raise UsageError(
+            f"{dataset.source}: {len(found)} classes ({_listed(found)}), the weights know {len(known)} "
+            f"({_listed(known)}); evaluate on data with the classes that they were trained on"
+        )
+    if dataset.facts is None and found == tuple(str(label) for label in range(len(found))):
+        return [f"the data's classes are only numbered; taken to be the weights' in order: {_listed(known)}"]
+    place = next(place for place, pair in enumerate(zip(known, found, strict=True)) if pair[0] != pair[1])
+    raise UsageError(
+        f"{dataset.source}: class {place} is {found[place]!r}, in the weights it is {known[place]!r}; names and order "
+        "must be the same"
+    )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _fit(weights: Weights, dataset: Dataset) -> tuple[np.ndarray, list[str]]:
+    """The test images, uint8 (N, H, W, C), in the weights' size and channels, and what was done to them."""
+    images, notes = dataset.test.images, []
+    channels, wanted = images.shape[3], weights.network.in_channels
+    if channels == 1 and wanted == 3:
+        images = np.repeat(images, 3, axis=3)
+        notes.append("the images are grayscale, the network takes RGB: gray repeated in all three channels")
+    elif channels != wanted:
+        raise UsageError(f"{dataset.source}: images of {channels} channels, the weights take {wanted}; convert them")
+    if images.shape[1:3] != weights.input_size:
+        height, width = weights.input_size
+        notes.append(f"test images brought from {images.shape[2]} x {images.shape[1]} to {width} x {height} px")
+        images = np.stack([fit_to_size(image, weights.input_size) for image in images])
+    return images, notes
+
+
+def _settle_precision(wanted: str, device: str, weights: Path) -> str:
+    """The precision; "auto" is that of the run which left the weights, if it ran on such a device."""
+    folder = RunFolder(weights if weights.is_dir() else weights.parent)
+    if wanted == "auto" and folder.result.is_file():
+        try:
+            result = folder.read_result()
+            if result["device"] == device:
+                wanted = result["precision"]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{folder.result}: cannot be read; give --precision fp32 or bf16") from None
+    return pick_precision(wanted, device)
+
+
+def _top5_error_pct(result: Evaluation, labels: np.ndarray) -> float | None:
+    if result.logits.shape[1] < MIN_CLASSES_FOR_TOP5:
+        return None
+    best = result.logits.topk(5).indices.numpy()
+    return 100 * float((best != labels[:, None]).all(axis=1).mean())
+
+
+def _by_class(result: Evaluation, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
+    num = len(class_names)
+    predicted = result.logits.argmax(1).numpy()
+    confusion = np.bincount(labels * num + predicted, minlength=num * num).reshape(num, num)
+    totals = confusion.sum(axis=1)
+    errors = totals - confusion.diagonal()
+    classes = [
+        {
+            "class": name,
+            "num_images": total,
+            "num_errors": wrong,
+            "error_pct": 100 * wrong / total if total else None,
+        }
+        for name, total, wrong in zip(class_names, totals.tolist(), errors.tolist(), strict=True)
+    ]
+    return {"class_names": list(class_names), "classes": classes, "confusion": confusion.tolist()}
+
+
+def _worst_classes(result: dict[str, Any]) -> Table:
+    table = Table("class", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("error", "wrong", "images"):
+        table.add_column(heading, justify="right")
+    worst = sorted(result["classes"], key=lambda row: -(row["error_pct"] or 0))
+    for row in worst[:NUM_SHOWN]:
+        error = "-" if row["error_pct"] is None else f"{row['error_pct']:.2f} %"
+        table.add_row(Text(row["class"]), error, str(row["num_errors"]), str(row["num_images"]))
+    if len(worst) > NUM_SHOWN:
+        table.caption = f"the worst {NUM_SHOWN} of {len(worst)} classes"
+    return table
+
+
+def _frequent_mistakes(result: dict[str, Any]) -> Table:
+    table = Table("true", "taken for", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("images", justify="right")
+    names = result["class_names"]
+    mistakes = [
+        (count, true, predicted)
+        for true, row in enumerate(result["confusion"])
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    for count, true, predicted in sorted(mistakes, key=lambda mistake: -mistake[0])[:NUM_SHOWN]:
+        table.add_row(Text(names[true]), Text(names[predicted]), str(count))
+    return table

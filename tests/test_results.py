@@ -1,0 +1,25 @@
+"""The tables in README and docs are what the committed records say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from wideresnet.config import Recipe
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_tables_are_made_from_the_committed_records() -> None:
+    done = subprocess.run([sys.executable, "tools/results.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_committed_recipe_can_be_run_again() -> None:
+    recipes = list((ROOT / "results").glob("*/recipe.json"))
+    assert recipes
+    for path in recipes:
+        recipe = Recipe.from_file(path)
+        assert recipe.to_json() == json.loads(path.read_text()), path

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from wideresnet.config import Recipe
+from wideresnet.data import Dataset, ImageSet
+from wideresnet.networks import cost
+from wideresnet.training import plan as plan_module
+from wideresnet.training.plan import make_plan
+from wideresnet.training.prepare import Job, prepare
+
+
+def make_job(num_train: int = 50, **fields: Any) -> Job:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (num_train + 10, 8, 8, 3), dtype=np.uint8)
+    labels = np.arange(num_train + 10) % 4
+    train, test = ImageSet(images[:num_train], labels[:num_train]), ImageSet(images[num_train:], labels[num_train:])
+    dataset = Dataset("own", "own", train, test, ("a", "b", "c", "d"), None, ())
+    values = {"network": "WRN-10-1", "epochs": 3, "batch_size": 16, "device": "cpu", "precision": "fp32", **fields}
+    return prepare(Recipe(**values), dataset)
+
+
+@pytest.mark.parametrize(("drop_last", "steps"), [(True, 3), (False, 4)])
+def test_steps_are_epochs_times_batches(drop_last: bool, steps: int) -> None:
+    plan = make_plan(make_job(drop_last=drop_last))
+    assert (plan.steps_per_epoch, plan.num_steps) == (steps, 3 * steps)
+
+
+def test_operations_are_those_of_every_image_forward_and_backward() -> None:
+    job = make_job()
+    plan = make_plan(job)
+    macs = cost(job.network, 8).macs
+    assert plan.flops == 2 * 3 * macs * 3 * 48  # multiply and add, three passes, three epochs of 48 images
+    assert plan.params == sum(parameter.numel() for parameter in job.network.parameters())
+
+
+def test_smaller_images_cost_their_share_of_the_area() -> None:
+    full = make_plan(make_job(epochs=4))
+    part = make_plan(make_job(epochs=4, image_scales=((0.0, 0.5), (0.5, 1.0))))
+    assert part.flops == pytest.approx(full.flops * (0.25 + 0.25 + 1 + 1) / 4)
+
+
+def test_a_last_smaller_batch_costs_its_own_images() -> None:
+    job = make_job(drop_last=False)
+    assert make_plan(job).flops == 2 * 3 * cost(job.network, 8).macs * 3 * 50
+
+
+def test_time_is_that_of_the_steps_and_a_third_for_evaluated_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "_seconds_per_image", lambda _job, _num: 0.5)
+    assert make_plan(make_job()).seconds == pytest.approx(0.5 * (3 * 48 + 3 * 10 / 3))
+
+
+def test_memory_covers_weights_their_gradients_and_momentum_activations_and_data() -> None:
+    job = make_job()
+    plan = make_plan(job)
+    weights, resident = 3 * 4 * plan.params, job.feed.padded.nbytes
+    assert plan.memory_bytes >= weights + resident + cost(job.network, 8, 16).activation_bytes
+    assert make_plan(make_job(ema_decay=0.9)).memory_bytes - plan.memory_bytes == 4 * plan.params
+    assert make_plan(make_job(batch_size=32)).memory_bytes > plan.memory_bytes
+    assert plan.available_bytes >= 0
+
+
+@pytest.mark.parametrize("fields", [{}, {"dropout": 0.3, "network": "WRN-10-2"}, {"stochastic_depth": 0.5}])
+def test_planning_leaves_the_job_and_the_random_state_as_they_were(fields: dict[str, Any]) -> None:
+    job = make_job(**fields)
+    weights = copy.deepcopy(job.network.state_dict())
+    batches = [images.clone() for images, _ in job.feed.epoch(0)]
+    random = torch.get_rng_state()
+    plan = make_plan(job)
+    assert plan.seconds > 0
+    assert torch.equal(random, torch.get_rng_state())
+    for name, tensor in job.network.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+    assert all(parameter.grad is None for parameter in job.network.parameters())
+    assert not job.optimizer.state
+    assert job.network.training
+    for images, (again, _) in zip(batches, job.feed.epoch(0), strict=True):
+        assert torch.equal(images, again)
+
+
+def test_the_probe_is_never_larger_than_a_batch() -> None:
+    assert make_plan(make_job(batch_size=4)).probe_images == 4
+    assert make_plan(make_job(batch_size=48)).probe_images == 32
+
+
+def test_the_rows_say_what_will_run() -> None:
+    plan = make_plan(make_job())
+    rows = dict(plan.lines())
+    assert list(rows) == ["parameters", "steps", "operations", "expected time", "expected memory"]
+    assert rows["parameters"] == f"{plan.params:,}"
+    assert rows["steps"] == "9 (3 an epoch)"
+    assert rows["expected time"].endswith("(timed on batches of 16)")

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import copy
+import json
+import math
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wideresnet.config import Recipe
+from wideresnet.training.prepare import make_optimizer
+from wideresnet.training.step import Meter, train_step, training_loss
+
+
+def make_network() -> nn.Module:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4 * 4, 5)
+    )
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def make_batch(seed: int, num: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num, 3, 6, 6, generator=generator), torch.randint(0, 5, (num,), generator=generator)
+
+
+class SlowSgd:
+    """The update written out, parameter by parameter, as in the authors' optim.sgd and PyTorch's documentation."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+        self.network, self.recipe = network, recipe
+        self.velocity: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        recipe = self.recipe
+        for name, parameter in self.network.named_parameters():
+            assert parameter.grad is not None
+            gradient = parameter.grad.clone()
+            if recipe.weight_decay_on == "all" or "weight" in name and parameter.ndim > 1:
+                gradient += recipe.weight_decay * parameter
+            if name not in self.velocity:
+                self.velocity[name] = gradient.clone()
+            else:
+                self.velocity[name] = recipe.momentum * self.velocity[name] + (1 - recipe.dampening) * gradient
+            direction = gradient + recipe.momentum * self.velocity[name] if recipe.nesterov else self.velocity[name]
+            parameter -= lr * direction
+            parameter.grad = None
+
+
+@pytest.mark.parametrize(
+    ("momentum", "nesterov", "dampening", "weight_decay_on", "smoothing"),
+    [
+        *((0.9, True, 0.0, *rest) for rest in product(("all", "weights"), (0.0, 0.1))),
+        (0.9, False, 0.0, "all", 0.0),
+        (0.9, False, 0.5, "weights", 0.0),
+        (0.0, False, 0.0, "all", 0.0),
+    ],
+)
+def test_training_steps_equal_the_update_written_out(
+    momentum: float, nesterov: bool, dampening: float, weight_decay_on: str, smoothing: float
+) -> None:
+    recipe = Recipe(
+        momentum=momentum,
+        nesterov=nesterov,
+        dampening=dampening,
+        weight_decay=0.05,
+        weight_decay_on=weight_decay_on,
+        label_smoothing=smoothing,
+        precision="fp32",
+    )
+    fast = make_network()
+    slow = copy.deepcopy(fast)
+    optimizer, twin, meter = make_optimizer(fast, recipe), SlowSgd(slow, recipe), Meter("cpu")
+    for step, lr in enumerate((0.1, 0.1, 0.02, 0.02)):
+        images, labels = make_batch(step)
+        train_step(fast, optimizer, images, labels, meter, recipe, "cpu", step=step, lr=lr)
+        target = F.one_hot(labels, 5) * (1 - smoothing) + smoothing / 5
+        (-(target * F.log_softmax(slow(images), 1)).sum(1).mean()).backward()
+        twin.step(lr)
+    for (name, a), b in zip(fast.named_parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name)
+        assert a.grad is None
+    assert int(meter.failed_step) == -1
+
+
+def test_weight_decay_reaches_every_parameter_or_only_weights() -> None:
+    network = make_network()
+    everything = make_optimizer(network, Recipe(weight_decay_on="all"))
+    assert [(len(group["params"]), group["weight_decay"]) for group in everything.param_groups] == [(5, 5e-4)]
+    weights = make_optimizer(network, Recipe(weight_decay_on="weights"))
+    assert [(len(group["params"]), group["weight_decay"]) for group in weights.param_groups] == [(2, 5e-4), (3, 0.0)]
+
+
+def test_forgetting_momentum_makes_the_next_step_a_first_step() -> None:
+    recipe = Recipe(precision="fp32", weight_decay=0.0)
+    network = make_network()
+    optimizer, meter = make_optimizer(network, recipe), Meter("cpu")
+    for step in range(3):
+        train_step(network, optimizer, *make_batch(step), meter, recipe, "cpu", step=step, lr=0.1)
+    optimizer.state.clear()
+    fresh_network = copy.deepcopy(network)
+    fresh = make_optimizer(fresh_network, recipe)
+    train_step(network, optimizer, *make_batch(9), meter, recipe, "cpu", step=3, lr=0.1)
+    train_step(fresh_network, fresh, *make_batch(9), Meter("cpu"), recipe, "cpu", step=3, lr=0.1)
+    for a, b in zip(network.parameters(), fresh_network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("weight_decay_on", ["all", "weights"])
+def test_a_loss_that_is_not_finite_changes_neither_weights_nor_momentum_then_or_later(
+    bad: float, weight_decay_on: str
+) -> None:
+    recipe = Recipe(precision="fp32", weight_decay_on=weight_decay_on)
+    network = make_network()
+    optimizer, meter = make_optimizer(network, recipe), Meter("cpu")
+    for step in range(2):
+        train_step(network, optimizer, *make_batch(step), meter, recipe, "cpu", step=step, lr=0.1)
+    weights = [parameter.detach().clone() for parameter in network.parameters()]
+    momenta = [optimizer.state[parameter]["momentum_buffer"].clone() for parameter in network.parameters()]
+    images, labels = make_batch(2)
+    images[3, 1, 2, 2] = bad
+    batches = [(images, labels), make_batch(3), make_batch(4)]
+    for step, (images, labels) in enumerate(batches, start=2):
+        train_step(network, optimizer, images, labels, meter, recipe, "cpu", step=step, lr=0.1)
+        for i, parameter in enumerate(network.parameters()):
+            assert torch.equal(parameter, weights[i])
+            assert torch.equal(optimizer.state[parameter]["momentum_buffer"], momenta[i])
+    assert int(meter.failed_step) == 2
+
+
+def test_a_first_loss_that_is_not_finite_changes_no_weight() -> None:
+    recipe = Recipe(precision="fp32")
+    network = make_network()
+    before = copy.deepcopy(network)
+    optimizer, meter = make_optimizer(network, recipe), Meter("cpu")
+    images, labels = make_batch(0)
+    train_step(network, optimizer, images * float("nan"), labels, meter, recipe, "cpu", step=0, lr=0.1)
+    train_step(network, optimizer, images, labels, meter, recipe, "cpu", step=1, lr=0.1)
+    for a, b in zip(network.parameters(), before.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert int(meter.failed_step) == 0
+
+
+def test_the_loss_is_float32_in_every_precision() -> None:
+    network, (images, labels) = make_network(), make_batch(0)
+    full, logits = training_loss(network, images, labels, Recipe(precision="fp32"), "cpu")
+    half, half_logits = training_loss(network, images, labels, Recipe(precision="bf16"), "cpu")
+    assert (full.dtype, half.dtype) == (torch.float32, torch.float32)
+    assert (logits.dtype, half_logits.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(full, half, rtol=0.05, atol=0.05)
+
+
+def test_a_new_meter_has_seen_nothing() -> None:
+    meter = Meter("cpu")
+    assert all(math.isnan(value) for value in meter.read())
+    assert meter.to_json() == {"loss_sum": 0.0, "num_errors": 0.0, "num_images": 0}
+
+
+def test_a_meter_weighs_batches_by_their_images() -> None:
+    meter = Meter("cpu")
+    logits = torch.eye(5)
+    assert float(meter.add(torch.tensor(1.0), logits[:4], torch.tensor([0, 1, 2, 0]), 0)) == 0.0
+    meter.add(torch.tensor(4.0), logits[:1], torch.tensor([3]), 1)
+    assert meter.read() == ((4 * 1.0 + 4.0) / 5, 100 * 2 / 5)
+    assert meter.num_images == 5
+
+
+def test_a_meters_sums_are_exact_over_a_long_epoch_and_survive_json() -> None:
+    generator = torch.Generator().manual_seed(0)
+    losses = torch.rand(500, generator=generator)
+    labels = torch.zeros(128, dtype=torch.int64)
+    whole, first = Meter("cpu"), Meter("cpu")
+    for step, loss in enumerate(losses):
+        whole.add(loss, torch.ones(128, 2), labels, step)
+        if step == 249:
+            first = Meter("cpu")
+            first.restore(json.loads(json.dumps(whole.to_json())))
+        elif step > 249:
+            first.add(loss, torch.ones(128, 2), labels, step)
+    expected = math.fsum(float(loss) * 128 for loss in losses)
+    assert whole.to_json()["loss_sum"] == pytest.approx(expected, rel=1e-13)
+    assert first.to_json() == whole.to_json()
+    assert first.read() == whole.read()
+
+
+def test_a_meter_names_the_first_failure_only() -> None:
+    meter, logits, labels = Meter("cpu"), torch.ones(1, 2), torch.tensor([0])
+    flags = [
+        float(meter.add(torch.tensor(loss), logits, labels, step))
+        for step, loss in enumerate((1.0, math.inf, 1.0, math.nan, 1.0))
+    ]
+    assert flags == [0.0, 1.0, 1.0, 1.0, 1.0]
+    assert int(meter.failed_step) == 1

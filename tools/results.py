@@ -1,0 +1,106 @@
+"""Write the results tables of README.md and docs/results.md from the committed records in results/.
+
+    python tools/results.py           write them
+    python tools/results.py --check   exit 1 when they are not what the records say
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from wideresnet.text import human_count, human_seconds
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
+
+
+def read_records() -> list[dict[str, Any]]:
+    """Every finished run under results/, in the order of their names."""
+    records = []
+    for path in sorted((ROOT / "results").glob("*/result.json")):
+        folder = path.parent
+        record = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("result", "recipe", "env")}
+        record["metrics"] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        record["folder"] = folder.relative_to(ROOT).as_posix()
+        records.append(record)
+    return records
+
+
+def summary(records: list[dict[str, Any]], prefix: str = "") -> str:
+    """One row a run; links are relative to a page that is `prefix` away from the project's folder."""
+    rows = [
+        "| network | data | recipe | epochs | parameters | test error, last epoch | images/s | time | on |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        result = record["result"]
+        rows.append(
+            f"| {result['network']} | {result['dataset']} | [{result['recipe']}]({prefix}{record['folder']}/recipe.json)"
+            f" | {result['epochs']} | {human_count(result['params'])} | {result['test_error_pct']:.2f} % "
+            f"(seed {result['seed']}) | {result['images_per_s']:,.0f} | {human_seconds(result['seconds'])} "
+            f"| {hardware(record)} |"
+        )
+    return "\n".join(rows)
+
+
+def hardware(record: dict[str, Any]) -> str:
+    """What a run ran on, with the version of PyTorch."""
+    env, result = record["env"], record["result"]
+    place = env["gpu"] or f"{env['num_threads']} threads of {env['cpu']} ({env['cpu_capability']})"
+    return f"{place}, {result['precision']}, torch {env['torch'].split('+')[0]}"
+
+
+def details(records: list[dict[str, Any]]) -> str:
+    """The page docs/results.md: the table, and each run epoch by epoch."""
+    parts = [
+        "# Results",
+        "Made from the records in `results/` by `tools/results.py`. The result of a run is its last epoch, never its "
+        "best one. `images/s` is training alone; `time` includes evaluation.",
+        summary(records, "../"),
+    ]
+    for record in records:
+        result = record["result"]
+        parts.append(f"## {result['network']}, {result['dataset']}, {result['recipe']}, seed {result['seed']}")
+        parts.append(f"`{record['env']['command']}`")
+        rows = [
+            "| epoch | lr at its end | images scaled by | train loss | train error % | test error % |",
+            "|---|---|---|---|---|---|",
+        ]
+        for epoch in record["metrics"]:
+            test = f"{epoch['test_error_pct']:.2f}" if "test_error_pct" in epoch else ""
+            rows.append(
+                f"| {epoch['epoch']} | {epoch['lr']:.4g} | {epoch['image_scale']:g} | {epoch['train_loss']:.3f} "
+                f"| {epoch['train_error_pct']:.2f} | {test} |"
+            )
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> int:
+    """Write or check both pages."""
+    records = read_records()
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    pages = {
+        readme: f"{before}{BEGIN}\n\n{summary(records)}\n\n{END}{after}",
+        ROOT / "docs" / "results.md": details(records),
+    }
+    stale = [path for path, content in pages.items() if not path.is_file() or path.read_text() != content]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is not what the records in results/ say: run `make results`", file=sys.stderr)
+        return 1 if stale else 0
+    for path in stale:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(pages[path])
+        print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
