@@ -83,9 +83,7 @@ def test_train_shows_the_recipe_what_was_overridden_and_the_arithmetic_first(
         assert (tmp_path / "run" / name).is_file()
 
 
-def test_json_is_one_document_on_stdout(
-    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_is_one_document_on_stdout(make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = make_npz(), tmp_path / "run"
     assert wrn("train", "WRN-10-1", "--data", data, "--out", out, *QUICK, "--json") == 0
     trained = json.loads(capsys.readouterr().out)

@@ -83,9 +83,7 @@ def test_dropping_at_the_end_gives_sixty_epochs_at_the_first_rate() -> None:
 def test_an_epoch_of_cifar_has_390_steps() -> None:
     recipe = paper("WRN-28-10", "cifar10")
     images, labels = np.zeros((50_000, 1, 1, 1), np.uint8), np.zeros(50_000, np.int64)
-    feed = Feed(
-        images, labels, Preprocessing("scale"), batch_size=recipe.batch_size, drop_last=recipe.drop_last
-    )
+    feed = Feed(images, labels, Preprocessing("scale"), batch_size=recipe.batch_size, drop_last=recipe.drop_last)
     assert feed.num_batches == 390
 
 
@@ -223,7 +221,10 @@ def test_data_without_a_name_is_left_to_the_loader_to_refuse() -> None:
 def test_what_overrides_changed_is_told_with_both_values() -> None:
     base = paper("WRN-16-2", "cifar10")
     assert overridden(base, base) == {}
-    assert overridden(dataclasses.replace(base, lr=0.05, flip=False), base) == {"lr": (0.1, 0.05), "flip": (True, False)}
+    assert overridden(dataclasses.replace(base, lr=0.05, flip=False), base) == {
+        "lr": (0.1, 0.05),
+        "flip": (True, False),
+    }
 
 
 def test_the_costs_in_quicks_description_are_its_own() -> None:

@@ -26,9 +26,6 @@ def test_a_seed_fits_a_generator(parts: list[int | str]) -> None:
 
 def test_seeds_epochs_and_purposes_share_no_seed() -> None:
     seeds = [
-        seed_of(run, purpose, number)
-        for run in range(20)
-        for purpose in ("epoch", "step")
-        for number in range(100)
+        seed_of(run, purpose, number) for run in range(20) for purpose in ("epoch", "step") for number in range(100)
     ]
     assert len(set(seeds)) == len(seeds)

@@ -44,7 +44,15 @@ def test_counts_are_told_in_decimal_units(count: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (42.4, "42 s"), (59.7, "1 min"), (60, "1 min"), (3569, "59 min"), (3599, "1 h 00 min"), (3700, "1 h 02 min")],
+    [
+        (0, "0 s"),
+        (42.4, "42 s"),
+        (59.7, "1 min"),
+        (60, "1 min"),
+        (3569, "59 min"),
+        (3599, "1 h 00 min"),
+        (3700, "1 h 02 min"),
+    ],
 )
 def test_durations_are_told_in_units_that_people_use(seconds: float, text: str) -> None:
     assert human_seconds(seconds) == text

@@ -1,7 +1,7 @@
 """Write the results tables of README.md and docs/results.md from the committed records in results/.
 
-    python tools/results.py           write them
-    python tools/results.py --check   exit 1 when they are not what the records say
+python tools/results.py           write them
+python tools/results.py --check   exit 1 when they are not what the records say
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def main() -> int:
     stale = [path for path, content in pages.items() if not path.is_file() or path.read_text() != content]
     if "--check" in sys.argv[1:]:
         for path in stale:
-            print(f"{path.relative_to(ROOT)} is not what the records in results/ say: run `make results`", file=sys.stderr)
+            print(
+                f"{path.relative_to(ROOT)} is not what the records in results/ say: run `make results`", file=sys.stderr
+            )
         return 1 if stale else 0
     for path in stale:
         path.parent.mkdir(exist_ok=True)

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wideresnet.config import Recipe
 from wideresnet.errors import UsageError, WRNError
 from wideresnet.flags import add_recipe_flags, given_flags
+from wideresnet.record import RunFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,36 +104,13 @@ def _verb(verbs: Any, name: str, run: Any, help: str, example: str) -> argparse.
 def _machine_flags(parser: argparse.ArgumentParser, *, precision: bool = True) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (auto)")
     if precision:
-        parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="arithmetic (fp32)")
+        parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="arithmetic (auto)")
 
 
 def _train(args: argparse.Namespace) -> None:
-    overrides = given_flags(args)
-    if args.resume:
-        from wideresnet.record import RunFolder
-
-        if args.out is None:
-            raise UsageError("--resume: needs --out, the run folder to go on with")
-        folder = RunFolder(args.out)
-        if not folder.is_run():
-            raise UsageError(f"--resume --out {args.out}: no run there; leave out --resume to start one")
-        named = {"network": args.network, "data": args.data, "recipe": args.recipe}
-        asked = {
-            **folder.read_recipe().to_json(),
-            **{k: v for k, v in named.items() if v is not None},
-            **overrides,
-        }
-        from wideresnet.config import Recipe
-
-        recipe, base, dataset, out = Recipe.from_json(asked), None, None, args.out
-    else:
-        if args.network is None or args.data is None:
-            raise UsageError("wrn train: needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
-        from wideresnet.training import resolve_for_data
-
-        recipe, base, dataset = resolve_for_data(args.recipe or "paper", args.network, args.data, overrides)
-        out = args.out or _new_run_folder(recipe.network, dataset.name, recipe.recipe)
+    recipe, base, dataset, out = _recipe_to_resume(args) if args.resume else _recipe_to_start(args)
     from wideresnet.announce import announce_run, show_result
+    from wideresnet.report import write_report
     from wideresnet.training import fit
 
     result = fit(
@@ -143,13 +122,32 @@ def _train(args: argparse.Namespace) -> None:
         checkpoint_every_s=args.checkpoint_every,
         announce=lambda job, plan: announce_run(job, plan, base),
     )
-    from wideresnet.report import write_report
-
     files = write_report(out)
     if args.json:
         print(json.dumps(result))
     else:
         show_result(result, files)
+
+
+def _recipe_to_start(args: argparse.Namespace) -> tuple[Recipe, Recipe | None, Any, Path]:
+    """Recipe, recipe without overrides, data and folder of a new run."""
+    if args.network is None or args.data is None:
+        raise UsageError("wrn train: needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
+    from wideresnet.training import resolve_for_data
+
+    recipe, base, dataset = resolve_for_data(args.recipe or "paper", args.network, args.data, given_flags(args))
+    return recipe, base, dataset, args.out or _new_run_folder(recipe.network, dataset.name, recipe.recipe)
+
+
+def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Path]:
+    """The stored recipe with what was asked for on top, which `fit` compares, and the folder."""
+    if args.out is None:
+        raise UsageError("--resume: needs --out, the run folder to go on with")
+    folder = RunFolder(args.out)
+    if not folder.is_run():
+        raise UsageError(f"--resume --out {args.out}: no run there; leave out --resume to start one")
+    named = {name: getattr(args, name) for name in ("network", "data", "recipe") if getattr(args, name) is not None}
+    return Recipe.from_json({**folder.read_recipe().to_json(), **named, **given_flags(args)}), None, None, args.out
 
 
 def _new_run_folder(network: str, data: str, recipe: str) -> Path:

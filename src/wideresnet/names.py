@@ -46,9 +46,7 @@ MAX_AMBIGUOUS_WIDTH = 3  # Table 7 ends at k = 3: a wider WRN-34-k was never an 
 FIRST_BOTTLENECK_DEPTH = 164  # He et al. 2016b: 110 is basic (1.7M), 164 and 1001 are bottlenecks
 
 _PREFIXES = {"wrn": "WRN", "resnet": "ResNet", "preact": "PreActResNet", "resnext": "ResNeXt"}
-_GRAMMAR = (
-    "WRN-n-k, WRN-n-k-B(3,1,3), WRN-n-k-l3, WRN-50-2-bottleneck, ResNet-n, PreActResNet-n, ResNeXt-50-32x4d"
-)
+_GRAMMAR = "WRN-n-k, WRN-n-k-B(3,1,3), WRN-n-k-l3, WRN-50-2-bottleneck, ResNet-n, PreActResNet-n, ResNeXt-50-32x4d"
 _SPELLINGS = {
     "wide-?res(?:idual)?-?net(?:work)?|wrn": "WRN",
     "pre-?act(?:ivation)?-?resnet": "PreActResNet",
@@ -130,9 +128,7 @@ class NetworkName:
             return f"depth {n}{formula}: {counted} the linear layer; projections are not counted"
         if self.kernels == (3, 3) or self.literal_depth:
             formula = f"3Nl + 4, l = {convs}, N = {each} (Table 3)" if convs != 2 else f"6N + 4, N = {each}"
-            projections = "3 projections" + (
-                " (really 2: k = 1 needs none in the first)" if self.width == 1 else ""
-            )
+            projections = "3 projections" + (" (really 2: k = 1 needs none in the first)" if self.width == 1 else "")
             return f"depth {n} = {formula}: {counted} {projections}; the linear layer is not counted"
         return (
             f"depth {n} is Table 2's label, N = (n - 4) / 6 = {each} whatever a block holds: "
@@ -266,9 +262,7 @@ def _read_wrn(text: str, depth: int, rest: str, family: str | None) -> NetworkNa
     write = f"WRN-{{}}-{k}{_ending(kernels, literal)}".format
     blocks = _read_depth(text, depth, step, 4, rule, write, also)
     width = _read_width(text, k, 16)
-    return NetworkName(
-        "wrn", "cifar", depth, blocks, kernels, width, literal_depth=literal and len(kernels) != 2
-    )
+    return NetworkName("wrn", "cifar", depth, blocks, kernels, width, literal_depth=literal and len(kernels) != 2)
 
 
 def _read_resnet(text: str, kind: str, depth: int, rest: str, family: str | None) -> NetworkName | None:
@@ -282,9 +276,7 @@ def _read_resnet(text: str, kind: str, depth: int, rest: str, family: str | None
         if rest and (rest == "-bottleneck") != network.bottleneck:
             raise UsageError(f"{text}: at ImageNet size the depth decides the block; write {prefix}-{depth}")
         return network
-    bottleneck = rest == "-bottleneck" or (
-        not rest and kind == "preact" and _is_preact_bottleneck(depth, "cifar")
-    )
+    bottleneck = rest == "-bottleneck" or (not rest and kind == "preact" and _is_preact_bottleneck(depth, "cifar"))
     step, kernels = (9, (1, 3, 1)) if bottleneck else (6, (3, 3))
     block = f" for {'bottleneck' if bottleneck else 'basic'} blocks" if kind == "preact" else ""
     also = f"; {prefix}-{depth} is an ImageNet network (family='imagenet')" if depth in legal else ""
@@ -304,15 +296,11 @@ def _read_resnext(text: str, depth: int, rest: str, family: str | None) -> Netwo
     return _imagenet("resnext", depth, cardinality=cardinality, base_width=base_width)
 
 
-def _imagenet(
-    kind: str, depth: int, width: float = 1.0, cardinality: int = 1, base_width: int = 64
-) -> NetworkName:
+def _imagenet(kind: str, depth: int, width: float = 1.0, cardinality: int = 1, base_width: int = 64) -> NetworkName:
     bottleneck = depth not in BASIC_DEPTHS
     kernels = (1, 3, 1) if bottleneck else (3, 3)
     blocks = IMAGENET_BLOCKS[depth]
-    return NetworkName(
-        kind, "imagenet", depth, blocks, kernels, width, bottleneck, False, cardinality, base_width
-    )
+    return NetworkName(kind, "imagenet", depth, blocks, kernels, width, bottleneck, False, cardinality, base_width)
 
 
 def _is_preact_bottleneck(depth: int, family: str) -> bool:
@@ -339,9 +327,7 @@ def _read_depth(
     num_blocks, left = divmod(depth - offset, step)
     if left or num_blocks < 1:
         close = sorted({offset + step * max(1, n) for n in (num_blocks, num_blocks + 1)})
-        raise UsageError(
-            f"{text}: {rule}; nearest {', '.join(write(n) for n in close if n <= MAX_DEPTH)}{also}"
-        )
+        raise UsageError(f"{text}: {rule}; nearest {', '.join(write(n) for n in close if n <= MAX_DEPTH)}{also}")
     return (num_blocks,) * 3
 
 
@@ -372,9 +358,7 @@ def _read_block(text: str, ending: str) -> tuple[tuple[int, ...], bool]:
     if match := re.fullmatch(r"-b\((.*)\)", ending):
         kernels = [int(size) if re.fullmatch(" *[0-9]+ *", size) else 0 for size in match[1].split(",")]
         if len(kernels) > MAX_CONVS or not all(size in LEGAL_KERNELS for size in kernels):
-            raise UsageError(
-                f"{text}: B(...) takes 1 to {MAX_CONVS} kernel sizes, each 1, 3, 5 or 7, as in B(3,1,3)"
-            )
+            raise UsageError(f"{text}: B(...) takes 1 to {MAX_CONVS} kernel sizes, each 1, 3, 5 or 7, as in B(3,1,3)")
         return tuple(kernels), False
     raise UsageError(f"{text}: unknown ending {ending}; -B(3,1,3), -l3 or -bottleneck")
 

@@ -19,12 +19,8 @@ EXACT_PARAMS = {
     "WRN-70-16": 266_796_506,
 }
 
-_COUNTED_WITHOUT_NORM = (
-    "10.2M counts the convolutions alone (10.18M); with normalisation and linear layer it has 10.3M"
-)
-_NOT_1001 = (
-    "the table prints 10.2M, PreActResNet-1001's size; this network has 19.4M (He et al. 2016a, Table 6)"
-)
+_COUNTED_WITHOUT_NORM = "10.2M counts the convolutions alone (10.18M); with normalisation and linear layer it has 10.3M"
+_NOT_1001 = "the table prints 10.2M, PreActResNet-1001's size; this network has 19.4M (He et al. 2016a, Table 6)"
 
 
 @dataclass(frozen=True)
@@ -67,9 +63,7 @@ class Result:
     note: str = ""
 
 
-def results(
-    table: int | None = None, network: str | None = None, family: str | None = None
-) -> tuple[Result, ...]:
+def results(table: int | None = None, network: str | None = None, family: str | None = None) -> tuple[Result, ...]:
     """The published rows of a table, of a network, or both; all of them without arguments.
 
     Args:
@@ -107,9 +101,7 @@ def _table4(network: str, exact: int, cifar10_pct: float, cifar100_pct: float | 
     return Result(4, network, params_exact=exact, cifar10_pct=cifar10_pct, cifar100_pct=cifar100_pct)
 
 
-def _table5(
-    network: str, printed: str, cifar10_pct: float, cifar100_pct: float | None, note: str = ""
-) -> Result:
+def _table5(network: str, printed: str, cifar10_pct: float, cifar100_pct: float | None, note: str = "") -> Result:
     return Result(
         5,
         network,
@@ -125,9 +117,7 @@ def _other(network: str, cifar10_pct: float, cifar100_pct: float) -> Result:
     return Result(5, network, None, "mean_std", cifar10_pct=cifar10_pct, cifar100_pct=cifar100_pct)
 
 
-def _table6(
-    network: str, cifar10_pct: float, cifar100_pct: float, svhn_pct: float | None, dropout: float
-) -> Result:
+def _table6(network: str, cifar10_pct: float, cifar100_pct: float, svhn_pct: float | None, dropout: float) -> Result:
     return Result(
         6,
         network,
@@ -141,14 +131,10 @@ def _table6(
 
 
 def _table7(network: str, top1_pct: float, top5_pct: float, printed: str) -> Result:
-    return Result(
-        7, network, "imagenet", "imagenet", params_printed=printed, top1_pct=top1_pct, top5_pct=top5_pct
-    )
+    return Result(7, network, "imagenet", "imagenet", params_printed=printed, top1_pct=top1_pct, top5_pct=top5_pct)
 
 
-def _table8(
-    network: str, top1_pct: float, top5_pct: float, printed: str, ms: float, note: str = ""
-) -> Result:
+def _table8(network: str, top1_pct: float, top5_pct: float, printed: str, ms: float, note: str = "") -> Result:
     return Result(
         8,
         network,
@@ -242,9 +228,7 @@ RESULTS: tuple[Result, ...] = (
     _table6("WRN-52-1", 6.43, 29.89, 2.08, 0.0),
     _table6("WRN-52-1", 6.28, 29.78, 1.70, 0.3),
     Result(6, "WRN-16-8", preprocessing="mean_std", svhn_pct=1.81, note="in the text; single run"),
-    Result(
-        6, "WRN-16-8", preprocessing="mean_std", dropout=0.4, svhn_pct=1.54, note="in the text; single run"
-    ),
+    Result(6, "WRN-16-8", preprocessing="mean_std", dropout=0.4, svhn_pct=1.54, note="in the text; single run"),
     _table7("WRN-18-1", 30.4, 10.93, "11.7M"),
     _table7("WRN-18-1.5", 27.06, 9.0, "25.9M"),
     _table7("WRN-18-2", 25.58, 8.06, "45.6M"),

@@ -28,6 +28,8 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint"
         self.predictions = self.path / "test_predictions.safetensors"
         self.report = self.path / "report.html"
+        self.curves = self.path / "curves.png"
+        self.pictures = self.path / "predictions.png"
 
     def is_used(self) -> bool:
         """Whether anything is in the folder, other than what a kill left half written; a file in its place counts."""

@@ -41,12 +41,7 @@ def make_bomb(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.fixture
@@ -114,9 +109,7 @@ def parquet_file() -> Callable[..., Path]:
         )
         if class_names is not None:
             features = {label_column: {"names": list(class_names), "_type": "ClassLabel"}}
-            table = table.replace_schema_metadata(
-                {"huggingface": json.dumps({"info": {"features": features}})}
-            )
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path, row_group_size=3)
         return path

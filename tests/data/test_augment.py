@@ -64,9 +64,7 @@ def test_the_last_pixel_of_the_last_image_is_reached(channels: int, padding: int
 def test_a_crop_one_row_beyond_the_last_image_is_an_error_not_foreign_memory() -> None:
     padded = pad_images(torch.zeros(2, 4, 4, 1), 1, "zero")
     with pytest.raises((IndexError, RuntimeError)):
-        crop_and_flip(
-            padded, torch.tensor([1]), torch.tensor([3]), torch.tensor([2]), torch.tensor([False]), (4, 4)
-        )
+        crop_and_flip(padded, torch.tensor([1]), torch.tensor([3]), torch.tensor([2]), torch.tensor([False]), (4, 4))
 
 
 def test_no_padding_leaves_the_images_where_they_are() -> None:

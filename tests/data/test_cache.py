@@ -133,9 +133,7 @@ def test_a_full_disk_is_noted_and_leaves_nothing_behind(
     assert list((data_root / "decoded").iterdir()) == []
 
 
-def test_the_cache_can_be_listed_and_cleared_without_touching_other_files(
-    folder: Path, data_root: Path
-) -> None:
+def test_the_cache_can_be_listed_and_cleared_without_touching_other_files(folder: Path, data_root: Path) -> None:
     assert cache.cache_contents() == []
     assert cache.clear_cache() == 0
     load_dataset(folder)

@@ -19,9 +19,7 @@ def test_every_fifth_image_of_each_class_is_held_out(labels: list[int]) -> None:
 
 
 def _check(train: list[int], test: list[int], names: list[str] | None = None) -> tuple[str, ...]:
-    return check_labels(
-        np.array(train), np.array(test), names, "here", lambda split, row: f"{split} row {row}"
-    )
+    return check_labels(np.array(train), np.array(test), names, "here", lambda split, row: f"{split} row {row}")
 
 
 def test_classes_without_names_are_named_by_number() -> None:

@@ -60,7 +60,13 @@ def test_starting_within_an_epoch_gives_the_tail_of_the_epoch(start: int) -> Non
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (23, 6, 5, 3), dtype=np.uint8)
     feed = Feed(
-        images, np.arange(23), Preprocessing.fit("mean_std", images), batch_size=5, drop_last=False, padding=2, flip=True
+        images,
+        np.arange(23),
+        Preprocessing.fit("mean_std", images),
+        batch_size=5,
+        drop_last=False,
+        padding=2,
+        flip=True,
     )
     whole, tail = collect(feed, 2, scale=0.5), collect(feed, 2, start=start, scale=0.5)
     assert len(tail) == 5 - start

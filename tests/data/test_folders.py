@@ -152,8 +152,7 @@ def test_images_of_several_sizes_are_brought_to_64_px_and_noted(class_folders: W
     dataset = load_dataset(folder)
     assert dataset.train.images.shape == (5, 64, 64, 3)
     assert dataset.notes == (
-        "10 images of 2 sizes (shorter side 8 to 20 px) brought to 64 x 64 px: "
-        "shorter side scaled, centre cropped",
+        "10 images of 2 sizes (shorter side 8 to 20 px) brought to 64 x 64 px: shorter side scaled, centre cropped",
     )
     assert load_dataset(folder, image_size=16).test.images.shape == (5, 16, 16, 3)
 

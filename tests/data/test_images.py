@@ -58,8 +58,7 @@ def test_sixteen_bit_colour_is_reported_and_scaled() -> None:
         (b"IEND", b""),
     ]
     content = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in body
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in body
     )
     decoded, conversions = decode(content)
     np.testing.assert_array_equal(decoded[0], [[0, 7, 255], [255, 0, 200]])
@@ -169,9 +168,7 @@ def test_only_the_first_frame_of_several_is_kept() -> None:
         ("pdf.png", b"%PDF-1.4 ...", "not an image"),
     ],
 )
-def test_what_is_no_image_is_named_with_the_reason(
-    tmp_path: Path, name: str, content: bytes, reason: str
-) -> None:
+def test_what_is_no_image_is_named_with_the_reason(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=reason) as caught:

@@ -86,9 +86,7 @@ def test_cifar_is_fetched_by_torchvision_into_the_data_root(
 
 
 @pytest.mark.parametrize("extra", [False, True])
-def test_svhn_trains_on_extra_only_when_asked(
-    fake: Callable[[str], list[Any]], data_root: Path, extra: bool
-) -> None:
+def test_svhn_trains_on_extra_only_when_asked(fake: Callable[[str], list[Any]], data_root: Path, extra: bool) -> None:
     calls = fake("SVHN")
     dataset = load_dataset("svhn", extra=extra)
     splits = ["train", "extra", "test"] if extra else ["train", "test"]
@@ -127,9 +125,7 @@ def test_torchvisions_cifar_folder_is_read_without_a_download(
     assert calls == [(str(tmp_path), inner.name, is_train, False) for is_train in (True, False)]
 
 
-def test_torchvisions_svhn_folder_is_read_without_a_download(
-    fake: Callable[[str], list[Any]], tmp_path: Path
-) -> None:
+def test_torchvisions_svhn_folder_is_read_without_a_download(fake: Callable[[str], list[Any]], tmp_path: Path) -> None:
     calls = fake("SVHN")
     (tmp_path / "train_32x32.mat").touch()
     assert len(load_dataset(tmp_path, extra=True).train) == 8
@@ -150,9 +146,7 @@ class _Trap:
         ("cifar-100-python", ["train", "test", "meta"]),
     ],
 )
-def test_a_tampered_file_is_refused_before_it_is_unpickled(
-    tmp_path: Path, folder: str, names: list[str]
-) -> None:
+def test_a_tampered_file_is_refused_before_it_is_unpickled(tmp_path: Path, folder: str, names: list[str]) -> None:
     (tmp_path / folder).mkdir()
     for name in names:
         (tmp_path / folder / name).write_bytes(pickle.dumps(_Trap()))

@@ -73,14 +73,10 @@ def test_a_path_is_never_taken_for_a_name(
     assert len(by_path.train) == len(load_dataset("./digits").train) == 5
     assert by_path.name == "digits-own"
     assert by_path.facts is None
-    assert by_path.notes == (
-        "called digits but not the published scikit-learn digits: treated as data of your own",
-    )
+    assert by_path.notes == ("called digits but not the published scikit-learn digits: treated as data of your own",)
 
 
-@pytest.mark.parametrize(
-    ("own_names", "expected"), [(None, ("apple", "pear")), (["red", "green"], ("red", "green"))]
-)
+@pytest.mark.parametrize(("own_names", "expected"), [(None, ("apple", "pear")), (["red", "green"], ("red", "green"))])
 def test_a_published_set_in_parquet_is_recognised(
     tmp_path: Path,
     parquet_file: Write,
@@ -103,9 +99,7 @@ def test_a_published_set_in_parquet_is_recognised(
     )
 
 
-def test_the_same_images_come_out_of_every_format(
-    class_folders: Write, parquet_file: Write, tmp_path: Path
-) -> None:
+def test_the_same_images_come_out_of_every_format(class_folders: Write, parquet_file: Write, tmp_path: Path) -> None:
     folder = class_folders(SPLITS)
 
     def pixels(split: str) -> list[bytes]:
@@ -114,12 +108,8 @@ def test_the_same_images_come_out_of_every_format(
     labels = [0, 0, 1, 1, 1]
     arrays = {}
     for split in ("train", "test"):
-        parquet_file(
-            tmp_path / f"d/{split}-0.parquet", labels, images=pixels(split), class_names=["cat", "dog"]
-        )
-        arrays[f"x_{split}"] = np.stack(
-            [np.asarray(Image.open(io.BytesIO(content))) for content in pixels(split)]
-        )
+        parquet_file(tmp_path / f"d/{split}-0.parquet", labels, images=pixels(split), class_names=["cat", "dog"])
+        arrays[f"x_{split}"] = np.stack([np.asarray(Image.open(io.BytesIO(content))) for content in pixels(split)])
         arrays[f"y_{split}"] = labels
     np.savez(tmp_path / "a.npz", class_names=np.array(["cat", "dog"]), **arrays)
 

@@ -66,9 +66,7 @@ def test_every_accepted_shape_becomes_channels_last(
 
 
 def test_class_names_columns_of_labels_and_unread_arrays(tmp_path: Path) -> None:
-    arrays = _arrays(
-        MEDMNIST, class_names=np.array(["ill", "well"]), val_images=np.zeros(3), val_labels=np.zeros(3)
-    )
+    arrays = _arrays(MEDMNIST, class_names=np.array(["ill", "well"]), val_images=np.zeros(3), val_labels=np.zeros(3))
     arrays["train_labels"] = arrays["train_labels"][:, None].astype(np.uint8)
     dataset = load_dataset(_saved(tmp_path, **arrays))
     assert dataset.class_names == ("ill", "well")
@@ -142,9 +140,7 @@ def test_a_damaged_member_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
-def test_any_arrays_give_a_dataset_or_one_line(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_any_arrays_give_a_dataset_or_one_line(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     kinds = st.sampled_from(["u1", "i8", "f4", "?", "U3"])
     shapes = st_numpy.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4)
     arrays = {name: data.draw(st_numpy.arrays(kinds.map(np.dtype), shapes), label=name) for name in KERAS}

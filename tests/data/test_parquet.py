@@ -137,9 +137,7 @@ def test_a_test_class_that_train_lacks_is_named_with_its_file_and_row(
         load_dataset(tmp_path / "d")
 
 
-def test_files_that_disagree_on_class_names_are_refused(
-    tmp_path: Path, parquet_file: Callable[..., Path]
-) -> None:
+def test_files_that_disagree_on_class_names_are_refused(tmp_path: Path, parquet_file: Callable[..., Path]) -> None:
     parquet_file(tmp_path / "d/train-0.parquet", class_names=["cat", "dog"])
     parquet_file(tmp_path / "d/test-0.parquet", class_names=["dog", "cat"])
     with pytest.raises(DataError, match=r"test-0.parquet: other class names than train-0.parquet"):
@@ -153,18 +151,14 @@ def test_an_image_column_without_bytes_is_refused(tmp_path: Path) -> None:
         load_dataset(tmp_path / "d")
 
 
-def test_test_files_without_train_files_are_refused(
-    tmp_path: Path, parquet_file: Callable[..., Path]
-) -> None:
+def test_test_files_without_train_files_are_refused(tmp_path: Path, parquet_file: Callable[..., Path]) -> None:
     parquet_file(tmp_path / "d/test-0.parquet")
     with pytest.raises(DataError, match="no train-"):
         load_dataset(tmp_path / "d")
 
 
 @pytest.mark.parametrize("keep", [0, 100, -50])
-def test_a_truncated_parquet_file_is_named(
-    tmp_path: Path, parquet_file: Callable[..., Path], keep: int
-) -> None:
+def test_a_truncated_parquet_file_is_named(tmp_path: Path, parquet_file: Callable[..., Path], keep: int) -> None:
     parquet_file(tmp_path / "d/train-0.parquet")
     path = parquet_file(tmp_path / "d/test-0.parquet")
     path.write_bytes(path.read_bytes()[:keep])
@@ -173,9 +167,7 @@ def test_a_truncated_parquet_file_is_named(
     assert "\n" not in str(caught.value)
 
 
-def test_damage_inside_the_image_column_is_one_line(
-    tmp_path: Path, parquet_file: Callable[..., Path]
-) -> None:
+def test_damage_inside_the_image_column_is_one_line(tmp_path: Path, parquet_file: Callable[..., Path]) -> None:
     path = parquet_file(tmp_path / "d/train-0.parquet")
     parquet_file(tmp_path / "d/test-0.parquet")
     content = bytearray(path.read_bytes())
@@ -207,9 +199,7 @@ def test_unreadable_rows_are_counted_and_can_be_left_out(
     assert dataset.notes[0].startswith("left out, 2 of 6 images cannot be read")
 
 
-def test_leaving_out_all_images_of_a_class_stops_the_run(
-    tmp_path: Path, parquet_file: Callable[..., Path]
-) -> None:
+def test_leaving_out_all_images_of_a_class_stops_the_run(tmp_path: Path, parquet_file: Callable[..., Path]) -> None:
     parquet_file(tmp_path / "d/train-0.parquet", [0, 1], images=[b"", b"x"])
     parquet_file(tmp_path / "d/test-0.parquet")
     with pytest.raises(DataError, match="no train images"):

@@ -72,7 +72,9 @@ def test_statistics_do_not_depend_on_the_order_of_the_images() -> None:
 def test_a_constant_channel_is_refused_with_the_way_out() -> None:
     images = random_images()
     images[..., 1] = 7
-    with pytest.raises(DataError, match=r"^channel 1 of the training images has one value \(7\) .*--preprocessing scale"):
+    with pytest.raises(
+        DataError, match=r"^channel 1 of the training images has one value \(7\) .*--preprocessing scale"
+    ):
         Preprocessing.fit("mean_std", images)
     assert apply(Preprocessing.fit("scale", images), images)[0, 1, 0, 0] == np.float32(7 / 255)
 

@@ -47,9 +47,7 @@ def slow_preact(
     return shortcut + y
 
 
-def slow_postact(
-    x: Tensor, state: State, num_convs: int, stride: int, training: bool, dropout: float
-) -> Tensor:
+def slow_postact(x: Tensor, state: State, num_convs: int, stride: int, training: bool, dropout: float) -> Tensor:
     y = x
     for i in range(1, num_convs + 1):
         weight = state[f"conv{i}.weight"]
@@ -98,9 +96,7 @@ def test_every_block_of_the_paper_equals_its_slow_twin(
     block.double().train(training)
     randomise(block)
     x = torch.randn(3, in_channels, 7, 6, dtype=torch.float64)
-    assert_equal_with_gradients(
-        block, lambda x, state: slow_preact(x, state, kernels, stride, 0, training, dropout), x
-    )
+    assert_equal_with_gradients(block, lambda x, state: slow_preact(x, state, kernels, stride, 0, training, dropout), x)
 
 
 @pytest.mark.parametrize("stride_at", [0, 1])
@@ -109,9 +105,7 @@ def test_a_bottleneck_is_a_value_of_the_same_block_with_its_stride_where_it_is_t
     block = PreActBlock(5, (2, 2, 8), (1, 3, 1), Style(), stride=2, stride_at=stride_at).double()
     randomise(block)
     x = torch.randn(2, 5, 9, 8, dtype=torch.float64)
-    assert_equal_with_gradients(
-        block, lambda x, state: slow_preact(x, state, (1, 3, 1), 2, stride_at, True, 0.0), x
-    )
+    assert_equal_with_gradients(block, lambda x, state: slow_preact(x, state, (1, 3, 1), 2, stride_at, True, 0.0), x)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -126,9 +120,7 @@ def test_the_original_block_with_a_shortcut_without_parameters_equals_its_slow_t
     block.double().train(training)
     randomise(block)
     x = torch.randn(3, in_channels, 7, 6, dtype=torch.float64)
-    assert_equal_with_gradients(
-        block, lambda x, state: slow_postact(x, state, 2, stride, training, dropout), x
-    )
+    assert_equal_with_gradients(block, lambda x, state: slow_postact(x, state, 2, stride, training, dropout), x)
 
 
 def test_running_statistics_follow_the_momentum() -> None:

@@ -52,9 +52,7 @@ def test_a_stage_can_be_checked_by_hand() -> None:
     assert (fc.shape, fc.macs, fc.params) == ((10,), 1280, 1290)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"dropout": 0.3}, {"activation": "silu"}, {"norm": "group"}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"activation": "silu"}, {"norm": "group"}], ids=str)
 @pytest.mark.parametrize("name", ["WRN-10-2", "ResNet-8"])
 def test_activation_bytes_are_what_autograd_really_keeps(name: str, options: dict[str, str]) -> None:
     network = create(name, **options)  # pyright: ignore[reportArgumentType]
@@ -73,8 +71,7 @@ def test_activation_bytes_are_what_autograd_really_keeps(name: str, options: dic
 
 def test_relu_in_place_keeps_one_map_where_silu_keeps_two() -> None:
     relu, silu = (
-        cost(create("WRN-10-2", activation=activation), 32).activation_bytes
-        for activation in ("relu", "silu")
+        cost(create("WRN-10-2", activation=activation), 32).activation_bytes for activation in ("relu", "silu")
     )
     assert silu > 1.25 * relu
 
@@ -103,9 +100,7 @@ def test_a_half_precision_model_is_counted_in_float32() -> None:
     assert cost(network, 32) == cost(create("WRN-10-1").half(), 32)
 
 
-@pytest.mark.parametrize(
-    ("size", "batch"), [(0, 1), (-3, 1), ((32,), 1), ((32, 0), 1), ("32", 1), (32, 0), (10**9, 1)]
-)
+@pytest.mark.parametrize(("size", "batch"), [(0, 1), (-3, 1), ((32,), 1), ((32, 0), 1), ("32", 1), (32, 0), (10**9, 1)])
 def test_a_size_that_is_none_is_a_usage_error(size: object, batch: int) -> None:
     with pytest.raises(UsageError, match="whole numbers from 1 to"):
         cost(on_meta("WRN-10-1"), size, batch)  # pyright: ignore[reportArgumentType]

@@ -94,9 +94,7 @@ def test_a_parsed_name_will_do_and_brings_its_family() -> None:
 
 
 def test_options_reach_the_modules() -> None:
-    network = create(
-        "WRN-10-1", in_channels=1, dropout=0.3, activation="leaky_relu", bn_momentum=0.01, bn_eps=1e-3
-    )
+    network = create("WRN-10-1", in_channels=1, dropout=0.3, activation="leaky_relu", bn_momentum=0.01, bn_eps=1e-3)
     modules = list(network.modules())
     assert {(m.momentum, m.eps) for m in modules if isinstance(m, nn.BatchNorm2d)} == {(0.01, 1e-3)}
     assert {m.p for m in modules if isinstance(m, nn.Dropout)} == {0.3}
@@ -107,9 +105,7 @@ def test_options_reach_the_modules() -> None:
 def test_stochastic_depth_falls_linearly_to_the_last_block() -> None:
     network = create("ResNet-20", stochastic_depth=0.5)
     survivals = [m.survival for m in network.modules() if hasattr(m, "survival")]
-    assert survivals == pytest.approx(
-        [1 - i / 9 * 0.5 for i in range(1, 10)]
-    )  # Huang et al. 2016, Equation 4
+    assert survivals == pytest.approx([1 - i / 9 * 0.5 for i in range(1, 10)])  # Huang et al. 2016, Equation 4
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,7 @@ def test_the_imagenet_preactivation_net_strides_at_its_3x3_and_normalises_once_a
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("size", [(28, 28), (31, 31), (64, 64), (96, 40), (8, 8)])
-def test_any_image_size_gives_logits_and_stages_of_the_stated_shapes(
-    name: str, size: tuple[int, int]
-) -> None:
+def test_any_image_size_gives_logits_and_stages_of_the_stated_shapes(name: str, size: tuple[int, int]) -> None:
     network = create(name, 7).eval()
     x = torch.randn(2, 3, *size)
     with torch.no_grad():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wideresnet.config import Recipe
+from wideresnet.networks import create
 from wideresnet.training.prepare import make_optimizer
 from wideresnet.training.step import Meter, train_step, training_loss
 
@@ -39,8 +40,7 @@ class SlowSgd:
     def step(self, lr: float) -> None:
         recipe = self.recipe
         for name, parameter in self.network.named_parameters():
-            assert parameter.grad is not None
-            gradient = parameter.grad.clone()
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
             if recipe.weight_decay_on == "all" or "weight" in name and parameter.ndim > 1:
                 gradient += recipe.weight_decay * parameter
             if name not in self.velocity:
@@ -86,6 +86,26 @@ def test_training_steps_equal_the_update_written_out(
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name)
         assert a.grad is None
     assert int(meter.failed_step) == -1
+
+
+def test_blocks_that_stochastic_depth_leaves_out_keep_their_decay_and_momentum() -> None:
+    recipe = Recipe(precision="fp32", weight_decay=0.05)
+    torch.manual_seed(0)
+    fast = create("WRN-10-1", 5, stochastic_depth=0.3)
+    slow = copy.deepcopy(fast)
+    optimizer, twin, meter = make_optimizer(fast, recipe), SlowSgd(slow, recipe), Meter("cpu")
+    num_left_out = 0
+    for step in range(6):
+        images, labels = make_batch(step)
+        torch.manual_seed(step)
+        train_step(fast, optimizer, images, labels, meter, recipe, "cpu", step=step, lr=0.1)
+        torch.manual_seed(step)
+        F.cross_entropy(slow(images), labels).backward()
+        num_left_out += any(parameter.grad is None for parameter in slow.parameters())
+        twin.step(0.1)
+    assert 0 < num_left_out < 6
+    for (name, a), b in zip(fast.named_parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_weight_decay_reaches_every_parameter_or_only_weights() -> None:

@@ -121,9 +121,7 @@ def _decode_now(
         sizes = {(header.height, header.width) for header in headers}
         gray = bool(headers) and all(header.is_gray for header in headers)
         side = image_size or DEFAULT_SIDE_PX
-        height, width = (
-            next(iter(sizes)) if len(sizes) == 1 and is_native(*next(iter(sizes))) else (side, side)
-        )
+        height, width = next(iter(sizes)) if len(sizes) == 1 and is_native(*next(iter(sizes))) else (side, side)
         images = _allocate(total, height, width, 1 if gray else 3)
         kept = np.zeros(total, dtype=bool)
         conversions: Counter[str] = Counter()

@@ -95,9 +95,7 @@ def store(key: str, entry: Entry) -> tuple[str, ...]:
         with suppress(OSError):
             draft.unlink()
         reason = " ".join(str(error).split())
-        return (
-            f"decoded images could not be cached in {path.parent} ({reason}); WRN_DATA names another folder",
-        )
+        return (f"decoded images could not be cached in {path.parent} ({reason}); WRN_DATA names another folder",)
     return ()
 
 

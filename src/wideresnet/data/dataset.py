@@ -113,9 +113,7 @@ def check_labels(
         if labels.max() >= num_classes:
             row = int(np.argmax(labels >= num_classes))
             reason = "is a class without training images" if split == "test" else "is out of range"
-            raise DataError(
-                f"{name_row(split, row)}: label {labels[row]} {reason}; labels are 0..{num_classes - 1}"
-            )
+            raise DataError(f"{name_row(split, row)}: label {labels[row]} {reason}; labels are 0..{num_classes - 1}")
     absent = sorted(set(range(num_classes)) - set(present.tolist()))
     if absent:
         named = ", ".join(class_names[label] for label in absent[:10])

@@ -77,9 +77,7 @@ def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unrea
     for root, classes in ((train_root, train), (test_root, test)):
         for name, paths in classes.items():
             if name not in labels_of:
-                raise DataError(
-                    f"{root}/{name}: a class that train does not have ({', '.join(class_names[:10])})"
-                )
+                raise DataError(f"{root}/{name}: a class that train does not have ({', '.join(class_names[:10])})")
             if not paths:
                 raise DataError(f"{root}/{name}: a class folder without images; add some or remove it")
 
@@ -112,9 +110,7 @@ def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unrea
         skip_unreadable=skip_unreadable,
     )
     labels, is_test = labels[decoded.kept], is_test[decoded.kept]
-    names = check_labels(
-        labels[~is_test], labels[is_test], class_names, str(folder), lambda split, _: str(split)
-    )
+    names = check_labels(labels[~is_test], labels[is_test], class_names, str(folder), lambda split, _: str(split))
     train_set, test_set = split_images(decoded.images, labels, is_test)
     return Dataset(folder.resolve().name, source, train_set, test_set, names, None, (*notes, *decoded.notes))
 
@@ -161,9 +157,7 @@ def _found_notes(folder: Path, found: _Found) -> list[str]:
     if found.others:
         listed = ", ".join(str(path.relative_to(folder)) for path in found.others[:_NUM_LISTED])
         more = ", ..." if len(found.others) > _NUM_LISTED else ""
-        notes.append(
-            f"{len(found.others)} files not read, no image extension or no class folder: {listed}{more}"
-        )
+        notes.append(f"{len(found.others)} files not read, no image extension or no class folder: {listed}{more}")
     if found.num_outside:
         notes.append(f"{found.num_outside} links lead out of the folder and were followed")
     if found.num_loops:

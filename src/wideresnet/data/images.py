@@ -154,9 +154,7 @@ def _opened(source: bytes | Path) -> Iterator[Image.Image]:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise UnreadableError(
-                    f"{width} x {height} pixels, the limit is {MAX_PIXELS // 10**6} million"
-                )
+                raise UnreadableError(f"{width} x {height} pixels, the limit is {MAX_PIXELS // 10**6} million")
             yield image
     except UnreadableError:
         raise
@@ -180,9 +178,7 @@ def _to_eight_bits(image: Image.Image, conversions: set[str]) -> Image.Image:
     if mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise UnreadableError(
-                f"pixels from {values.min()} to {values.max()}, outside 16 bits; save as 8 bits"
-            )
+            raise UnreadableError(f"pixels from {values.min()} to {values.max()}, outside 16 bits; save as 8 bits")
         conversions.add("16-bit")
         return Image.fromarray(np.rint(values / 257).astype(np.uint8))  # 257 = 65535 / 255
     if mode.startswith("P"):

@@ -101,10 +101,7 @@ def _read(name: str, folder: Path, source: str, *, extra: bool, fetch: bool) -> 
     reader = getattr(torchvision.datasets, _CLASSES[name])
     with _quiet():
         if name == "svhn":
-            parts = [
-                _svhn_part(reader, folder, split, fetch)
-                for split in (["train", "extra"] if extra else ["train"])
-            ]
+            parts = [_svhn_part(reader, folder, split, fetch) for split in (["train", "extra"] if extra else ["train"])]
             train = parts[0]
             if extra:
                 images, labels = ([getattr(part, field) for part in parts] for field in ("images", "labels"))

@@ -82,9 +82,7 @@ def _read_own(path: Path, source: str, image_size: int | None, skip_unreadable: 
     """Read the user's own files, and see whether they are a published set after all."""
     if not path.is_dir():
         if path.suffix.lower() != ".npz":
-            raise UsageError(
-                f"{path}: a single file must be an .npz; for images or parquet files give their folder"
-            )
+            raise UsageError(f"{path}: a single file must be an .npz; for images or parquet files give their folder")
         dataset = read_npz(path, source)
     elif (parquet := find_parquet(path)) is not None:
         dataset = read_parquet(parquet, source, image_size=image_size, skip_unreadable=skip_unreadable)
@@ -98,15 +96,11 @@ def _read_own(path: Path, source: str, image_size: int | None, skip_unreadable: 
         numbered = dataset.class_names == tuple(str(label) for label in range(len(dataset.class_names)))
         names = facts.class_names if numbered else dataset.class_names
         dataset = replace(dataset, name=facts.name, facts=facts, class_names=names)
-        return _noted(
-            dataset, f"recognised as {facts.title}: counts, size, classes and channel means are equal"
-        )
+        return _noted(dataset, f"recognised as {facts.title}: counts, size, classes and channel means are equal")
     if own_name in FACTS:
         title = FACTS[own_name].title
         dataset = replace(dataset, name=f"{own_name}-own")
-        return _noted(
-            dataset, f"called {own_name} but not the published {title}: treated as data of your own"
-        )
+        return _noted(dataset, f"called {own_name} but not the published {title}: treated as data of your own")
     return replace(dataset, name=own_name)
 
 

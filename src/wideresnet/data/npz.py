@@ -75,9 +75,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files}
 
 
-def _image_set(
-    path: Path, arrays: dict[str, np.ndarray], image_key: str, label_key: str, notes: list[str]
-) -> ImageSet:
+def _image_set(path: Path, arrays: dict[str, np.ndarray], image_key: str, label_key: str, notes: list[str]) -> ImageSet:
     images = _images(path, image_key, arrays[image_key], notes)
     labels = _labels(path, label_key, arrays[label_key])
     if len(images) != len(labels):
@@ -97,9 +95,7 @@ def _images(path: Path, key: str, images: np.ndarray, notes: list[str]) -> np.nd
         images = images.transpose(0, 2, 3, 1)
         notes.append(f"{key} has channels first: turned to channels last")
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
-        raise DataError(
-            f"{path}: {key} has shape {images.shape}; must be (N, H, W), (N, H, W, 1|3) or (N, 1|3, H, W)"
-        )
+        raise DataError(f"{path}: {key} has shape {images.shape}; must be (N, H, W), (N, H, W, 1|3) or (N, 1|3, H, W)")
     return np.ascontiguousarray(images)
 
 
@@ -112,15 +108,11 @@ def _labels(path: Path, key: str, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        raise DataError(
-            f"{path}: {key} has shape {labels.shape}; must be (N,) or (N, 1), one class per image"
-        )
+        raise DataError(f"{path}: {key} has shape {labels.shape}; must be (N,) or (N, 1), one class per image")
     too_large = labels > np.iinfo(np.int64).max
     if too_large.any():
         row = int(np.argmax(too_large))
-        raise DataError(
-            f"{path}: {key} row {row}: label {labels[row]} is out of range; labels are 0..classes-1"
-        )
+        raise DataError(f"{path}: {key} row {row}: label {labels[row]} is out of range; labels are 0..classes-1")
     return labels.astype(np.int64)
 
 

@@ -80,9 +80,7 @@ def read_parquet(folder: Path, source: str, *, image_size: int | None, skip_unre
     class_names = shards[0].class_names
     for shard in shards[1:]:
         if shard.class_names != class_names:
-            raise DataError(
-                f"{shard.path}: other class names than {shards[0].path.name}; all files must agree"
-            )
+            raise DataError(f"{shard.path}: other class names than {shards[0].path.name}; all files must agree")
     if test_split:
         is_test = np.arange(len(labels)) >= sum(len(shard.labels) for shard in train_shards)
     else:
@@ -145,9 +143,7 @@ def _open_shard(path: Path) -> _Shard:
             if pa.types.is_struct(kind):
                 kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
             if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-                raise DataError(
-                    f"{path}: column {image_column} is {kind}; it must hold the bytes of image files"
-                )
+                raise DataError(f"{path}: column {image_column} is {kind}; it must hold the bytes of image files")
             column = file.read(columns=[label_column]).column(label_column)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
@@ -158,9 +154,7 @@ def _pick(path: Path, schema: pa.Schema, choices: tuple[str, ...], what: str) ->
     for name in choices:
         if name in schema.names:
             return name
-    raise DataError(
-        f"{path}: no {what} column {' or '.join(choices)}; its columns are {', '.join(schema.names)}"
-    )
+    raise DataError(f"{path}: no {what} column {' or '.join(choices)}; its columns are {', '.join(schema.names)}")
 
 
 def _labels(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
@@ -171,9 +165,7 @@ def _labels(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
     if not pa.types.is_integer(values.type):
         numbers = values.to_numpy(zero_copy_only=False)
         if pa.types.is_floating(values.type) and np.isnan(numbers).any():
-            raise DataError(
-                f"{path} row {np.argmax(np.isnan(numbers))}: {name} is NaN; labels must be integers"
-            )
+            raise DataError(f"{path} row {np.argmax(np.isnan(numbers))}: {name} is NaN; labels must be integers")
         raise DataError(f"{path}: column {name} is {values.type}; labels must be integers 0..classes-1")
     return values.to_numpy(zero_copy_only=False).astype(np.int64)
 
@@ -195,9 +187,7 @@ def _images(shard: _Shard) -> Iterator[Encoded]:
             for batch in file.iter_batches(batch_size=_ROWS_PER_READ, columns=[shard.image_column]):
                 column = batch.column(0)
                 for value in (
-                    column.field("bytes").to_pylist()
-                    if pa.types.is_struct(column.type)
-                    else column.to_pylist()
+                    column.field("bytes").to_pylist() if pa.types.is_struct(column.type) else column.to_pylist()
                 ):
                     yield Encoded(f"{shard.path.name} row {row}", value)
                     row += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,13 @@ import torch
 from torch import Tensor
 
 from wideresnet.errors import DataError, UsageError
+from wideresnet.progress import track
 
 GCN_SCALE = 55.0
 """Norm of an image after contrast normalisation. Source: the authors' README, by pylearn2's make_cifar10_gcn_whitened."""
+
+PIECE = 2048
+"""Images whitened at a time, to bound memory: 50 MiB of float64 for CIFAR."""
 
 ZCA_BIAS = 0.1
 """Added to the covariance's eigenvalues. Source: pylearn2's ZCA, default filter_bias."""
@@ -81,9 +86,9 @@ class Preprocessing:
             raise UsageError(
                 f"images of {images.shape[1:]}: this whitening is for {len(self.zca_mean)} values an image"
             )
-        for start in range(0, len(images), 2048):
-            normalised = torch.from_numpy(contrast_normalise(images[start : start + 2048])).float()
-            whitened[start : start + 2048] = ((normalised - self.zca_mean) @ self.zca_matrix).view(
+        for start in _pieces(len(images), "whitening"):
+            normalised = torch.from_numpy(contrast_normalise(images[start : start + PIECE])).float()
+            whitened[start : start + PIECE] = ((normalised - self.zca_mean) @ self.zca_matrix).view(
                 -1, *images.shape[1:]
             )
         return whitened
@@ -160,12 +165,18 @@ def contrast_normalise(images: np.ndarray) -> np.ndarray:
     return rows * (GCN_SCALE / np.where(norms < 1e-8, 1.0, norms))
 
 
+def _pieces(num_images: int, description: str) -> Iterable[int]:
+    """Where each piece of a set begins; with a progress bar where there is more than one."""
+    starts = range(0, num_images, PIECE)
+    return track(starts, description) if len(starts) > 1 else starts
+
+
 def _fit_zca(images: np.ndarray) -> dict[str, Tensor]:
     """ZCA's mean (D,) and symmetric matrix (D, D), from covariances summed in pieces in float64."""
     size = int(np.prod(images.shape[1:]))
     total, products = np.zeros(size), np.zeros((size, size))
-    for start in range(0, len(images), 4096):
-        rows = contrast_normalise(images[start : start + 4096])
+    for start in _pieces(len(images), "covariance for ZCA"):
+        rows = contrast_normalise(images[start : start + PIECE])
         total += rows.sum(axis=0)
         products += rows.T @ rows
     mean = total / len(images)

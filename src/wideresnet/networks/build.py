@@ -73,21 +73,15 @@ def create(
     _check_choice("init", init, INITS)
     _check_choice("bn_scale", bn_scale, BN_SCALES)
     if stochastic_depth is not None:
-        _check_number(
-            "stochastic_depth", stochastic_depth, 0 < _number(stochastic_depth) <= 1, "in (0, 1], or None"
-        )
+        _check_number("stochastic_depth", stochastic_depth, 0 < _number(stochastic_depth) <= 1, "in (0, 1], or None")
     if norm == "group" and bn_momentum != 0.1:
         warnings.warn(f"bn_momentum={bn_momentum} has no effect with norm='group'", stacklevel=2)
     if dropout and parsed.convs_per_block == 1:
-        warnings.warn(
-            f"dropout={dropout} has no effect in {parsed}: its blocks have one convolution", stacklevel=2
-        )
+        warnings.warn(f"dropout={dropout} has no effect in {parsed}: its blocks have one convolution", stacklevel=2)
 
     style = Style(activation, norm, bn_momentum, bn_eps, dropout)
     kind = PreActNet if parsed.preactivation else PostActNet
-    network = kind(
-        parsed, num_classes, in_channels, style, _survival(sum(parsed.num_blocks), stochastic_depth)
-    )
+    network = kind(parsed, num_classes, in_channels, style, _survival(sum(parsed.num_blocks), stochastic_depth))
     _initialise(network, init, bn_scale)
     network.options = {
         "family": parsed.family,

@@ -112,9 +112,7 @@ def _on_meta(model: nn.Module) -> nn.Module:
     for tensor in [*model.parameters(), *model.buffers()]:
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
         twin = torch.empty_like(tensor, device="meta", dtype=dtype)
-        memo[id(tensor)] = (
-            nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
-        )
+        memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
     return copy.deepcopy(model, memo)
 
 
@@ -124,9 +122,7 @@ def _in_channels(model: nn.Module) -> int:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             return module.in_channels
-    raise UsageError(
-        f"cost: {type(model).__name__} has no convolution to tell how many channels its input has"
-    )
+    raise UsageError(f"cost: {type(model).__name__} has no convolution to tell how many channels its input has")
 
 
 def _measure(model: nn.Module, images: Tensor) -> tuple[dict[nn.Module, int], int]:

@@ -89,13 +89,9 @@ class Network(nn.Module):
         if not isinstance(x, torch.Tensor):
             raise UsageError(f"{self.name}: the input is a {type(x).__name__}, not a tensor (B, C, H, W)")
         if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise UsageError(
-                f"{self.name}: the input has shape {tuple(x.shape)}, not (B, {self.in_channels}, H, W)"
-            )
+            raise UsageError(f"{self.name}: the input has shape {tuple(x.shape)}, not (B, {self.in_channels}, H, W)")
         if not x.is_floating_point():
-            raise UsageError(
-                f"{self.name}: the input is {x.dtype}; normalise the images to a floating type first"
-            )
+            raise UsageError(f"{self.name}: the input is {x.dtype}; normalise the images to a floating type first")
 
 
 class PreActNet(Network):
@@ -152,9 +148,7 @@ class PreActNet(Network):
 
     def stage_modules(self) -> dict[str, list[nn.Module]]:
         stem: list[nn.Module] = [self.stem] if self.stem_norm is None else [self.stem, self.stem_norm]
-        groups: dict[str, list[nn.Module]] = {
-            f"conv{g}": [group] for g, group in enumerate(self.groups, start=2)
-        }
+        groups: dict[str, list[nn.Module]] = {f"conv{g}": [group] for g, group in enumerate(self.groups, start=2)}
         return {"conv1": stem, **groups, "pooled": [self.norm], "fc": [self.fc]}
 
 

@@ -76,6 +76,16 @@ def peak_memory_mib(device: str) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
+def memory_in_use_bytes(device: str) -> int:
+    """Memory held now: by PyTorch's tensors on a GPU, by the whole process on a CPU."""
+    if device == "cuda":
+        return torch.cuda.memory_allocated()
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):  # not Linux: the peak so far is the best that is known
+        return int(peak_memory_mib(device) * 2**20)
+
+
 def available_memory_bytes(device: str) -> int:
     """Memory that can be had now; 0 where the system does not say."""
     if device == "cuda":
@@ -89,6 +99,7 @@ def available_memory_bytes(device: str) -> int:
 def describe(device: str) -> dict[str, Any]:
     """Hardware, versions and command, for `env.json`."""
     versions = {name: importlib.metadata.version(name) for name in ("wideresnet", "torch", "torchvision", "numpy")}
+    versions["torch"] = str(torch.__version__)  # with its build, e.g. +cpu, which the package's metadata leaves out
     return {
         "command": " ".join(["wrn", *map(shlex.quote, sys.argv[1:])]) if Path(sys.argv[0]).name == "wrn" else "python",
         "python": platform.python_version(),

@@ -10,7 +10,7 @@ import torch
 
 from wideresnet.networks.cost import cost
 from wideresnet.text import human_bytes, human_count, human_seconds
-from wideresnet.training.machine import available_memory_bytes, synchronise
+from wideresnet.training.machine import available_memory_bytes, memory_in_use_bytes, synchronise
 from wideresnet.training.prepare import Job, make_optimizer
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.step import Meter, train_step
@@ -29,7 +29,8 @@ class Plan:
         flops: forward and backward of the whole run, direct convolution, without evaluation.
         seconds: expected, from timing a few steps on this machine; evaluation included.
         probe_images: size of the batch that was timed.
-        memory_bytes: expected peak of tensors: weights, gradients, momentum, activations, the resident data.
+        memory_bytes: expected peak: what is held now (data, weights; on a CPU the whole process), and what is still to
+            come: gradients, momentum, activations.
     """
 
     steps_per_epoch: int
@@ -65,8 +66,7 @@ def make_plan(job: Job) -> Plan:
     probe_images = max(1, min(recipe.batch_size, 32, int(PROBE_FLOPS / max(1, counted.training_flops))))
     image_s = _seconds_per_image(job, probe_images)
     evaluated = recipe.epochs * len(job.validation.labels)
-    weights = 4 * counted.params * (4 if recipe.ema_decay else 3)
-    resident = feed.padded.nbytes + job.test.images.nbytes
+    still_to_come = 4 * counted.params * (3 if recipe.ema_decay else 2)  # gradients, momentum, averaged weights
     return Plan(
         steps_per_epoch=feed.num_batches,
         num_steps=recipe.epochs * feed.num_batches,
@@ -74,7 +74,7 @@ def make_plan(job: Job) -> Plan:
         flops=float(counted.training_flops) * images * areas,
         seconds=image_s * (areas * images + evaluated / 3),
         probe_images=probe_images,
-        memory_bytes=weights + counted.activation_bytes + resident,
+        memory_bytes=memory_in_use_bytes(job.device) + still_to_come + counted.activation_bytes,
         available_bytes=available_memory_bytes(job.device),
     )
 
