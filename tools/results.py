@@ -37,12 +37,19 @@ def summary(records: list[dict[str, Any]], prefix: str = "") -> str:
     ]
     for record in records:
         result = record["result"]
-        rows.append(
-            f"| {result['network']} | {result['dataset']} | [{result['recipe']}]({prefix}{record['folder']}/recipe.json)"
-            f" | {result['epochs']} | {human_count(result['params'])} | {result['test_error_pct']:.2f} % "
-            f"(seed {result['seed']}) | {result['images_per_s']:,.0f} | {human_seconds(result['seconds'])} "
-            f"| {hardware(record)} |"
+        link = f"[{result['recipe']}]({prefix}{record['folder']}/recipe.json)"
+        cells = (
+            result["network"],
+            result["dataset"],
+            link,
+            result["epochs"],
+            human_count(result["params"]),
+            f"{result['test_error_pct']:.2f} % (seed {result['seed']})",
+            f"{result['images_per_s']:,.0f}",
+            human_seconds(result["seconds"]),
+            hardware(record),
         )
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)
 
 

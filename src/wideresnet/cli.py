@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from wideresnet.config import Recipe
 from wideresnet.errors import UsageError, WRNError
@@ -36,9 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, not a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with exit code 2."""
+        self.exit(UsageError.exit_code, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="wrn",
         description="Wide Residual Networks: every network of the paper, trained to the paper's number.",
         epilog="wrn VERB --help explains a verb and shows an example.",
@@ -133,6 +141,8 @@ def _recipe_to_start(args: argparse.Namespace) -> tuple[Recipe, Recipe | None, A
     """Recipe, recipe without overrides, data and folder of a new run."""
     if args.network is None or args.data is None:
         raise UsageError("wrn train: needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
+    if args.out:  # before the data is loaded, which can take long
+        RunFolder(args.out).check_free(overwrite=args.overwrite)
     from wideresnet.training import resolve_for_data
 
     recipe, base, dataset = resolve_for_data(args.recipe or "paper", args.network, args.data, given_flags(args))

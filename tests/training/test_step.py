@@ -41,7 +41,7 @@ class SlowSgd:
         recipe = self.recipe
         for name, parameter in self.network.named_parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
-            if recipe.weight_decay_on == "all" or "weight" in name and parameter.ndim > 1:
+            if recipe.weight_decay_on == "all" or ("weight" in name and parameter.ndim > 1):
                 gradient += recipe.weight_decay * parameter
             if name not in self.velocity:
                 self.velocity[name] = gradient.clone()

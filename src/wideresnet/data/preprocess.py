@@ -15,7 +15,8 @@ from wideresnet.errors import DataError, UsageError
 from wideresnet.progress import track
 
 GCN_SCALE = 55.0
-"""Norm of an image after contrast normalisation. Source: the authors' README, by pylearn2's make_cifar10_gcn_whitened."""
+"""Norm of an image after contrast normalisation. Source: pylearn2's make_cifar10_gcn_whitened, named in the README
+of the authors."""
 
 PIECE = 2048
 """Images whitened at a time, to bound memory: 50 MiB of float64 for CIFAR."""

@@ -51,6 +51,8 @@ def fit(
         WRNError: the loss is not finite, or the disk is full; the last checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
     """
+    if not checkpoint_every_s >= 0:
+        raise UsageError(f"checkpoint_every_s {checkpoint_every_s}: must be 0 or more seconds")
     folder = RunFolder(out)
     if resume:
         recipe = _recipe_to_resume(folder, recipe)

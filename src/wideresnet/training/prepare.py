@@ -67,6 +67,8 @@ def resolve_for_data(
         recipe, network, data, overrides: as for `recipes.resolve`.
     """
     overrides = overrides or {}
+    if not is_ambiguous(network):  # a wrong name is told before the data is read
+        parse(network, overrides.get("family"))
     first = resolve(recipe, network, data, overrides)
     dataset = load_for(first)
     know = {"known_as": dataset.name, "num_train": len(dataset.train)}
