@@ -23,7 +23,7 @@ results: $(READY)
 	$(BIN)/python tools/results.py
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs/demo
 
 # Made again only when pyproject.toml changes. A pip from before 25.1 does not know --group, so pip itself comes first.
 $(READY): pyproject.toml

@@ -19,10 +19,16 @@ from rich.progress import (
 T = TypeVar("T")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read stderr has gone: go on in silence, since losing the display must not lose the run."""
+        self.quiet = True
+
+
 @functools.cache
 def console() -> Console:
-    """The one console for everything that is not a result."""
-    return Console(stderr=True, highlight=False, soft_wrap=not Console(stderr=True).is_terminal)
+    """The one console for everything that is not a result; what it prints is text, not markup, unless asked."""
+    return _Console(stderr=True, highlight=False, soft_wrap=not Console(stderr=True).is_terminal)
 
 
 def bar(*columns: str) -> Progress:

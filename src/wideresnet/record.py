@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from wideresnet.config import Recipe
-from wideresnet.errors import UsageError, WRNError
+from wideresnet.errors import DataError, UsageError, WRNError
+
+CONFIG, MODEL, MATRICES = "config.json", "model.safetensors", "preprocessing.safetensors"
+"""The files of a weights folder, alone or in a run's: the Hugging Face hub's names, and ZCA's matrices."""
 
 
 class RunFolder:
@@ -30,6 +33,15 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.curves = self.path / "curves.png"
         self.pictures = self.path / "predictions.png"
+        self.config = self.path / CONFIG
+        self.weights = self.path / MODEL
+        self.matrices = self.path / MATRICES
+
+    @property
+    def own(self) -> tuple[Path, ...]:
+        """All that a run leaves, `recipe.json` last: while that is there the folder is known for a run's."""
+        files = [path for name, path in vars(self).items() if name not in ("path", "recipe")]
+        return (*files, self.recipe)
 
     def is_used(self) -> bool:
         """Whether anything is in the folder, other than what a kill left half written; a file in its place counts."""
@@ -56,48 +68,84 @@ class RunFolder:
                 f"--out {self.path}: holds a run already; go on with it by --resume, replace it by --overwrite, "
                 "or choose another --out"
             )
+        own = {path.name for path in self.own}
+        if strangers := [path.name for path in self.path.iterdir() if path.name not in own and not _is_part(path)]:
+            raise UsageError(
+                f"--overwrite --out {self.path}: holds {sorted(strangers)[0]!r} too, which is not the run's; "
+                "choose another --out"
+            )
 
     def create(self, *, overwrite: bool = False) -> None:
-        """Make the folder empty; a used one as `check_free` allows.
+        """Make the folder, and empty it of a run as `check_free` allows.
 
         Raises:
             UsageError: the folder is used.
         """
         self.check_free(overwrite=overwrite)
-        if self.path.exists():
-            shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        remove_parts(self.path)
+        for path in self.own:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def read_result(self) -> dict[str, Any]:
-        """What a finished run came to."""
-        return json.loads(self.result.read_text())
+        """What a finished run came to.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        try:
+            result = json.loads(self.result.read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.result}: cannot be read ({error}); the file was damaged") from None
+        if not isinstance(result, dict):
+            raise DataError(f"{self.result}: must be a JSON object, this is {type(result).__name__}")
+        return result
 
     def read_recipe(self) -> Recipe:
         """The recipe of the run in this folder."""
         return Recipe.from_file(self.recipe)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The records of finished epochs, in order; a last line cut off by a kill is left out."""
+        """The records of finished epochs, in order; a last line cut off by a kill is left out.
+
+        Raises:
+            DataError: another line is not the record of an epoch.
+        """
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text().splitlines()
+        lines = self.metrics.read_text(errors="replace").splitlines()
         records = []
         for number, line in enumerate(lines):
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
-                if number != len(lines) - 1:
-                    raise WRNError(f"{self.metrics} line {number + 1}: not JSON; the file was damaged") from None
+                if number == len(lines) - 1:
+                    break
+                record = None
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                raise DataError(f"{self.metrics} line {number + 1}: not the record of an epoch; the file was damaged")
+            records.append(record)
         return records
 
     def write_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         """Replace the records, e.g. by those up to the checkpoint that a run goes on from."""
-        write_atomic(self.metrics, "".join(json.dumps(record) + "\n" for record in records).encode())
+        write_atomic(self.metrics, "".join(_line(record) for record in records).encode())
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add the record of one epoch."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        line = _line(record).encode()
+        try:
+            with self.metrics.open("ab") as file:
+                file.write(line)
+        except OSError as error:
+            raise _full_disk(error, self.metrics, len(line)) from None
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
 
 
 def remove_parts(folder: Path) -> None:
@@ -113,7 +161,7 @@ def _is_part(path: Path) -> bool:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON document so that a reader sees the old one or the new one, never a part."""
-    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -131,9 +179,14 @@ def write_atomic(path: Path, content: bytes) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise WRNError(
-                f"{path}: no space left on the disk for {len(content):,} bytes; what was saved before is whole: free "
-                "some space and go on with --resume"
-            ) from None
-        raise
+        raise _full_disk(error, path, len(content)) from None
+
+
+def _full_disk(error: OSError, path: Path, num_bytes: int) -> Exception:
+    """What a full disk is called; any other error stays what it is."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return WRNError(
+        f"{path}: no space left on the disk for {num_bytes:,} bytes; what was saved before is whole: free some space "
+        "and go on with --resume"
+    )

@@ -151,7 +151,7 @@ def _headline(run: Run) -> list[str]:
     ]
     published = [
         f"{value:.2f} % (Table {row.table}{', dropout' if row.dropout else ''})"
-        for row in paper.results(network=recipe.network)
+        for row in paper.results(network=recipe.network, family=recipe.family)
         if (value := getattr(row, f"{result['dataset']}_pct", None)) is not None
     ]
     if published:

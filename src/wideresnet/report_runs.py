@@ -18,7 +18,6 @@ from wideresnet.errors import DataError, UsageError, WRNError
 from wideresnet.figures import Curve
 from wideresnet.record import RunFolder
 from wideresnet.training.prepare import load_for
-from wideresnet.weights import CONFIG
 
 RESULT_FIELDS = (
     "dataset", "params", "epochs", "test_error_pct", "test_loss", "num_test_images", "seconds", "images_per_s",
@@ -110,7 +109,7 @@ def _read_result(path: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); the file was damaged") from None
     if not isinstance(values, dict):
         raise DataError(f"{path}: must be a JSON object, this is {type(values).__name__}")
@@ -175,7 +174,7 @@ def read_answers(run: Run) -> tuple[Answers | None, Dataset | None, str]:
 
 def _class_names(run: Run, dataset: Dataset | None, num_classes: int) -> tuple[str, ...]:
     """The names that the weights carry, else the data's, else numbers."""
-    config = run.folder.path / CONFIG
+    config = run.folder.config
     names = _read_json(config).get("class_names") if config.is_file() else None
     if not isinstance(names, list) or len(names) != num_classes:
         names = dataset.class_names if dataset else range(num_classes)

@@ -20,9 +20,10 @@ from torch import Tensor
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.errors import DataError, UsageError
 from wideresnet.networks import Network, create
-from wideresnet.record import write_atomic, write_json
+from wideresnet.record import CONFIG, MATRICES, MODEL, RunFolder, write_atomic, write_json
 
-CONFIG, MODEL, MATRICES = "config.json", "model.safetensors", "preprocessing.safetensors"
+MAX_SIDE_PX = 8000
+"""The largest input size believed: one image of it is within what may be decoded (64 megapixels)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def read_weights(path: str | Path) -> Weights:
     path = Path(path)
     folder, model = (path, path / MODEL) if path.is_dir() else (path.parent, path)
     if not model.is_file():
-        started = " (a run that has not finished; go on with --resume)" if (folder / "recipe.json").is_file() else ""
+        started = " (a run that has not finished; go on with --resume)" if RunFolder(folder).is_run() else ""
         raise UsageError(f"{path}: no {MODEL} there{started}; give a finished run folder or a weights folder")
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{model}: no {CONFIG} beside it, so the network, classes and preprocessing are unknown")
@@ -85,7 +86,9 @@ def read_weights(path: str | Path) -> Weights:
         names, (height, width) = tuple(map(str, config["class_names"])), map(int, config["input_size"])
         matrices = _read_tensors(folder / MATRICES) if config["preprocessing"]["kind"] == "zca" else {}
         preprocessing = Preprocessing.from_config(config["preprocessing"], matrices)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE_PX:
+            raise ValueError(f"input_size {height}x{width}: sides must be 1 to {MAX_SIDE_PX} px")
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise DataError(f"{folder / CONFIG}: not a network's configuration ({_one_line(error)})") from None
     _load_into(network, _read_tensors(model), model)
     if len(names) != network.num_classes:

@@ -80,7 +80,7 @@ def test_a_constant_channel_is_refused_with_the_way_out() -> None:
 
 
 def test_a_kind_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UsageError, match="^preprocessing 'pca': one of mean_std, zca, scale$"):
+    with pytest.raises(UsageError, match=r"^preprocessing 'pca': one of mean_std, zca, scale$"):
         Preprocessing.fit("pca", random_images())
 
 

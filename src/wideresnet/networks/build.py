@@ -18,6 +18,7 @@ ACTIVATIONS = ("relu", "leaky_relu", "silu")
 NORMS = ("batch", "group")
 INITS = ("fan_in", "fan_out")
 BN_SCALES = ("one", "uniform")
+MAX_COUNT = 10**6  # classes or channels: far beyond any data set, small enough for every product of sizes
 
 
 def create(
@@ -124,8 +125,8 @@ def _check_number(option: str, value: Any, legal: bool, rule: str) -> None:
 
 
 def _check_count(option: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(f"{option}={value!r}: must be a whole number, at least 1")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_COUNT:
+        raise UsageError(f"{option}={value!r}: must be a whole number from 1 to {MAX_COUNT}")
 
 
 def _check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
