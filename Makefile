@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test check results clean
 
 demo: $(READY)
-	$(BIN)/wrn train WRN-10-2 --data digits --recipe quick --out runs/demo --overwrite
+	$(BIN)/wrn train WRN-10-1 --data digits --recipe quick --out runs/demo --overwrite
 
 test: $(READY) check
 	$(BIN)/python -m pytest -n 2

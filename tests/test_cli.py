@@ -122,7 +122,7 @@ def test_eval_predict_info_report_and_cache_speak_to_people(
     [
         (("train", "WRN-29-10", "--data", "digits"), 2, "WRN-28-10"),
         (("train", "WRN-28-1.03", "--data", "digits"), 2, "WRN-28"),
-        (("train", "WRN-40-2-B(2,3)", "--data", "digits"), 2, "odd"),
+        (("train", "WRN-40-2-B(2,3)", "--data", "digits"), 2, "1, 3, 5 or 7"),
         (("train", "WRN-16-4", "--data", "cifar11"), 2, "cifar10"),
         (("train", "WRN-16-4", "--data", "/no/such/folder"), 2, "/no/such/folder"),
         (("train", "WRN-16-4"), 2, "--data"),
@@ -135,7 +135,7 @@ def test_eval_predict_info_report_and_cache_speak_to_people(
         (("train", "WRN-16-4", "--data", "digits", "--image-scales", "x"), 2, "--image-scales"),
         (("train", "WRN-16-4", "--data", "digits", "--activation", "gelu"), 2, "relu"),
         (("eval", "/no/such/run", "--data", "digits"), 2, "model.safetensors"),
-        (("predict", "/no/such/run", "x.png"), 2, "model.safetensors"),
+        (("predict", "/no/such/run", "x.png"), 2, "x.png"),
         (("info", "WRN-34-2"), 2, "family"),
         (("info", "WideResNet-28-10"), 2, "WRN-28-10"),
         (("report", "/no/such/run"), 2, "/no/such/run"),

@@ -132,7 +132,7 @@ def test_no_drop_at_all_is_legal() -> None:
 
 
 @pytest.mark.parametrize("values", [{"momentum": 0.0}, {"dampening": 0.1}])
-def test_nesterov_without_momentum_or_with_dampening_is_refused_and_the_way_out_named(values: dict[str, float]) -> None:
+def test_nesterov_without_momentum_or_with_dampening_is_refused_and_the_way_out_named(values: dict[str, Any]) -> None:
     message = refusal(**values)
     assert message.startswith("nesterov needs momentum > 0 and dampening 0, got momentum ")
     assert message.endswith("use --no-nesterov")
@@ -173,7 +173,6 @@ def test_lists_and_whole_floats_from_json_become_the_fields_types() -> None:
     hash(recipe)
 
 
-fraction = st.floats(0, 1)
 recipes = st.builds(
     Recipe,
     network=st.text(max_size=20),
@@ -186,7 +185,7 @@ recipes = st.builds(
     flip=st.booleans(),
     weight_decay=st.floats(0, 1),
     limit=st.none() | st.integers(1, 10**9),
-    stochastic_depth=st.none() | fraction,
+    stochastic_depth=st.none() | st.floats(0.01, 1),
     family=st.sampled_from([None, "cifar", "imagenet"]),
     seed=st.integers(0, 2**70),
 )

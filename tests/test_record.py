@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wideresnet.config import Recipe
-from wideresnet.errors import UsageError, WRNError
+from wideresnet.errors import DataError, UsageError, WRNError
 from wideresnet.record import RunFolder, remove_parts, write_atomic, write_json
 
 
@@ -65,6 +65,25 @@ def test_a_run_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert files(folder.path) == []
 
 
+def test_replacing_a_run_never_removes_what_is_not_the_runs(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    (folder.path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"holds 'thesis\.tex' too, which is not the run's; choose another --out$"):
+        folder.create(overwrite=True)
+    assert files(folder.path) == ["recipe.json", "thesis.tex"]
+
+
+def test_replacing_a_run_removes_all_that_a_run_leaves(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    folder.checkpoint.mkdir()
+    (folder.checkpoint / "step").write_text("x")
+    for path in folder.own:
+        if not path.exists():
+            path.write_text("x")
+    folder.create(overwrite=True)
+    assert files(folder.path) == []
+
+
 def test_what_a_kill_left_half_written_does_not_make_a_folder_used(tmp_path: Path) -> None:
     (tmp_path / ".recipe.json.123.part").write_text("{")
     assert not RunFolder(tmp_path).is_used()
@@ -91,10 +110,18 @@ def test_a_result_is_read_back(tmp_path: Path) -> None:
     assert folder.read_result() == {"test_error_pct": 3.89}
 
 
+@pytest.mark.parametrize("content", ["", '{"test_error_pct": 3.', "[3.89]", "null"])
+def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
+    folder = started_run(tmp_path / "run")
+    folder.result.write_text(content)
+    with pytest.raises(DataError, match=r"result\.json"):
+        folder.read_result()
+
+
 def test_records_come_back_in_order_and_exact(tmp_path: Path) -> None:
     folder = started_run(tmp_path / "run")
     assert folder.read_metrics() == []
-    records = [{"epoch": 1, "train_loss": 0.1 + 0.2}, {"epoch": 2, "train_loss": 1 / 3}]
+    records = [{"step": 1, "train_loss": 0.1 + 0.2}, {"step": 2, "train_loss": 1 / 3}]
     for record in records:
         folder.append_metrics(record)
     assert folder.read_metrics() == records
@@ -102,26 +129,47 @@ def test_records_come_back_in_order_and_exact(tmp_path: Path) -> None:
 
 def test_records_can_be_cut_back_to_a_checkpoint_and_go_on(tmp_path: Path) -> None:
     folder = started_run(tmp_path / "run")
-    for epoch in (1, 2, 3):
-        folder.append_metrics({"epoch": epoch})
-    folder.write_metrics(record for record in folder.read_metrics() if record["epoch"] <= 1)
-    folder.append_metrics({"epoch": 2, "again": True})
-    assert folder.read_metrics() == [{"epoch": 1}, {"epoch": 2, "again": True}]
+    for step in (1, 2, 3):
+        folder.append_metrics({"step": step})
+    folder.write_metrics(record for record in folder.read_metrics() if record["step"] <= 1)
+    folder.append_metrics({"step": 2, "again": True})
+    assert folder.read_metrics() == [{"step": 1}, {"step": 2, "again": True}]
 
 
 def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     folder = started_run(tmp_path / "run")
-    folder.append_metrics({"epoch": 1})
+    folder.append_metrics({"step": 1})
     with folder.metrics.open("a") as file:
-        file.write('{"epoch": 2, "train_l')
-    assert folder.read_metrics() == [{"epoch": 1}]
+        file.write('{"step": 2, "train_l')
+    assert folder.read_metrics() == [{"step": 1}]
 
 
-def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [b'{"st', b"[1]", b"null", b"{}", b'{"step": "2"}', b"\xff\xfe", b""])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, line: bytes) -> None:
     folder = started_run(tmp_path / "run")
-    folder.metrics.write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n')
-    with pytest.raises(WRNError, match=r"metrics\.jsonl line 2: not JSON; the file was damaged$"):
+    folder.metrics.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl line 2: not the record of an epoch; the file was damaged$"):
         folder.read_metrics()
+
+
+def test_a_full_disk_while_a_record_is_added_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = started_run(tmp_path / "run")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(WRNError, match=r"metrics\.jsonl: no space left on the disk"):
+        folder.append_metrics({"step": 1})
+
+
+def test_no_file_holds_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="JSON"):
+        folder.append_metrics({"step": 1, "train_loss": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(folder.result, {"test_loss": float("inf")})
+    assert files(folder.path) == ["recipe.json"]
 
 
 def test_json_is_readable_by_people_and_machines(tmp_path: Path) -> None:

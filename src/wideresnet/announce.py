@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from wideresnet.config import Recipe
 from wideresnet.flags import show_value
 from wideresnet.progress import console
 from wideresnet.recipes import overridden
+from wideresnet.record import RunFolder
 from wideresnet.training import Job, Plan
 
 
@@ -22,17 +24,19 @@ def announce_run(job: Job, plan: Plan, base: Recipe | None) -> None:
     """
     recipe = job.recipe
     changed = {} if base is None else overridden(recipe, base)
-    for name in ("network", "family", "precision"):  # settled for the user, not by her
-        changed.pop(name, None)
+    changed.pop("network", None)  # only spelt differently
+    for name in ("family", "precision"):
+        if base and getattr(base, name) in ("auto", None):  # settled by data and machine
+            changed.pop(name, None)
     out = console()
-    table = Table(title=f"{recipe.network} on {job.dataset_name}, recipe {recipe.recipe}", show_header=False)
+    table = Table(title=escape(f"{recipe.network} on {job.dataset_name}, recipe {recipe.recipe}"), show_header=False)
     table.add_column(style="bold")
     table.add_column()
     groups: dict[str, list[str]] = {}
     for field in dataclasses.fields(Recipe):
-        text = f"{field.name} {show_value(getattr(recipe, field.name))}"
+        text = escape(f"{field.name} {show_value(getattr(recipe, field.name))}")
         if field.name in changed:
-            text = f"[yellow]{text} (recipe: {show_value(changed[field.name][0])})[/]"
+            text = f"[yellow]{text} (recipe: {escape(show_value(changed[field.name][0]))})[/]"
         groups.setdefault(field.metadata["group"], []).append(text)
     for group, texts in groups.items():
         if group != "what":
@@ -41,7 +45,7 @@ def announce_run(job: Job, plan: Plan, base: Recipe | None) -> None:
     train, test = job.feed.num_images, len(job.test.labels)
     height, width = job.feed.size
     table.add_row("data", f"{train:,} training and {test:,} test images of {height}x{width}, "
-                  f"{len(job.class_names)} classes, from {recipe.data}")  # fmt: skip
+                  f"{len(job.class_names)} classes, from {escape(recipe.data)}")  # fmt: skip
     for name, value in plan.lines():
         table.add_row(name, value)
     table.add_row("device", f"{job.device}, {recipe.precision}")
@@ -52,16 +56,16 @@ def announce_run(job: Job, plan: Plan, base: Recipe | None) -> None:
         out.print(f"note: {note}", markup=False)
 
 
-def show_result(result: dict[str, Any], files: Any) -> None:
-    """The result and where its pictures are, on stdout."""
+def show_result(result: dict[str, Any]) -> None:
+    """The result, on stdout."""
     print(
         f"test error {result['test_error_pct']:.2f} % (epoch {result['epochs']}, the last, on all "
         f"{result['num_test_images']:,} test images)"
     )
-    for label, path in (
-        ("curves", files.curves),
-        ("predictions", files.predictions),
-        ("run page", files.page),
-    ):
-        if path is not None:
+
+
+def show_pictures(run: RunFolder) -> None:
+    """Where the pictures of a run are, on stdout."""
+    for label, path in (("curves", run.curves), ("predictions", run.pictures), ("run page", run.report)):
+        if path.is_file():
             print(f"{label:<12} {path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -19,21 +20,47 @@ from wideresnet.record import RunFolder
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0, 1 for a failure, 2 for a usage error, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):  # a file name that the terminal cannot show must not end the program
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = make_parser().parse_args(argv)
-        return args.verb(args) or 0
-    except WRNError as error:
-        print(f"wrn: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("wrn: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of stdout has gone, e.g. `wrn ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        args.verb(args)
+        sys.stdout.flush()
         return 0
+    except WRNError as error:
+        return _fail(error, error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
     except OSError as error:
-        print(f"wrn: {error}", file=sys.stderr)
-        return 1
+        _leave_stdout()
+        return (
+            0 if isinstance(error, BrokenPipeError) else _fail(error, 1)
+        )  # its reader has gone, as in `wrn ... | head`
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail("out of memory; use a smaller --batch-size, --image-size or --limit", 1)
+
+
+def _fail(message: object, code: int) -> int:
+    """Say what went wrong in one line, whatever a path or a library's message holds."""
+    print("wrn:", " ".join(str(message).split()), file=sys.stderr)
+    return code
+
+
+def _leave_stdout() -> None:
+    """Where stdout cannot be written any more, see to it that what is in its buffer does not fail again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, PyTorch's CPU allocator or a GPU has no memory left; without importing PyTorch for it."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "allocate memory" in str(error)
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,6 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate = _verb(verbs, "eval", _eval, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
     evaluate.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
     evaluate.add_argument("--data", required=True, help="as for wrn train")
+    evaluate.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
     _machine_flags(evaluate)
 
     predict = _verb(verbs, "predict", _predict, "classify image files", "wrn predict runs/my-run cat.jpg photos/")
@@ -117,7 +145,7 @@ def _machine_flags(parser: argparse.ArgumentParser, *, precision: bool = True) -
 
 def _train(args: argparse.Namespace) -> None:
     recipe, base, dataset, out = _recipe_to_resume(args) if args.resume else _recipe_to_start(args)
-    from wideresnet.announce import announce_run, show_result
+    from wideresnet.announce import announce_run, show_pictures, show_result
     from wideresnet.report import write_report
     from wideresnet.training import fit
 
@@ -130,27 +158,35 @@ def _train(args: argparse.Namespace) -> None:
         checkpoint_every_s=args.checkpoint_every,
         announce=lambda job, plan: announce_run(job, plan, base),
     )
-    files = write_report(out)
     if args.json:
         print(json.dumps(result))
     else:
-        show_result(result, files)
+        show_result(result)
+    write_report(out, dataset)
+    if not args.json:
+        show_pictures(RunFolder(out))
 
 
 def _recipe_to_start(args: argparse.Namespace) -> tuple[Recipe, Recipe | None, Any, Path]:
     """Recipe, recipe without overrides, data and folder of a new run."""
-    if args.network is None or args.data is None:
+    name, network, data = args.recipe or "paper", args.network, args.data
+    if Path(name).is_file():
+        stored = Recipe.from_file(Path(name))
+        network, data = network or stored.network, data or stored.data
+    if network is None or data is None:
         raise UsageError("wrn train: needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
     if args.out:  # before the data is loaded, which can take long
         RunFolder(args.out).check_free(overwrite=args.overwrite)
     from wideresnet.training import resolve_for_data
 
-    recipe, base, dataset = resolve_for_data(args.recipe or "paper", args.network, args.data, given_flags(args))
+    recipe, base, dataset = resolve_for_data(name, network, data, given_flags(args))
     return recipe, base, dataset, args.out or _new_run_folder(recipe.network, dataset.name, recipe.recipe)
 
 
 def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Path]:
     """The stored recipe with what was asked for on top, which `fit` compares, and the folder."""
+    if args.overwrite:
+        raise UsageError("--resume --overwrite: one goes on with a run, the other replaces it; choose one")
     if args.out is None:
         raise UsageError("--resume: needs --out, the run folder to go on with")
     folder = RunFolder(args.out)
@@ -163,13 +199,17 @@ def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Pat
 def _new_run_folder(network: str, data: str, recipe: str) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{network}-{data}-{recipe}-{stamp}"
-    return Path(os.environ.get("WRN_RUNS", "runs")) / "".join(c if c.isalnum() or c in "-._" else "_" for c in name)
+    return Path(os.path.expanduser(os.environ.get("WRN_RUNS") or "runs")) / "".join(
+        c if c.isalnum() or c in "-._" else "_" for c in name
+    )
 
 
 def _eval(args: argparse.Namespace) -> None:
     from wideresnet.evaluation import evaluate_weights, render
 
-    result = evaluate_weights(args.weights, args.data, device=args.device, precision=args.precision)
+    result = evaluate_weights(
+        args.weights, args.data, device=args.device, precision=args.precision, skip_unreadable=args.skip_unreadable
+    )
     _show(args, result, render)
 
 
@@ -224,7 +264,7 @@ def _cache(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps({"folder": str(data_root()), "contents": contents}))
         return
-    print(f"{data_root()} (set WRN_DATA to move it)")
+    print(f"{data_root()} (set WRN_DATA to move it); decoded images, which --clear removes, and downloads:")
     for name, num_bytes, source in contents:
         print(f"  {human_bytes(num_bytes):>10}  {source}  {name}")
 

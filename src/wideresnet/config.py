@@ -63,7 +63,12 @@ class Recipe:
         group="schedule",
     )
     warmup_fraction: float = _field(
-        0.0, "one_cycle: share of the steps in which lr rises", low=0, high=1, group="schedule"
+        0.0,
+        "one_cycle: share of the steps in which lr rises",
+        source="Smith & Topin 2017 (super-convergence)",
+        low=0,
+        high=1,
+        group="schedule",
     )
     reset_momentum_at_drops: bool = _field(
         True,
@@ -83,11 +88,17 @@ class Recipe:
         group="optimiser",
     )
     label_smoothing: float = _field(
-        0.0, "share of the target spread over all classes", low=0, high=1, group="optimiser"
+        0.0,
+        "share of the target spread over all classes",
+        source="Szegedy et al. 2016; 0.1 there",
+        low=0,
+        high=1,
+        group="optimiser",
     )
     ema_decay: float = _field(
         0.0,
         "decay a step of averaged weights, which are then the result; 0: off",
+        source="Polyak & Juditsky 1992",
         low=0,
         high=1,
         group="optimiser",
@@ -104,7 +115,10 @@ class Recipe:
         "reflection", "what the padding holds", PAPER, choices=("reflection", "zero"), group="feed"
     )
     image_scales: tuple[tuple[float, float], ...] = _field(
-        ((0.0, 1.0),), "pairs (from this share of the epochs, train on images scaled by this)", group="feed"
+        ((0.0, 1.0),),
+        "pairs (from this share of the epochs, train on images scaled by this)",
+        source="Howard 2018, fast.ai's entry to DAWNBench",
+        group="feed",
     )
     preprocessing: str = _field(
         "mean_std",
@@ -114,21 +128,41 @@ class Recipe:
         group="feed",
     )
     image_size: int | None = _field(
-        None, "bring images to this side, px (own images of many sizes: 64)", low=8, high=1024, group="feed"
+        None,
+        "bring images to this side, px (own images of many sizes: 64)",
+        source="own choice; the paper has 32",
+        low=8,
+        high=1024,
+        group="feed",
     )
     extra_data: bool = _field(False, "svhn: train on its 531,131 extra images too", PAPER, group="feed")
-    limit: int | None = _field(None, "train on only so many images, drawn by the seed", low=1, group="feed")
+    limit: int | None = _field(
+        None, "train on only so many images, drawn by the seed", source="own choice, for trials", low=1, group="feed"
+    )
     holdout: int = _field(
         0,
         "validate on so many training images; the test set is then used once, at the end",
+        source="own choice; the paper has none",
         low=0,
         group="feed",
     )
     skip_unreadable: bool = _field(
-        False, "leave out images that cannot be read (listed), instead of stopping", group="feed"
+        False, "leave out images that cannot be read (listed), instead of stopping", source="own choice", group="feed"
     )
-    eval_every: int = _field(1, "epochs between evaluations; the last is always evaluated", low=1, group="feed")
-    family: str | None = _field(None, "reading of a name that has two", choices=("cifar", "imagenet"), group="network")
+    eval_every: int = _field(
+        1,
+        "epochs between evaluations; the last is always evaluated",
+        source="own choice; the paper has 1",
+        low=1,
+        group="feed",
+    )
+    family: str | None = _field(
+        None,
+        "reading of a name that has two",
+        source="paper, Tables 1 and 7",
+        choices=("cifar", "imagenet"),
+        group="network",
+    )
     dropout: float = _field(
         0.0,
         "dropout before a block's second and later convolutions",
@@ -145,11 +179,11 @@ class Recipe:
         0.1,
         "weight of the newest batch in BN's running statistics",
         "Torch 7's default",
-        low=0,
+        low=1e-6,
         high=1,
         group="network",
     )
-    bn_eps: float = _field(1e-5, "epsilon of the normalisation", "Torch 7's default", low=0, group="network")
+    bn_eps: float = _field(1e-5, "epsilon of the normalisation", "Torch 7's default", low=1e-12, group="network")
     init: str = _field(
         "fan_in",
         "which side scales He's normal initialisation",
@@ -168,21 +202,34 @@ class Recipe:
         None,
         "survival probability of the last block (Huang et al. 2016: 0.5)",
         "paper, Table 5",
-        low=0,
+        low=1e-6,
         high=1,
         group="network",
     )
-    seed: int = _field(0, "decides initial weights, order, augmentation and dropout", low=0, group="machine")
+    seed: int = _field(
+        0,
+        "decides initial weights, order, augmentation and dropout",
+        source="own choice; the authors' default is 444",
+        low=0,
+        group="machine",
+    )
     device: str = _field(
-        "auto", "auto: cuda where there is one, else cpu", choices=("auto", "cpu", "cuda"), group="machine"
+        "auto",
+        "auto: cuda where there is one, else cpu",
+        source="own choice",
+        choices=("auto", "cpu", "cuda"),
+        group="machine",
     )
     precision: str = _field(
         "auto",
         "auto: bf16 where a measurement finds it faster, else fp32",
+        source="own choice; the paper has fp32",
         choices=("auto", "fp32", "bf16"),
         group="machine",
     )
-    compile: bool = _field(False, "torch.compile the network (about a minute before the first step)", group="machine")
+    compile: bool = _field(
+        False, "torch.compile the network (about a minute before the first step)", source="own choice", group="machine"
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -275,14 +322,13 @@ def _converted(value: Any, kind: Any) -> Any:
         return tuple(_converted(item, int) for item in value)
     if kind == tuple[tuple[float, float], ...]:
         return tuple((_converted(start, float), _converted(scale, float)) for start, scale in value)
-    if kind in (bool, str):
-        if not isinstance(value, kind):
-            raise TypeError
-    elif isinstance(value, bool) or not isinstance(value, Real):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (isinstance(value, kind) if kind in (bool, str) else is_number):
         raise TypeError
-    elif kind is int and int(value) != value:
+    converted = kind(value)
+    if kind is int and converted != value:
         raise ValueError
-    return kind(value)
+    return converted
 
 
 def _check_range(field: dataclasses.Field[Any], value: Any) -> None:

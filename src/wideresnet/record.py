@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -89,6 +90,10 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+    def resume_command(self) -> str:
+        """What to type to go on with the run."""
+        return f"wrn train --resume --out {shlex.quote(str(self.path))}"
 
     def read_result(self) -> dict[str, Any]:
         """What a finished run came to.

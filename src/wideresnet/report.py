@@ -39,8 +39,12 @@ class ReportFiles:
     predictions: Path | None
 
 
-def write_report(run: str | Path) -> ReportFiles:
+def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles:
     """Write `curves.png`, `predictions.png` and `report.html` into a run folder.
+
+    Args:
+        run: the folder.
+        dataset: the run's data, where it is loaded already.
 
     An unfinished run gets its curves only; where the data cannot be loaded again the page has no pictures and says why.
 
@@ -50,15 +54,15 @@ def write_report(run: str | Path) -> ReportFiles:
     """
     read = read_run(Path(run))
     folder = read.folder
-    curves, pictures = folder.path / "curves.png", None
+    curves, pictures = folder.curves, None
     write_atomic(curves, to_png(draw_curves(read.curve)))
     body = _headline(read)
-    predictions, dataset, problem = read_answers(read)
+    predictions, dataset, problem = read_answers(read, dataset)
     if problem:
         body.append(html.paragraph(problem, "note"))
     body += _curves_section(read)
     if predictions is not None and dataset is not None:
-        pictures = folder.path / "predictions.png"
+        pictures = folder.pictures
         chosen = _sample(predictions)
         samples = _tiles(chosen, predictions, dataset)
         num_wrong = sum(tile.is_wrong for tile in samples)

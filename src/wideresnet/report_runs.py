@@ -143,8 +143,8 @@ def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path
     )
 
 
-def read_answers(run: Run) -> tuple[Answers | None, Dataset | None, str]:
-    """The stored predictions, the data they were made on, and why one of them is missing."""
+def read_answers(run: Run, dataset: Dataset | None = None) -> tuple[Answers | None, Dataset | None, str]:
+    """The stored predictions, the data they were made on (loaded again unless given), and why one is missing."""
     if run.result is None:
         return None, None, f"Not finished: {run.progress} epochs. The result will be the error after the last one."
     path = run.folder.predictions
@@ -158,10 +158,10 @@ def read_answers(run: Run) -> tuple[Answers | None, Dataset | None, str]:
     num_classes = logits.shape[-1]
     if logits.shape != (len(labels), num_classes) or not np.isin(labels, np.arange(num_classes)).all():
         raise DataError(f"{path}: logits {logits.shape} and labels {labels.shape} do not fit each other")
-    dataset, problem = None, ""
+    problem = ""
     try:
         # SVHN's extra images are for training only, and are 1.3 GB
-        dataset = load_for(dataclasses.replace(run.recipe, extra_data=False))
+        dataset = dataset or load_for(dataclasses.replace(run.recipe, extra_data=False))
     except WRNError as error:
         problem = f"No pictures, because the data could not be loaded again: {error}"
     if dataset is not None and not np.array_equal(dataset.test.labels, labels):

@@ -43,7 +43,8 @@ def test_a_batch_is_cut_as_image_by_image(
     images, padding, mode, index, top, left, flip = case
     padded = pad_images(torch.from_numpy(images), padding, mode)
     size = (images.shape[1], images.shape[2])
-    crops = crop_and_flip(padded, *(torch.from_numpy(draw) for draw in (index, top, left, flip)), size)
+    draws = [torch.from_numpy(draw) for draw in (index, top, left, flip)]
+    crops = crop_and_flip(padded, draws[0], draws[1], draws[2], draws[3], size)
     expected = np.empty((len(index), *images.shape[1:]), images.dtype)
     for i in range(len(index)):
         expected[i] = slow_crop(images[index[i]], padding, mode, int(top[i]), int(left[i]), bool(flip[i]))

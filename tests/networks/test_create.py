@@ -111,7 +111,7 @@ def test_stochastic_depth_falls_linearly_to_the_last_block() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 0}, "num_classes=0: must be a whole number from 1 to 1000000"),
+        ({"num_classes": 0}, "num_classes=0: must be a whole number from 1 to 10000000"),
         ({"num_classes": 10.0}, "num_classes=10.0"),
         ({"num_classes": True}, "num_classes=True"),
         ({"in_channels": -1}, "in_channels=-1"),

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -284,7 +285,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_can_be_resumed(
 def test_a_disk_too_small_for_checkpoints_is_refused_before_the_first_step(
     make_npz: MakeNpz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: (10**9, 10**9, 1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(WRNError, match="checkpoints need"):
         fit(small(make_npz()), tmp_path / "run")
 

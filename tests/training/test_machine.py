@@ -68,7 +68,7 @@ def test_auto_precision_is_a_precision() -> None:
 
 def test_bf16_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    with pytest.raises(UsageError, match=r"^precision bf16: this GPU has no bf16; use --precision fp32$"):
+    with pytest.raises(UsageError, match=r"^precision bf16: this GPU has no bf16; start with --precision fp32"):
         pick_precision("bf16", "cuda")
     assert pick_precision("auto", "cuda") == "fp32"
 

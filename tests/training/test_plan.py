@@ -52,7 +52,9 @@ def test_a_last_smaller_batch_costs_its_own_images() -> None:
 
 def test_time_is_that_of_the_steps_and_a_third_for_evaluated_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "_seconds_per_image", lambda _job, _num: 0.5)
-    assert make_plan(make_job()).seconds == pytest.approx(0.5 * (3 * 48 + 3 * 10 / 3))
+    assert make_plan(make_job()).seconds == pytest.approx(0.5 * (3 * 48 + (3 * 10 + 10) / 3))
+    seldom = make_plan(make_job(eval_every=2))  # after the second and the last epoch, and the result
+    assert seldom.seconds == pytest.approx(0.5 * (3 * 48 + (2 * 10 + 10) / 3))
 
 
 @pytest.mark.parametrize(("ema_decay", "num_copies"), [(0.0, 2), (0.9, 3)])

@@ -67,7 +67,7 @@ def test_a_recipe_gives_its_own_schedule() -> None:
     recipe = Recipe(lr=0.4, lr_drop_epochs=(3,), lr_drop_factor=0.1, lr_drop_at="end", reset_momentum_at_drops=False)
     assert make_schedule(recipe, 7) == Steps(0.4, 0.1, (3,), "end", False, 7)
     cycle = Recipe(schedule="one_cycle", lr=0.4, epochs=10, warmup_fraction=0.2)
-    assert make_schedule(cycle, 7) == OneCycle(0.4, pytest.approx(14), 70)
+    assert make_schedule(cycle, 7) == OneCycle(0.4, 0.2 * 70, 70)
 
 
 def test_a_schedule_counts_the_epochs_of_the_run_it_is_for() -> None:

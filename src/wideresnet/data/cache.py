@@ -40,7 +40,7 @@ class Entry:
 
 def data_root() -> Path:
     """The folder for downloads and decoded images: `$WRN_DATA`, else `~/.cache/wideresnet`."""
-    return Path(os.environ.get("WRN_DATA") or "~/.cache/wideresnet").expanduser()
+    return Path(os.path.expanduser(os.environ.get("WRN_DATA") or "~/.cache/wideresnet"))
 
 
 def key_of(folder: Path, files: Sequence[Path], **options: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def load_dataset(
     if image_size is not None and not 1 <= image_size <= _MAX_SIDE_PX:
         raise UsageError(f"image size {image_size} px: must be 1 to {_MAX_SIDE_PX}")
     name = re.sub(r"[-_ ]", "", data.lower()) if isinstance(data, str) else ""
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))
     if not str(data).strip() or (name not in FACTS and not path.exists()):
         raise UsageError(_unknown(str(data), name))
     layout = find_layout(path) if name not in FACTS else None

@@ -32,7 +32,7 @@ def read_npz(path: Path, source: str) -> Dataset:
         raise DataError(f"{path}: damaged or not an .npz; save images and labels with np.savez")
     try:
         arrays = _arrays(path)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = "damaged"
         if "allow_pickle" in str(error):
             reason = "holds pickled objects, which can run code and are never read; save plain arrays"
@@ -72,7 +72,8 @@ def read_npz(path: Path, source: str) -> Dataset:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+        arrays = {name: archive[name] for name in archive.files}
+    return {name: value for name, value in arrays.items() if isinstance(value, np.ndarray)}
 
 
 def _image_set(path: Path, arrays: dict[str, np.ndarray], image_key: str, label_key: str, notes: list[str]) -> ImageSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -102,8 +103,7 @@ class Preprocessing:
         elif self.kind == "mean_std":
             # a row of W*C numbers, because broadcasting over 3 channels alone does not fill a vector register
             num, height, width, channels = pixels.shape
-            mean = torch.tensor(self.mean, device=pixels.device).repeat(width)
-            std = torch.tensor(self.std, device=pixels.device).repeat(width)
+            mean, std = (_row(values, width, pixels.device) for values in (self.mean, self.std))
             pixels = pixels.view(num, height, width * channels).sub_(mean).div_(std).view(batch.shape)
         return pixels.permute(0, 3, 1, 2)
 
@@ -166,13 +166,19 @@ def contrast_normalise(images: np.ndarray) -> np.ndarray:
     return rows * (GCN_SCALE / np.where(norms < 1e-8, 1.0, norms))
 
 
+@functools.lru_cache(maxsize=8)
+def _row(values: tuple[float, ...], width: int, device: torch.device) -> Tensor:
+    """A value by channel, repeated for each pixel of a row; kept on the device, so that no step waits for a copy."""
+    return torch.tensor(values, device=device).repeat(width)
+
+
 def _pieces(num_images: int, description: str) -> Iterable[int]:
     """Where each piece of a set begins; with a progress bar where there is more than one."""
     starts = range(0, num_images, PIECE)
     return track(starts, description) if len(starts) > 1 else starts
 
 
-def _fit_zca(images: np.ndarray) -> dict[str, Tensor]:
+def _fit_zca(images: np.ndarray) -> dict[str, Any]:
     """ZCA's mean (D,) and symmetric matrix (D, D), from covariances summed in pieces in float64."""
     size = int(np.prod(images.shape[1:]))
     total, products = np.zeros(size), np.zeros((size, size))

@@ -18,7 +18,7 @@ ACTIVATIONS = ("relu", "leaky_relu", "silu")
 NORMS = ("batch", "group")
 INITS = ("fan_in", "fan_out")
 BN_SCALES = ("one", "uniform")
-MAX_COUNT = 10**6  # classes or channels: far beyond any data set, small enough for every product of sizes
+MAX_COUNT = 10**7  # classes or channels: far beyond any data set, small enough for every product of sizes
 
 
 def create(

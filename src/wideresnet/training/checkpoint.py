@@ -70,9 +70,13 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     damaged: list[str] = []
     for path in list_checkpoints(folder):
         try:
-            return _read(path), damaged
+            found = _read(path)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             damaged.append(f"checkpoint {path.name} is damaged ({error}); falling back to the one before")
+        else:
+            for bad in list_checkpoints(folder)[: len(damaged)]:  # or it would count as one of the two that are kept
+                bad.rename(bad.with_suffix(".damaged"))
+            return found, damaged
     if damaged:
         raise WRNError(
             f"{folder}: all {len(damaged)} checkpoints are damaged; start again with --overwrite, or put a copy back"

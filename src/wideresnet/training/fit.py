@@ -11,10 +11,12 @@ from typing import Any
 from wideresnet.config import ELSEWHERE, Recipe
 from wideresnet.data import Dataset
 from wideresnet.errors import UsageError, WRNError
+from wideresnet.names import parse
 from wideresnet.progress import console
 from wideresnet.recipes import overridden
 from wideresnet.record import RunFolder, remove_parts, write_json
 from wideresnet.text import human_bytes
+from wideresnet.training.interrupt import Interrupted
 from wideresnet.training.loop import Run
 from wideresnet.training.machine import describe
 from wideresnet.training.plan import Plan, make_plan
@@ -59,7 +61,7 @@ def fit(
         for place in (folder.path, folder.checkpoint):
             remove_parts(place)
         if folder.result.is_file():
-            console().print(f"{folder.path}: this run has finished; nothing to resume")
+            console().print(f"{folder.path}: this run has finished; nothing to resume", markup=False)
             return folder.read_result()
     else:
         folder.check_free(overwrite=overwrite)
@@ -71,9 +73,11 @@ def fit(
         folder.create(overwrite=overwrite)
         _check_space(folder, plan)
         write_json(folder.recipe, job.recipe.to_json())
-    if not folder.env.is_file():
-        write_json(folder.env, describe(job.device))
-    return Run(job, folder, checkpoint_every_s).train(resume)
+    write_json(folder.env, describe(job.device))  # of a resumed run: what it ended on
+    try:
+        return Run(job, folder, checkpoint_every_s).train(resume)
+    except KeyboardInterrupt:  # a second Ctrl-C, or one outside the steps
+        raise Interrupted(f"interrupted; go on from the last checkpoint with: {folder.resume_command()}") from None
 
 
 def _recipe_to_resume(folder: RunFolder, asked: Recipe) -> Recipe:
@@ -86,7 +90,7 @@ def _recipe_to_resume(folder: RunFolder, asked: Recipe) -> Recipe:
         **{name: getattr(stored, name) for name in ("precision", "family") if getattr(asked, name) in ("auto", None)},
     )
     for name, (old, new) in overridden(settled, stored).items():
-        if name == "network" and str(old).lower() == str(new).lower():
+        if name == "network" and str(parse(old, stored.family)) == new:  # only spelt differently
             continue
         if name not in ELSEWHERE:
             raise UsageError(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import shlex
 import shutil
 import time
 from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from wideresnet.data import ImageSet
 from wideresnet.errors import UsageError, WRNError
@@ -49,7 +48,9 @@ class Run:
             self.restore()
         else:
             self.save()  # so that a kill during the first minute can be resumed too
-        forward = torch.compile(self.network, dynamic=False) if recipe.compile else self.network
+        forward: nn.Module = self.network
+        if recipe.compile:
+            forward = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]  # a module for a module
         self.network.train()
         columns = ("loss {task.fields[loss]}", "error {task.fields[error]}", "{task.fields[rate]} images/s")
         total = recipe.epochs * feed.num_batches
@@ -124,6 +125,14 @@ class Run:
             f"{self.folder.checkpoint}; start again with a lower --lr (or --precision fp32)"
         )
 
+    def check_weights(self) -> None:
+        """Refuse to keep weights that are not finite: a finite loss can have gradients that are not."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
+            raise WRNError(
+                f"the weights are not finite after step {self.step:,}, lr {self.job.schedule.lr(self.step - 1):g}: "
+                f"stopped; the state from before is in {self.folder.checkpoint}; start again with a lower --lr"
+            )
+
     def end_epoch(self, epoch: int) -> None:
         """Evaluate, write the epoch's record, start the next epoch's sums."""
         number, recipe = epoch + 1, self.recipe
@@ -164,6 +173,7 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """Weights, predictions on the test set and the result; checkpoints are no longer needed."""
         job, recipe = self.job, self.recipe
+        self.check_weights()
         test = self.evaluate(job.test)
         network = self.averaged or self.network
         write_weights(self.folder.path, Weights(network, job.preprocessing, job.class_names, job.feed.size))
@@ -194,6 +204,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint of everything that decides the rest of the run."""
+        self.check_weights()
         tensors: dict[str, Tensor] = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():
             if (momentum := self.optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None:
@@ -213,9 +224,10 @@ class Run:
         """Go back to the newest whole checkpoint."""
         found, damaged = newest_checkpoint(self.folder.checkpoint)
         for sentence in damaged:
-            console().print(f"[yellow]{sentence}")
-        if found is None:
-            return  # killed before the first checkpoint: the first weights are a function of the seed
+            console().print(sentence, style="yellow", markup=False)
+        if found is None:  # killed before the first checkpoint: the first weights are a function of the seed
+            self.folder.write_metrics([])
+            return
         if found.progress["data"] != self.job.data_digest:
             raise UsageError(
                 f"--resume {self.folder.path}: {self.recipe.data} no longer holds the images that this run began with; "
@@ -245,7 +257,5 @@ class Run:
 
     def how_to_resume(self) -> str:
         """The line that a stopped run ends with."""
-        return (
-            f"stopped after step {self.step:,}; everything is saved, go on with: "
-            f"wrn train --resume --out {shlex.quote(str(self.folder.path))}"
-        )
+        command = self.folder.resume_command()
+        return f"stopped after step {self.step:,}; everything is saved, go on with: {command}"

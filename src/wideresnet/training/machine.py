@@ -39,7 +39,7 @@ def pick_precision(wanted: str, device: str) -> str:
         UsageError: bf16 is asked for on a GPU that cannot.
     """
     if device == "cuda" and wanted == "bf16" and not torch.cuda.is_bf16_supported():
-        raise UsageError("precision bf16: this GPU has no bf16; use --precision fp32")
+        raise UsageError("precision bf16: this GPU has no bf16; start with --precision fp32, or use another device")
     if wanted != "auto":
         return wanted
     if device == "cuda" and not torch.cuda.is_bf16_supported():
@@ -48,10 +48,12 @@ def pick_precision(wanted: str, device: str) -> str:
 
 
 def _conv_seconds(dtype: torch.dtype, device: str) -> float:
-    """Seconds of 3x3 convolutions of 160 channels, the best of five; enough of them to hide a GPU's launches."""
+    """Seconds of 3x3 convolutions of 160 channels, the best of six; enough of them to hide a GPU's launches."""
     num_images, side_px, num_convs = (128, 32, 10) if device == "cuda" else (8, 16, 1)
-    images = torch.ones(num_images, 160, side_px, side_px, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
-    weight = torch.ones(160, 160, 3, 3, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+    images, weight = (
+        torch.ones(*shape, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+        for shape in ((num_images, 160, side_px, side_px), (160, 160, 3, 3))
+    )
     best = float("inf")
     with torch.inference_mode():
         for _ in range(6):
@@ -105,7 +107,7 @@ def describe(device: str) -> dict[str, Any]:
     return {
         "command": " ".join(["wrn", *map(shlex.quote, sys.argv[1:])]) if Path(sys.argv[0]).name == "wrn" else "python",
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "num_cpus": os.cpu_count(),
         "num_threads": torch.get_num_threads(),

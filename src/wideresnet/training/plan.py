@@ -29,6 +29,7 @@ class Plan:
         flops: forward and backward of the whole run, direct convolution, without evaluation.
         seconds: expected, from timing a few steps on this machine; evaluation included.
         probe_images: size of the batch that was timed.
+        available_bytes: memory that can be had now; 0 where the system does not say.
         memory_bytes: expected peak: what is held now (data, weights; on a CPU the whole process), and what is still to
             come: gradients, momentum, activations.
     """
@@ -63,9 +64,11 @@ def make_plan(job: Job) -> Plan:
     # work grows with the area of the images
     areas = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.epochs))
     images = min(feed.num_images, feed.num_batches * recipe.batch_size)
-    probe_images = max(1, min(recipe.batch_size, 32, int(PROBE_FLOPS / max(1, counted.training_flops))))
+    probe_images = recipe.batch_size  # a GPU must be full to be timed
+    if job.device == "cpu":
+        probe_images = max(1, min(recipe.batch_size, 32, int(PROBE_FLOPS / max(1, counted.training_flops))))
     image_s = _seconds_per_image(job, probe_images)
-    evaluated = recipe.epochs * len(job.validation.labels)
+    evaluated = -(-recipe.epochs // recipe.eval_every) * len(job.validation) + len(job.test)
     still_to_come = 4 * counted.params * (3 if recipe.ema_decay else 2)  # gradients, momentum, averaged weights
     return Plan(
         steps_per_epoch=feed.num_batches,

@@ -15,8 +15,10 @@ from wideresnet.config import NETWORK_OPTIONS, Recipe
 from wideresnet.data import Dataset, ImageSet, load_dataset
 from wideresnet.data.feed import Feed, hold_out
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.errors import UsageError
 from wideresnet.names import is_ambiguous, parse
 from wideresnet.networks import Network, create
+from wideresnet.networks.cost import cost
 from wideresnet.recipes import resolve
 from wideresnet.seeds import seed_of
 from wideresnet.training.machine import pick_device, pick_precision
@@ -67,9 +69,10 @@ def resolve_for_data(
         recipe, network, data, overrides: as for `recipes.resolve`.
     """
     overrides = overrides or {}
-    if not is_ambiguous(network):  # a wrong name is told before the data is read
+    if not is_ambiguous(network):  # what is wrong already is told before the data is read
         parse(network, overrides.get("family"))
     first = resolve(recipe, network, data, overrides)
+    pick_device(first.device)
     dataset = load_for(first)
     know = {"known_as": dataset.name, "num_train": len(dataset.train)}
     return resolve(recipe, network, data, overrides, **know), resolve(recipe, network, data, **know), dataset
@@ -105,6 +108,8 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Job:
         notes.append(f"{name} is made for images of 224x224; these are {size[0]}x{size[1]}")
     notes += _settings_without_effect(recipe)
     facts = dataset.facts
+    if facts and recipe.flip and not facts.mirror:
+        notes.append(f"flip is on, but mirrored images of {facts.title} are other images or none: use --no-flip")
     preprocessing = Preprocessing.fit(
         recipe.preprocessing, train.images, facts.mean if facts else None, facts.std if facts else None
     )
@@ -121,6 +126,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Job:
         device=device,
     )
     network = build_network(recipe, len(dataset.class_names), train.images.shape[3]).to(device)
+    _check_smallest_batch(recipe, network, len(train), size)
     return Job(
         recipe=recipe,
         device=device,
@@ -180,6 +186,20 @@ def _split(recipe: Recipe, dataset: Dataset) -> tuple[ImageSet, ImageSet, list[s
     return _take(train, kept), _take(train, held), notes
 
 
+def _check_smallest_batch(recipe: Recipe, network: Network, num_images: int, size: tuple[int, int]) -> None:
+    """Batch normalisation needs two values a channel: refuse a batch of one image where maps shrink to one position."""
+    last = num_images % recipe.batch_size
+    smallest = recipe.batch_size if recipe.drop_last or last == 0 else last
+    if smallest > 1 or recipe.norm != "batch":
+        return
+    *_, height, width = next(stage.shape for stage in reversed(cost(network, size, 1).stages) if len(stage.shape) == 3)
+    if height * width == 1:
+        raise UsageError(
+            f"batch_size {recipe.batch_size} of {num_images} images leaves a batch of one, whose last maps are 1x1: "
+            "batch normalisation has nothing to average; use another --batch-size, --drop-last or --norm group"
+        )
+
+
 def _take(images: ImageSet, index: np.ndarray) -> ImageSet:
     return ImageSet(np.ascontiguousarray(images.images[index]), images.labels[index])
 
@@ -205,7 +225,14 @@ def _settings_without_effect(recipe: Recipe) -> list[str]:
         idle["without a crop"] = ("padding_mode",)
     if recipe.weight_decay == 0:
         idle["without weight decay"] = ("weight_decay_on",)
-    return [
+    if recipe.norm == "group":
+        idle["with group normalisation"] = ("bn_momentum",)
+    notes = [
+        f"no drop of lr at epoch {epoch}: the run has {recipe.epochs} epochs"
+        for epoch in recipe.lr_drop_epochs
+        if recipe.schedule == "steps" and epoch > recipe.epochs
+    ]
+    return notes + [
         f"{name} {getattr(recipe, name)} has no effect {why}"
         for why, names in idle.items()
         for name in names

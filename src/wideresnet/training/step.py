@@ -81,6 +81,7 @@ def train_step(
         for parameter in group["params"]:
             if parameter.grad is None:  # stochastic depth left its block out; decay and momentum go on, as in Torch 7
                 parameter.grad = torch.zeros_like(parameter)
-    optimizer.found_inf = failed  # the fused SGD leaves everything as it is where this is 1, without asking the host
+    # the fused SGD leaves everything as it is where this is 1, without asking the host
+    optimizer.found_inf = failed  # type: ignore[attr-defined]
     optimizer.step()
     optimizer.zero_grad()
