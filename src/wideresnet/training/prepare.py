@@ -192,7 +192,9 @@ def _check_smallest_batch(recipe: Recipe, network: Network, num_images: int, siz
     smallest = recipe.batch_size if recipe.drop_last or last == 0 else last
     if smallest > 1 or recipe.norm != "batch":
         return
-    *_, height, width = next(stage.shape for stage in reversed(cost(network, size, 1).stages) if len(stage.shape) == 3)
+    *_, height, width = next(
+        stage.shape for stage in reversed(cost(network, size, batch_size=2).stages) if len(stage.shape) == 3
+    )
     if height * width == 1:
         raise UsageError(
             f"batch_size {recipe.batch_size} of {num_images} images leaves a batch of one, whose last maps are 1x1: "
