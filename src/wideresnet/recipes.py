@@ -49,7 +49,7 @@ def quick(network: str, data: str, known_as: str = "", num_train: int = 50_000) 
     the triangular schedule cifar10-fast (Page 2018), the label smoothing of 0.1 Szegedy et al. (2016).
     """
     known = _known(known_as, data)
-    batch_size = 128 if num_train >= 10_000 else 64
+    batch_size = 128 if num_train >= 10_000 else min(64, max(1, num_train // 4))
     epochs = max(18, min(200, math.ceil(1500 / max(1, num_train // batch_size))))
     small_images = known == "digits"  # 8x8: smaller ones hold no digit, and a shift by 4 pixels leaves none
     return Recipe(

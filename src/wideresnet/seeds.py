@@ -11,7 +11,8 @@ def seed_of(*parts: int | str) -> int:
     Args:
         parts: what the draw is for, e.g. `seed_of(recipe.seed, "order", epoch)`.
 
-    Two different lists of parts give unrelated seeds, so neighbouring epochs and seeds share nothing.
+    Seeds of neighbouring epochs, or of neighbouring runs, have nothing to do with each other. Parts are told apart by
+    their text, joined by slashes, so a part's text should hold none.
     """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 import time
 from typing import Any
@@ -168,6 +169,11 @@ class Run:
             precision=self.recipe.precision,
         )
         self.evaluation_s += time.monotonic() - started
+        if not math.isfinite(result.loss):
+            raise WRNError(
+                f"the network's outputs on {len(images):,} images are not finite after step {self.step:,}: stopped; the "
+                f"state from before is in {self.folder.checkpoint}; start again with a lower --lr"
+            )
         return result
 
     def finish(self) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def resolve_for_data(
     first = resolve(recipe, network, data, overrides)
     pick_device(first.device)
     dataset = load_for(first)
-    know = {"known_as": dataset.name, "num_train": len(dataset.train)}
+    num_train = max(1, min(len(dataset.train), first.limit or len(dataset.train)) - first.holdout)
+    know = {"known_as": dataset.name, "num_train": num_train}
     return resolve(recipe, network, data, overrides, **know), resolve(recipe, network, data, **know), dataset
 
 
