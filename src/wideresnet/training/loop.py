@@ -171,8 +171,8 @@ class Run:
         self.evaluation_s += time.monotonic() - started
         if not math.isfinite(result.loss):
             raise WRNError(
-                f"the network's outputs on {len(images):,} images are not finite after step {self.step:,}: stopped; the "
-                f"state from before is in {self.folder.checkpoint}; start again with a lower --lr"
+                f"the network's outputs on {len(images):,} images are not finite after step {self.step:,}: stopped; "
+                f"the state from before is in {self.folder.checkpoint}; start again with a lower --lr"
             )
         return result
 
