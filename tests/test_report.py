@@ -235,7 +235,7 @@ def test_fields_that_differ_from_the_recipe_are_marked_and_only_they(run: Path) 
     fields = {row[0]: row[1:3] for row in page.rows if len(row) == 4 and row[0]}
     assert set(fields) >= {field.name for field in dataclasses.fields(RunFolder(run).read_recipe())}
     marked = {name for name, (_, was) in fields.items() if was}
-    assert marked == {"epochs", "batch_size", "eval_every", "device"}
+    assert marked == {"epochs", "eval_every", "device"}
     assert fields["epochs"] == ["2", "recipe: 200"]
 
 

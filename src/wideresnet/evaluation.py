@@ -15,6 +15,7 @@ from rich.text import Text
 from wideresnet.data import Dataset, load_dataset
 from wideresnet.data.images import fit_to_size
 from wideresnet.errors import DataError, UsageError
+from wideresnet.progress import bar
 from wideresnet.record import RunFolder
 from wideresnet.training.evaluate import Evaluation, evaluate
 from wideresnet.training.machine import pick_device, pick_precision
@@ -67,7 +68,17 @@ def evaluate_weights(
     network = read.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     started = time.monotonic()
     labels = dataset.test.labels
-    result = evaluate(network, images, labels, read.preprocessing, device=device, precision=precision)
+    with bar() as progress:
+        task = progress.add_task("evaluating", total=len(images))
+        result = evaluate(
+            network,
+            images,
+            labels,
+            read.preprocessing,
+            device=device,
+            precision=precision,
+            advance=lambda num: progress.advance(task, num),
+        )
     seconds = time.monotonic() - started
     if not result.logits.isfinite().all():
         raise DataError(f"{weights}: its outputs are not finite; these weights are damaged, train again")

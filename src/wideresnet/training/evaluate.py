@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,7 @@ def evaluate(
     device: str = "cpu",
     precision: str = "fp32",
     batch_size: int = 500,
+    advance: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Run a network in evaluation mode over a whole set; its mode is put back afterwards.
 
@@ -52,6 +54,7 @@ def evaluate(
         images: uint8 (N, H, W, C).
         labels: int64 (N,).
         precision: "fp32", or "bf16" for autocast.
+        advance: called with the number of images of each batch that is done, for a progress bar.
     """
     was_training = network.training
     network.eval()
@@ -59,6 +62,8 @@ def evaluate(
     for batch in evaluation_batches(images, preprocessing, batch_size=batch_size, device=device):
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             parts.append(network(batch).float().cpu())
+        if advance:
+            advance(len(batch))
     network.train(was_training)
     logits, targets = torch.cat(parts), torch.from_numpy(labels)
     return Evaluation(

@@ -36,6 +36,8 @@ class Run:
         self.network, self.optimizer = job.network, job.optimizer
         self.averaged = copy.deepcopy(job.network) if job.recipe.ema_decay else None
         self.meter = Meter(job.device)
+        self.progress = bar("loss {task.fields[loss]}", "error {task.fields[error]}", "{task.fields[rate]} images/s")
+        self.evaluated: Evaluation | None = None  # of the last evaluation, where it was in this process
         self.step = 0
         self.train_s = 0.0
         self.evaluation_s = 0.0
@@ -45,18 +47,17 @@ class Run:
     def train(self, resume: bool) -> dict[str, Any]:
         """Train to the last epoch, from the newest checkpoint if `resume`; returns what `result.json` holds."""
         job, recipe, feed = self.job, self.recipe, self.job.feed
-        if resume:
-            self.restore()
-        else:
-            self.save()  # so that a kill during the first minute can be resumed too
         forward: nn.Module = self.network
         if recipe.compile:
             forward = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]  # a module for a module
         self.network.train()
-        columns = ("loss {task.fields[loss]}", "error {task.fields[error]}", "{task.fields[rate]} images/s")
         total = recipe.epochs * feed.num_batches
         cuda = [torch.cuda.current_device()] if job.device == "cuda" else []
-        with StopRequest() as stop, torch.random.fork_rng(devices=cuda), bar(*columns) as progress:
+        with StopRequest() as stop, torch.random.fork_rng(devices=cuda), self.progress as progress:
+            if resume:
+                self.restore()
+            else:
+                self.save()  # so that a kill during the first minute can be resumed too
             task = progress.add_task("", total=total, completed=self.step, loss="-", error="-", rate="-")
             while self.step < total:
                 epoch, first = divmod(self.step, feed.num_batches)
@@ -99,7 +100,7 @@ class Run:
                 self.train_s = before + time.monotonic() - started
                 progress.update(task, completed=self.step)
                 self.end_epoch(epoch)
-        return self.finish()
+            return self.finish()
 
     def average(self) -> None:
         """Move the averaged weights towards the newest; quickly at first, since the first weights mean nothing."""
@@ -150,7 +151,7 @@ class Run:
         }
         line = f"epoch {number:>3}  lr {record['lr']:<7.4g} loss {loss:.3f}  train error {error:5.2f} %"
         if number % recipe.eval_every == 0 or number == recipe.epochs:
-            result = self.evaluate(self.job.validation)
+            result = self.evaluated = self.evaluate(self.job.validation)
             split = "val" if recipe.holdout else "test"
             record |= {f"{split}_loss": result.loss, f"{split}_error_pct": result.error_pct}
             line += f"  {split} error {result.error_pct:5.2f} %"
@@ -160,6 +161,7 @@ class Run:
     def evaluate(self, images: ImageSet) -> Evaluation:
         """The network that would be the result now, on a set."""
         started = time.monotonic()
+        task = self.progress.add_task("evaluating", total=len(images), loss="-", error="-", rate="-")
         result = evaluate(
             self.averaged or self.network,
             images.images,
@@ -167,7 +169,9 @@ class Run:
             self.job.preprocessing,
             device=self.job.device,
             precision=self.recipe.precision,
+            advance=lambda num: self.progress.advance(task, num),
         )
+        self.progress.remove_task(task)
         self.evaluation_s += time.monotonic() - started
         if not math.isfinite(result.loss):
             raise WRNError(
@@ -180,7 +184,8 @@ class Run:
         """Weights, predictions on the test set and the result; checkpoints are no longer needed."""
         job, recipe = self.job, self.recipe
         self.check_weights()
-        test = self.evaluate(job.test)
+        last = None if recipe.holdout else self.evaluated
+        test = last or self.evaluate(job.test)
         network = self.averaged or self.network
         write_weights(self.folder.path, Weights(network, job.preprocessing, job.class_names, job.feed.size))
         write_atomic(
