@@ -253,20 +253,21 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _cache(args: argparse.Namespace) -> None:
-    from wideresnet.data.cache import cache_contents, clear_cache, data_root
+    from wideresnet.data.cache import cache_contents, clear_cache, data_root, downloads_bytes
     from wideresnet.text import human_bytes
 
     if args.clear:
         freed = clear_cache()
         print(json.dumps({"freed_bytes": freed}) if args.json else f"{human_bytes(freed)} freed under {data_root()}")
         return
-    contents = cache_contents()
+    contents, downloads = cache_contents(), downloads_bytes()
     if args.json:
-        print(json.dumps({"folder": str(data_root()), "contents": contents}))
+        print(json.dumps({"folder": str(data_root()), "contents": contents, "downloads_bytes": downloads}))
         return
-    print(f"{data_root()} (set WRN_DATA to move it); decoded images, which --clear removes, and downloads:")
+    print(f"{data_root()} (set WRN_DATA to move it)")
     for name, num_bytes, source in contents:
-        print(f"  {human_bytes(num_bytes):>10}  {source}  {name}")
+        print(f"  {human_bytes(num_bytes):>10}  decoded from {source}  ({name})")
+    print(f"  {human_bytes(downloads):>10}  downloads, which --clear leaves alone")
 
 
 def _show(args: argparse.Namespace, document: Any, render: Any) -> None:

@@ -24,6 +24,7 @@ from wideresnet.weights import Weights, read_weights
 
 BAR_WIDTH = 10
 NUM_RUNNERS_UP = 2
+NUM_LISTED = 10
 
 _NOTES = {
     "16-bit": "scaled from 16 to 8 bits",
@@ -58,7 +59,7 @@ def predict_files(
 
     Raises:
         UsageError: a path that does not exist, a folder without images, or no weights there.
-        DataError: images cannot be read, all named; nothing is predicted then.
+        DataError: images cannot be read, counted and the first ten named; nothing is predicted then.
     """
     if top < 1:
         raise UsageError(f"--top {top}: at least 1")
@@ -72,7 +73,8 @@ def predict_files(
     unreadable = [f"{file} ({failure})" for file, failure in zip(files, failures, strict=True) if failure]
     if unreadable and (not skip_unreadable or len(unreadable) == len(files)):
         advice = "" if skip_unreadable else "; remove them, or leave them out with --skip-unreadable"
-        raise DataError(f"{len(unreadable)} of {len(files)} images cannot be read: {', '.join(unreadable)}{advice}")
+        listed = ", ".join(unreadable[:NUM_LISTED]) + (", ..." if len(unreadable) > NUM_LISTED else "")
+        raise DataError(f"{len(unreadable)} of {len(files)} images cannot be read: {listed}{advice}")
     probabilities = iter(_probabilities(read, np.stack(pixels), device, weights))
     answers: list[dict[str, Any]] = []
     for file, note, failure in zip(files, notes, failures, strict=True):

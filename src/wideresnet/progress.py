@@ -12,7 +12,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -32,15 +31,18 @@ def console() -> Console:
 
 
 def bar(*columns: str) -> Progress:
-    """A live bar; `columns` are further fields shown before the time left, e.g. "{task.fields[loss]:.3f}"."""
+    """A live bar with the time left, made for 80 columns.
+
+    Args:
+        columns: what is shown of a task, e.g. "loss {task.fields[loss]}"; without any, how many of how many are done.
+    """
+    shown = [TextColumn(column) for column in columns] or [MofNCompleteColumn()]
     return Progress(
         TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        *(TextColumn(column) for column in columns),
-        TimeElapsedColumn(),
-        TextColumn("left"),
+        BarColumn(bar_width=14 if columns else 24),
+        *shown,
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=console(),
     )
 

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wideresnet.data.dataset import check_labels, hold_out, split_images
+from wideresnet.data.dataset import check_labels, every_fifth, split_images
 from wideresnet.errors import DataError
 
 
 @given(st.lists(st.integers(0, 4), max_size=60))
 def test_every_fifth_image_of_each_class_is_held_out(labels: list[int]) -> None:
-    is_test = hold_out(np.array(labels, dtype=np.int64))
+    is_test = every_fifth(np.array(labels, dtype=np.int64))
     seen = dict.fromkeys(range(5), 0)
     for label, held in zip(labels, is_test, strict=True):
         seen[label] += 1

@@ -65,20 +65,20 @@ def pad_images(images: Tensor, padding: int, mode: str) -> Tensor:
             f"crop_padding {padding}: reflection needs a padding below the image's side ({height}x{width}); "
             "use a smaller one or padding_mode zero"
         )
-    rows, columns = torch.arange(-padding, height + padding), torch.arange(-padding, width + padding)
     if mode == "zero":
         padded = images.new_zeros(num, height + 2 * padding, width + 2 * padding, channels)
         padded[:, padding : padding + height, padding : padding + width] = images
         return padded
-    rows, columns = _reflect(rows, height).to(images.device), _reflect(columns, width).to(images.device)
+    rows, columns = (_reflected(side, padding).to(images.device) for side in (height, width))
     padded = images.new_empty(num, len(rows), len(columns), channels)
     for start in range(0, num, 4096):  # in pieces, so that no second copy of the set is ever held
         padded[start : start + 4096] = images[start : start + 4096].index_select(1, rows).index_select(2, columns)
     return padded
 
 
-def _reflect(position: Tensor, size: int) -> Tensor:
-    position = position.abs()
+def _reflected(size: int, padding: int) -> Tensor:
+    """Which row (or column) each row of the padded image repeats: 2 1 | 0 1 2 | 1 0 for size 3, padding 2."""
+    position = torch.arange(-padding, size + padding).abs()
     return torch.where(position >= size, 2 * (size - 1) - position, position)
 
 

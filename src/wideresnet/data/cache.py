@@ -117,6 +117,12 @@ def clear_cache() -> int:
     return freed
 
 
+def downloads_bytes() -> int:
+    """Bytes of all other files in the data root: what torchvision fetched there."""
+    decoded = set(_entries())
+    return sum(path.stat().st_size for path in data_root().rglob("*") if path.is_file() and path not in decoded)
+
+
 def _folder() -> Path:
     return data_root() / "decoded"
 

@@ -53,7 +53,7 @@ class Dataset:
 HOLD_OUT_EVERY = 5
 
 
-def hold_out(labels: np.ndarray) -> np.ndarray:
+def every_fifth(labels: np.ndarray) -> np.ndarray:
     """Choose test images where the user's data has none: every fifth image of each class, in the order given.
 
     Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from wideresnet.data.batch import Encoded, decode_all
-from wideresnet.data.dataset import Dataset, check_labels, hold_out, split_images
+from wideresnet.data.dataset import Dataset, check_labels, every_fifth, split_images
 from wideresnet.data.images import EXTENSIONS
 from wideresnet.errors import DataError
 
@@ -84,7 +84,7 @@ def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unrea
     files = [(path, labels_of[name]) for name, paths in train.items() for path in paths]
     if test_root is None:
         files.sort(key=lambda item: _stable_hash(item[0].relative_to(folder)))
-        held_out = hold_out(np.array([label for _, label in files]))
+        held_out = every_fifth(np.array([label for _, label in files]))
         files = sorted(zip(files, held_out.tolist(), strict=True), key=lambda item: (item[1], item[0][0]))
         is_test = np.array([is_held for _, is_held in files])
         files = [item for item, _ in files]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wideresnet.data.dataset import Dataset, ImageSet, check_labels, hold_out, split_images
+from wideresnet.data.dataset import Dataset, ImageSet, check_labels, every_fifth, split_images
 from wideresnet.errors import DataError
 
 _KEYS = (
@@ -53,7 +53,7 @@ def read_npz(path: Path, source: str) -> Dataset:
             )
         rows = {"train": np.arange(len(train)), "test": np.arange(len(test))}
     else:
-        is_test = hold_out(train.labels)
+        is_test = every_fifth(train.labels)
         rows = {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
         train, test = split_images(train.images, train.labels, is_test)
         notes.append(f"no {keys[2]}: every 5th image of each class held out, {len(test)} images")

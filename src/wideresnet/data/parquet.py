@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wideresnet.data.batch import Encoded, decode_all
-from wideresnet.data.dataset import Dataset, check_labels, hold_out, split_images
+from wideresnet.data.dataset import Dataset, check_labels, every_fifth, split_images
 from wideresnet.errors import DataError
 
 IMAGE_COLUMNS = ("img", "image")
@@ -84,7 +84,7 @@ def read_parquet(folder: Path, source: str, *, image_size: int | None, skip_unre
     if test_split:
         is_test = np.arange(len(labels)) >= sum(len(shard.labels) for shard in train_shards)
     else:
-        is_test = hold_out(labels)
+        is_test = every_fifth(labels)
         notes.append(f"no test-*.parquet: every 5th image of each class held out, {is_test.sum()} images")
 
     ends = np.cumsum([len(shard.labels) for shard in shards])
