@@ -197,3 +197,56 @@ def test_ctrl_c_of_the_real_command_says_how_to_resume_and_resuming_needs_only_t
     assert "Traceback" not in errors
     assert wrn("train", "--resume", "--out", out, "--epochs", "3") == 2  # another run than the one that was begun
     assert wrn("train", "WRN-16-1", "--resume", "--out", out) == 2
+
+
+def test_a_network_whose_name_reads_both_ways_is_trained_and_reported(make_npz: MakeNpz, tmp_path: Path) -> None:
+    words = ("train", "WRN-34-1", "--data", make_npz(), "--out", tmp_path / "run", *QUICK)
+    assert wrn(*words) == 0
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert wrn("report", tmp_path / "run") == 0
+
+
+def test_a_recipe_file_alone_is_enough_to_train(run: Path, tmp_path: Path) -> None:
+    assert wrn("train", "--recipe", run / "recipe.json", "--out", tmp_path / "again") == 0
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(
+    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cats[").mkdir()
+    data = make_npz().rename(tmp_path / "cats[" / "b].npz")
+    assert wrn("train", "WRN-10-1", "--data", data, "--out", tmp_path / "[x]", *QUICK) == 0
+    assert "cats[/b]" in "".join(capsys.readouterr().err.split())
+
+
+def test_overwriting_a_run_spares_what_is_not_the_run_s(run: Path, make_npz: MakeNpz) -> None:
+    (run / "thesis.tex").write_text("years of work")
+    assert wrn("train", "WRN-10-1", "--data", make_npz(), "--out", run, "--overwrite", *QUICK) == 2
+    assert (run / "thesis.tex").read_text() == "years of work"
+    assert (run / "result.json").is_file()
+
+
+@pytest.mark.parametrize(("reader", "code"), [("true", 0), ("cat > /dev/full", 1)])
+def test_a_reader_that_goes_away_and_a_full_disk_behind_stdout_are_told_apart(reader: str, code: int) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    if reader == "true":
+        command = f"({sys.executable} -m wideresnet.cli info list; echo $? >&2) | {reader}"
+    else:
+        command = f"{sys.executable} -m wideresnet.cli info list > /dev/full; echo $? >&2"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=env)
+    *messages, last = done.stderr.splitlines()
+    assert int(last) == code
+    assert len(messages) == code
+    assert "Traceback" not in done.stderr
+
+
+def test_running_out_of_memory_is_one_line(
+    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(sys.modules["wideresnet.training.fit"], "make_plan", fail)
+    assert wrn("train", "WRN-10-1", "--data", make_npz(), "--out", tmp_path / "run", *QUICK) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("wrn: out of memory; use a smaller --batch-size")
