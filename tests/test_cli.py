@@ -217,7 +217,8 @@ def test_names_that_look_like_markup_are_shown_as_they_are(
     (tmp_path / "cats[").mkdir()
     data = make_npz().rename(tmp_path / "cats[" / "b].npz")
     assert wrn("train", "WRN-10-1", "--data", data, "--out", tmp_path / "[x]", *QUICK) == 0
-    assert "cats[/b]" in "".join(capsys.readouterr().err.split())
+    shown = capsys.readouterr().err.replace("│", "")  # a long path is folded inside the table
+    assert "cats[/b].npz" in "".join(shown.split())
 
 
 def test_overwriting_a_run_spares_what_is_not_the_run_s(run: Path, make_npz: MakeNpz) -> None:
