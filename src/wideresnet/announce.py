@@ -31,7 +31,7 @@ def announce_run(job: Job, plan: Plan, base: Recipe | None) -> None:
     out = console()
     table = Table(title=escape(f"{recipe.network} on {job.dataset_name}, recipe {recipe.recipe}"), show_header=False)
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")  # a long path is shown whole
     groups: dict[str, list[str]] = {}
     for field in dataclasses.fields(Recipe):
         text = escape(f"{field.name} {show_value(getattr(recipe, field.name))}")
