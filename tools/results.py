@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from wideresnet.config import Recipe
+from wideresnet.data import FACTS
+from wideresnet.recipes import overridden, resolve
 from wideresnet.text import human_count, human_seconds
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +40,7 @@ def summary(records: list[dict[str, Any]], prefix: str = "") -> str:
     ]
     for record in records:
         result = record["result"]
-        link = f"[{result['recipe']}]({prefix}{record['folder']}/recipe.json)"
+        link = f"[{result['recipe']}]({prefix}{record['folder']}/recipe.json){changes(record)}"
         cells = (
             result["network"],
             result["dataset"],
@@ -51,6 +54,15 @@ def summary(records: list[dict[str, Any]], prefix: str = "") -> str:
         )
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)
+
+
+def changes(record: dict[str, Any]) -> str:
+    """What was overridden in the named recipe, if anything."""
+    result, recipe = record["result"], Recipe.from_json(record["recipe"])
+    facts = FACTS[result["dataset"]]
+    base = resolve(recipe.recipe, recipe.network, recipe.data, known_as=facts.name, num_train=facts.num_train)
+    settled = ("family", "precision", "seed")  # by the data, by the machine, and shown beside the error
+    return "".join(f", {name} {new}" for name, (_, new) in overridden(recipe, base).items() if name not in settled)
 
 
 def hardware(record: dict[str, Any]) -> str:
@@ -70,7 +82,8 @@ def details(records: list[dict[str, Any]]) -> str:
     ]
     for record in records:
         result = record["result"]
-        parts.append(f"## {result['network']}, {result['dataset']}, {result['recipe']}, seed {result['seed']}")
+        what = f"{result['recipe']}{changes(record)}, seed {result['seed']}"
+        parts.append(f"## {result['network']}, {result['dataset']}, {what}")
         parts.append(f"`{record['env']['command']}`")
         rows = [
             "| epoch | lr at its end | images scaled by | train loss | train error % | test error % |",

@@ -75,7 +75,7 @@ def _reader(kind: Any) -> Any:
             return int(text) if int in (kind, *get_args(kind)) else float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(
-                f"{text!r}: must be like {_metavar(kind)} (N: a whole number, other words: a number)"
+                f"{text!r}: must be like {_metavar(kind)}, N a whole number and other words numbers"
             ) from None
 
     return read
