@@ -7,6 +7,7 @@ unpickled.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,10 @@ def read_weights(path: str | Path) -> Weights:
         raise UsageError(f"{model}: no {CONFIG} beside it, so the network, classes and preprocessing are unknown")
     try:
         config = json.loads((folder / CONFIG).read_text())
-        with torch.device("meta"):  # shapes only: memory is taken once the file is known to hold such a network
+        # shapes only: memory is taken once the file is known to hold such a network; of options without effect the
+        # training has told already
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
             network = create(config["network"], config["num_classes"], **config["options"])
         names, (height, width) = tuple(map(str, config["class_names"])), map(int, config["input_size"])
         matrices = _read_tensors(folder / MATRICES) if config["preprocessing"]["kind"] == "zca" else {}

@@ -65,6 +65,8 @@ def test_statistics_are_those_of_the_images_trained_on(make_npz: MakeNpz) -> Non
         ({"warmup_fraction": 0.3}, "warmup_fraction 0.3 has no effect with schedule steps"),
         ({"schedule": "one_cycle", "lr_drop_factor": 0.5}, "lr_drop_factor 0.5 has no effect with schedule one_cycle"),
         ({"crop_padding": 0, "padding_mode": "zero"}, "padding_mode zero has no effect without a crop"),
+        ({"norm": "group", "bn_momentum": 0.2}, "bn_momentum=0.2 has no effect with norm='group'"),
+        ({"network": "WRN-16-1-l1", "dropout": 0.2}, "dropout=0.2 has no effect in WRN-16-1-l1"),
         ({"epochs": 70}, "no drop of lr at epoch 120: the run has 70 epochs"),
         ({"limit": 32}, "trained on 32 of 64 images"),
         ({"holdout": 16}, "16 training images are held out"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +127,10 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Job:
         seed=recipe.seed,
         device=device,
     )
-    network = build_network(recipe, len(dataset.class_names), train.images.shape[3]).to(device)
+    with warnings.catch_warnings(record=True) as caught:  # a network's options without effect are told with the rest
+        warnings.simplefilter("always")
+        network = build_network(recipe, len(dataset.class_names), train.images.shape[3]).to(device)
+    notes += [str(warning.message) for warning in caught]
     _check_smallest_batch(recipe, network, len(train), size)
     return Job(
         recipe=recipe,
@@ -228,8 +232,6 @@ def _settings_without_effect(recipe: Recipe) -> list[str]:
         idle["without a crop"] = ("padding_mode",)
     if recipe.weight_decay == 0:
         idle["without weight decay"] = ("weight_decay_on",)
-    if recipe.norm == "group":
-        idle["with group normalisation"] = ("bn_momentum",)
     notes = [
         f"no drop of lr at epoch {epoch}: the run has {recipe.epochs} epochs"
         for epoch in recipe.lr_drop_epochs
