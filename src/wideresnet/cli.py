@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wideresnet.config import Recipe
+from wideresnet.config import CHOICES, Recipe
 from wideresnet.errors import UsageError, WRNError
 from wideresnet.flags import add_recipe_flags, given_flags
 from wideresnet.record import RunFolder
@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", 130)
     except OSError as error:
         _leave_stdout()
-        return (
-            0 if isinstance(error, BrokenPipeError) else _fail(error, 1)
-        )  # its reader has gone, as in `wrn ... | head`
+        if isinstance(error, BrokenPipeError):  # the reader has gone, as in `wrn ... | head`
+            return 0
+        return _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -115,7 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
     info.add_argument("--input-size", type=int, metavar="PX", help="side of the images (32; ImageNet's networks 224)")
     info.add_argument("--in-channels", type=int, default=3, metavar="N", help="channels of the images (3)")
     info.add_argument("--batch-size", type=int, default=128, metavar="N", help="batch for the memory (128)")
-    info.add_argument("--family", choices=("cifar", "imagenet"), help="reading of a name that has two")
+    info.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
 
     report = _verb(verbs, "report", _report, "draw the page of a run, or compare several",
                    "wrn report runs/my-run")  # fmt: skip
@@ -138,9 +138,9 @@ def _verb(verbs: Any, name: str, run: Any, help: str, example: str) -> argparse.
 
 
 def _machine_flags(parser: argparse.ArgumentParser, *, precision: bool = True) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run (auto)")
+    parser.add_argument("--device", choices=CHOICES["device"], default="auto", help="where to run (auto)")
     if precision:
-        parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="arithmetic (auto)")
+        parser.add_argument("--precision", choices=CHOICES["precision"], default="auto", help="arithmetic (auto)")
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -195,7 +195,7 @@ class Recipe:
         "uniform",
         "BN's first scale: U(0,1) or one",
         "authors' code since 2016-05-17",
-        choices=("uniform", "one"),
+        choices=("one", "uniform"),
         group="network",
     )
     stochastic_depth: float | None = _field(
@@ -343,6 +343,11 @@ def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
     if high is not None and isinstance(value, int | float) and value > high:
         raise UsageError(f"{field.name} {value}: must be at most {high}")
 
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    field.name: field.metadata["choices"] for field in dataclasses.fields(Recipe) if field.metadata["choices"]
+}
+"""The values that a field of words may take."""
 
 NETWORK_OPTIONS = (
     "dropout", "activation", "norm", "bn_momentum", "bn_eps", "init", "bn_scale", "stochastic_depth",

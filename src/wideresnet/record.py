@@ -101,13 +101,7 @@ class RunFolder:
         Raises:
             DataError: the file is damaged.
         """
-        try:
-            result = json.loads(self.result.read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.result}: cannot be read ({error}); the file was damaged") from None
-        if not isinstance(result, dict):
-            raise DataError(f"{self.result}: must be a JSON object, this is {type(result).__name__}")
-        return result
+        return read_json(self.result)
 
     def read_recipe(self) -> Recipe:
         """The recipe of the run in this folder."""
@@ -162,6 +156,21 @@ def remove_parts(folder: Path) -> None:
 
 def _is_part(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".part")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        DataError: the file cannot be read, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); the file was damaged") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: must be a JSON object, this is {type(values).__name__}")
+    return values
 
 
 def write_json(path: Path, value: Any) -> None:

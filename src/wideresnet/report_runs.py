@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from wideresnet.config import Recipe
 from wideresnet.data import Dataset
 from wideresnet.errors import DataError, UsageError, WRNError
 from wideresnet.figures import Curve
-from wideresnet.record import RunFolder
+from wideresnet.record import RunFolder, read_json
 from wideresnet.training.prepare import load_for
 
 RESULT_FIELDS = (
@@ -93,27 +92,17 @@ def read_run(path: Path, label: str = "") -> Run:
     return Run(
         folder=folder,
         recipe=recipe,
-        env=_read_json(folder.env) if folder.env.is_file() else {},
+        env=read_json(folder.env) if folder.env.is_file() else {},
         curve=_curve(label, recipe, records, folder.metrics),
         result=_read_result(folder.result) if folder.result.is_file() else None,
     )
 
 
 def _read_result(path: Path) -> dict[str, Any]:
-    result = _read_json(path)
+    result = read_json(path)
     if missing := [name for name in RESULT_FIELDS if name not in result]:
         raise DataError(f"{path}: lacks {', '.join(missing)}; the file was damaged")
     return result
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); the file was damaged") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: must be a JSON object, this is {type(values).__name__}")
-    return values
 
 
 def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path) -> Curve:
@@ -175,7 +164,7 @@ def read_answers(run: Run, dataset: Dataset | None = None) -> tuple[Answers | No
 def _class_names(run: Run, dataset: Dataset | None, num_classes: int) -> tuple[str, ...]:
     """The names that the weights carry, else the data's, else numbers."""
     config = run.folder.config
-    names = _read_json(config).get("class_names") if config.is_file() else None
+    names = read_json(config).get("class_names") if config.is_file() else None
     if not isinstance(names, list) or len(names) != num_classes:
         names = dataset.class_names if dataset else range(num_classes)
     return tuple(map(str, names))

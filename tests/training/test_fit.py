@@ -248,6 +248,19 @@ def test_resuming_on_changed_data_is_refused(
         fit(small(data), tmp_path / "run", resume=True)
 
 
+def test_a_resumed_record_names_the_command_that_began_the_run(
+    make_npz: MakeNpz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folder = small(make_npz()), RunFolder(tmp_path / "run")
+    stop_after(monkeypatch, 2, interrupt)
+    with pytest.raises(Interrupted):
+        fit(recipe, folder.path)
+    began = json.loads(folder.env.read_text())
+    folder.env.write_text(json.dumps({**began, "command": "wrn train first", "cpu": "another"}))
+    fit(recipe, folder.path, resume=True)
+    assert json.loads(folder.env.read_text()) == {**began, "command": "wrn train first"}
+
+
 def test_resuming_nothing_and_resuming_a_finished_run_are_told_apart(make_npz: MakeNpz, tmp_path: Path) -> None:
     recipe = small(make_npz(), epochs=1)
     with pytest.raises(UsageError, match="no run there"):

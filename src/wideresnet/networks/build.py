@@ -8,16 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from wideresnet.config import CHOICES
 from wideresnet.errors import UsageError
 from wideresnet.names import NetworkName, parse
 from wideresnet.networks.blocks import Style
 from wideresnet.networks.models import Network, PostActNet, PreActNet
 from wideresnet.text import nearest
 
-ACTIVATIONS = ("relu", "leaky_relu", "silu")
-NORMS = ("batch", "group")
-INITS = ("fan_in", "fan_out")
-BN_SCALES = ("one", "uniform")
 MAX_COUNT = 10**7  # classes or channels: far beyond any data set, small enough for every product of sizes
 
 
@@ -69,10 +66,10 @@ def create(
     _check_number("dropout", dropout, 0 <= _number(dropout) < 1, "in [0, 1)")
     _check_number("bn_momentum", bn_momentum, 0 < _number(bn_momentum) <= 1, "in (0, 1]")
     _check_number("bn_eps", bn_eps, 0 < _number(bn_eps) < math.inf, "above 0, as 1e-5")
-    _check_choice("activation", activation, ACTIVATIONS)
-    _check_choice("norm", norm, NORMS)
-    _check_choice("init", init, INITS)
-    _check_choice("bn_scale", bn_scale, BN_SCALES)
+    _check_choice("activation", activation)
+    _check_choice("norm", norm)
+    _check_choice("init", init)
+    _check_choice("bn_scale", bn_scale)
     if stochastic_depth is not None:
         _check_number("stochastic_depth", stochastic_depth, 0 < _number(stochastic_depth) <= 1, "in (0, 1], or None")
     if norm == "group" and bn_momentum != 0.1:
@@ -129,6 +126,6 @@ def _check_count(option: str, value: Any) -> None:
         raise UsageError(f"{option}={value!r}: must be a whole number from 1 to {MAX_COUNT}")
 
 
-def _check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"{option}={value!r}: {nearest(str(value), choices)}")
+def _check_choice(option: str, value: Any) -> None:
+    if value not in CHOICES[option]:
+        raise UsageError(f"{option}={value!r}: {nearest(str(value), CHOICES[option])}")

@@ -14,7 +14,7 @@ from wideresnet.errors import UsageError, WRNError
 from wideresnet.names import parse
 from wideresnet.progress import console
 from wideresnet.recipes import overridden
-from wideresnet.record import RunFolder, remove_parts, write_json
+from wideresnet.record import RunFolder, read_json, remove_parts, write_json
 from wideresnet.text import human_bytes
 from wideresnet.training.interrupt import Interrupted
 from wideresnet.training.loop import Run
@@ -73,7 +73,10 @@ def fit(
         folder.create(overwrite=overwrite)
         _check_space(folder, plan)
         write_json(folder.recipe, job.recipe.to_json())
-    write_json(folder.env, describe(job.device))  # of a resumed run: what it ended on
+    env = describe(job.device)
+    if resume and folder.env.is_file():  # what it ends on, under the command that it began with
+        env["command"] = read_json(folder.env).get("command", env["command"])
+    write_json(folder.env, env)
     try:
         return Run(job, folder, checkpoint_every_s).train(resume)
     except KeyboardInterrupt:  # a second Ctrl-C, or one outside the steps
