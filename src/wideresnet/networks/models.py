@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wideresnet.errors import UsageError
 from wideresnet.names import NetworkName
+from wideresnet.networks import fast
 from wideresnet.networks.blocks import PostActBlock, PreActBlock, Style
 
 
@@ -21,6 +22,7 @@ class Network(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of the images it takes.
         options: JSON-ready; `create(str(net.name), net.num_classes, **net.options)` builds the same network.
+        kernels: use this package's own kernels wherever they compute what PyTorch's would: the same up to rounding.
     """
 
     maxpool: nn.Module
@@ -32,6 +34,7 @@ class Network(nn.Module):
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.options: dict[str, Any] = {}
+        self.kernels = False
 
     def enter(self, x: Tensor) -> Tensor:
         """The stem's output (B, stem channels, H', W') for images (B, in_channels, H, W)."""
@@ -62,6 +65,8 @@ class Network(nn.Module):
             UsageError: x has another type or shape.
         """
         self._check(x)
+        if self.kernels and isinstance(self, PreActNet) and fast.can_run(self, x):
+            return fast.forward(self, x)
         x = self.maxpool(self.enter(x))
         for group in self.trunk():
             x = group(x)

@@ -1,0 +1,112 @@
+/* Batch normalisation and ReLU around convolutions that are not done by Winograd's algorithm, and the parts of them that
+ * need the statistics of a whole batch first.
+ *
+ * Maps are float, channels last: `num` positions of `C` channels, a multiple of 16. Sums are taken over blocks of
+ * positions and then added in order, so they do not depend on the number of threads.
+ */
+#include <math.h>
+
+#include "vector.h"
+
+enum { BLOCK = 512 };
+
+static void add_up(const float *partial, long num_blocks, long width, double *sums) {
+    memset(sums, 0, sizeof(double) * width);
+    for (long blk = 0; blk < num_blocks; blk++)
+        for (long c = 0; c < width; c++) sums[c] += partial[blk * width + c];
+}
+
+/* sums (2, C): of x - centre and of its square. */
+int wrn_statistics(const float *x, long num, long C, const float *centre, double *sums, int threads) {
+    long num_blocks = (num + BLOCK - 1) / BLOCK;
+    float *partial = malloc(sizeof(float) * num_blocks * 2 * C);
+    if (!partial) return 1;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
+    for (long blk = 0; blk < num_blocks; blk++) {
+        float *part = partial + blk * 2 * C;
+        memset(part, 0, sizeof(float) * 2 * C);
+        for (long n = blk * BLOCK; n < least((blk + 1) * BLOCK, num); n++)
+            for (long c = 0; c < C; c += VL) {
+                vec far = LOAD(x + n * C + c) - LOAD(centre + c);
+                STORE(part + c, LOAD(part + c) + far);
+                STORE(part + C + c, LOAD(part + C + c) + far * far);
+            }
+    }
+    add_up(partial, num_blocks, 2 * C, sums);
+    free(partial);
+    return 0;
+}
+
+/* From the sums of `wrn_statistics`: mean and 1 / standard deviation of the batch, the running statistics moved towards
+ * it, and scale and shift such that scale x + shift is the normalised x. */
+void wrn_normalise(const double *sums, long num, long C, const float *gamma, const float *beta, float eps,
+                   float momentum, float *running_mean, float *running_var, float *mean, float *rstd, float *scale,
+                   float *shift) {
+    for (long c = 0; c < C; c++) {
+        double far = sums[c] / num, m = running_mean[c] + far, var = sums[C + c] / num - far * far;
+        if (var < 0) var = 0;
+        double r = 1 / sqrt(var + eps);
+        mean[c] = (float)m;
+        rstd[c] = (float)r;
+        scale[c] = (float)(gamma[c] * r);
+        shift[c] = (float)(beta[c] - m * gamma[c] * r);
+        running_mean[c] = (float)(running_mean[c] + momentum * (m - running_mean[c]));
+        running_var[c] = (float)(running_var[c] + momentum * (var * num / (num - 1) - running_var[c]));
+    }
+}
+
+/* y = relu(scale x + shift) */
+void wrn_activate(const float *x, long num, long C, const float *scale, const float *shift, float *y, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long n = 0; n < num; n++)
+        for (long c = 0; c < C; c += VL)
+            STORE(y + n * C + c, relu(LOAD(x + n * C + c) * LOAD(scale + c) + LOAD(shift + c)));
+}
+
+/* Backwards through that: g in place, zero where y was zero; sums (2, C) of it and of its products with x - mean. */
+int wrn_activate_backward(float *g, const float *x, long num, long C, const float *scale, const float *shift,
+                          const float *mean, double *sums, int threads) {
+    long num_blocks = (num + BLOCK - 1) / BLOCK;
+    float *partial = malloc(sizeof(float) * num_blocks * 2 * C);
+    if (!partial) return 1;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
+    for (long blk = 0; blk < num_blocks; blk++) {
+        float *part = partial + blk * 2 * C;
+        memset(part, 0, sizeof(float) * 2 * C);
+        for (long n = blk * BLOCK; n < least((blk + 1) * BLOCK, num); n++)
+            for (long c = 0; c < C; c += VL) {
+                vec input = LOAD(x + n * C + c);
+                vec value = where_positive(input * LOAD(scale + c) + LOAD(shift + c), LOAD(g + n * C + c));
+                STORE(g + n * C + c, value);
+                STORE(part + c, LOAD(part + c) + value);
+                STORE(part + C + c, LOAD(part + C + c) + value * (input - LOAD(mean + c)));
+            }
+    }
+    add_up(partial, num_blocks, 2 * C, sums);
+    free(partial);
+    return 0;
+}
+
+/* Backwards through the normalisation, from what `wrn_activate_backward` leaves: the gradients of x (plus `add`, where
+ * given; g itself may be dx), gamma and beta. `factor` is scratch (3, C). */
+void wrn_normalise_backward(const float *g, const float *x, const float *add, const double *sums, long num, long C,
+                            const float *gamma, const float *mean, const float *rstd, float *factor, float *dx,
+                            float *dgamma, float *dbeta, int threads) {
+    for (long c = 0; c < C; c++) {
+        double r = rstd[c], slope = sums[C + c] * r;
+        dgamma[c] = (float)slope;
+        dbeta[c] = (float)sums[c];
+        factor[c] = (float)(gamma[c] * r);
+        factor[C + c] = (float)(-gamma[c] * r * r * slope / num);
+        factor[2 * C + c] = (float)(-gamma[c] * r * sums[c] / num);
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long n = 0; n < num; n++)
+        for (long c = 0; c < C; c += VL) {
+            long at = n * C + c;
+            vec value = LOAD(factor + c) * LOAD(g + at) + LOAD(factor + C + c) * (LOAD(x + at) - LOAD(mean + c))
+                        + LOAD(factor + 2 * C + c);
+            if (add) value += LOAD(add + at);
+            STORE(dx + at, value);
+        }
+}

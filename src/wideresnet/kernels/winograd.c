@@ -1,0 +1,370 @@
+/* 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3), with the normalisation and activation before them, the sum and
+ * the statistics after them done on the way: what a Wide ResNet's block needs in training and at test time, on a CPU.
+ *
+ * Maps are float, channels last: (B, H, W, C), C a multiple of 16. A map is cut into tiles of 4x4 outputs, which see 6x6
+ * inputs. Each tile is transformed into 36 numbers a channel; for each of the 36 the channels are mixed by a matrix
+ * product; the products are transformed back: 36 multiplications an input and output channel where the definition has
+ * 144. Tiles are worked on in blocks small enough for the second-level cache. Every sum is taken in an order that
+ * depends on shapes alone, so results do not depend on the number of threads.
+ *
+ * Source of the algorithm and of its matrices: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3.
+ */
+#include "vector.h"
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+/* Scratch of a thread: grows and is kept. */
+enum { HUGE_PAGE = 1 << 21 };
+static __thread float *scratch_memory;
+static __thread long scratch_size;
+
+static float *scratch(long num) {
+    if (num > scratch_size) {
+        free(scratch_memory);
+        scratch_memory = aligned_alloc(HUGE_PAGE, up(4 * num, HUGE_PAGE));
+#ifdef MADV_HUGEPAGE
+        if (scratch_memory) madvise(scratch_memory, up(4 * num, HUGE_PAGE), MADV_HUGEPAGE);
+#endif
+        scratch_size = scratch_memory ? num : 0;
+    }
+    return scratch_memory;
+}
+
+/* ---- matrix product: C (mr, NB) = or += A (mr, K) B (K, NB); rows of A lie `lda` apart ------------------------------ */
+
+INLINE void product(int mr, int add, long K, const float *A, long lda, long step, const float *B, float *C, long ldc) {
+    vec sum[MR][NV];
+    for (int r = 0; r < mr; r++)
+        for (int v = 0; v < NV; v++) sum[r][v] = add ? LOAD(C + r * ldc + v * VL) : (vec){0};
+    for (long k = 0; k < K; k++) {
+        vec b[NV];
+        for (int v = 0; v < NV; v++) b[v] = LOAD(B + k * NB + v * VL);
+        for (int r = 0; r < mr; r++) {
+            vec a = all(A[r * lda + k * step]);
+            for (int v = 0; v < NV; v++) sum[r][v] += a * b[v];
+        }
+    }
+    for (int r = 0; r < mr; r++)
+        for (int v = 0; v < NV; v++) STORE(C + r * ldc + v * VL, sum[r][v]);
+}
+
+/* ---- the one-dimensional transforms -------------------------------------------------------------------------------- */
+
+INLINE void input_1d(const vec d[6], vec v[6]) { /* B^T */
+    vec even = d[4] - 4 * d[2], odd = d[3] - 4 * d[1], e2 = d[4] - d[2], o2 = 2 * (d[3] - d[1]);
+    v[0] = 4 * d[0] - 5 * d[2] + d[4];
+    v[1] = even + odd;
+    v[2] = even - odd;
+    v[3] = e2 + o2;
+    v[4] = e2 - o2;
+    v[5] = 4 * d[1] - 5 * d[3] + d[5];
+}
+
+INLINE void output_1d(const vec m[6], vec y[4]) { /* A^T */
+    vec s1 = m[1] + m[2], d1 = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4];
+    y[0] = m[0] + s1 + s2;
+    y[1] = d1 + 2 * d2;
+    y[2] = s1 + 4 * s2;
+    y[3] = d1 + 8 * d2 + m[5];
+}
+
+INLINE void gradient_1d(const vec g[4], vec v[6]) { /* A */
+    vec even = g[0] + g[2], odd = g[1] + g[3], even2 = g[0] + 4 * g[2], odd2 = 2 * g[1] + 8 * g[3];
+    v[0] = g[0];
+    v[1] = even + odd;
+    v[2] = even - odd;
+    v[3] = even2 + odd2;
+    v[4] = even2 - odd2;
+    v[5] = g[3];
+}
+
+INLINE void weight_1d(const vec w[3], vec u[6]) { /* G */
+    vec even = w[0] + w[2], half = w[0] * (1 / 24.f) + w[2] * (1 / 6.f), odd = w[1] * (1 / 12.f);
+    u[0] = w[0] * (1 / 4.f);
+    u[1] = (even + w[1]) * (-1 / 6.f);
+    u[2] = (even - w[1]) * (-1 / 6.f);
+    u[3] = half + odd;
+    u[4] = half - odd;
+    u[5] = w[2];
+}
+
+INLINE void weight_gradient_1d(const vec u[6], vec w[3]) { /* G^T */
+    vec s1 = u[1] + u[2], d1 = u[1] - u[2], s2 = u[3] + u[4], d2 = u[3] - u[4];
+    w[0] = u[0] * (1 / 4.f) - s1 * (1 / 6.f) + s2 * (1 / 24.f);
+    w[1] = d2 * (1 / 12.f) - d1 * (1 / 6.f);
+    w[2] = s2 * (1 / 6.f) - s1 * (1 / 6.f) + u[5];
+}
+
+/* ---- tiles --------------------------------------------------------------------------------------------------------- */
+
+typedef struct { long B, H, W, C; } Shape;
+INLINE long tiles_down(Shape s) { return (s.H + 3) / 4; }
+INLINE long tiles_across(Shape s) { return (s.W + 3) / 4; }
+INLINE long num_tiles(Shape s) { return s.B * tiles_down(s) * tiles_across(s); }
+
+typedef struct { long image, top, left; } Place;
+INLINE Place place(Shape s, long tile) {
+    long across = tiles_across(s), down = tiles_down(s);
+    return (Place){tile / across / down, tile / across % down * 4, tile % across * 4};
+}
+
+/* Tiles a block: two scratch maps of 36 numbers a tile and channel fit in half a megabyte, which most second-level
+ * caches hold, but a block is so large that reading the weights again for each costs little beside the products. */
+enum { MAX_BLOCK = 192 };
+static long block_tiles(long channels, long tiles) {
+    long fit = (320 << 10) / (4 * NF * channels);
+    long block = up(least(fit > 48 ? fit : 48, MAX_BLOCK - MR), MR);
+    return least(block, up(tiles, MR));
+}
+
+/* The 36 numbers of each channel of a tile: 6x6 inputs with a border of zeros, relu(a x + b) first where a is given.
+ * Frequency f of channel c goes to V[f stride_f + c / 16 stride_c + c % 16]. */
+INLINE void input_tile(const float *x, Shape s, long tile, const float *a, const float *b, float *V, long stride_f,
+                       long stride_c) {
+    Place p = place(s, tile);
+    const float *origin = x + ((p.image * s.H + p.top - 1) * s.W + p.left - 1) * s.C;
+    int i0 = p.top == 0, j0 = p.left == 0, i1 = (int)least(6, s.H - p.top + 1), j1 = (int)least(6, s.W - p.left + 1);
+    for (long c = 0; c < s.C; c += VL) {
+        vec rows[6][6];
+        vec scale = a ? LOAD(a + c) : (vec){0}, shift = a ? LOAD(b + c) : (vec){0};
+        for (int j = 0; j < 6; j++) {
+            vec d[6];
+            for (int i = 0; i < 6; i++) {
+                if (i < i0 || i >= i1 || j < j0 || j >= j1) {
+                    d[i] = (vec){0};
+                } else {
+                    d[i] = LOAD(origin + (i * s.W + j) * s.C + c);
+                    if (a) d[i] = relu(d[i] * scale + shift);
+                }
+            }
+            vec v[6];
+            input_1d(d, v);
+            for (int i = 0; i < 6; i++) rows[i][j] = v[i];
+        }
+        for (int i = 0; i < 6; i++) {
+            vec v[6];
+            input_1d(rows[i], v);
+            for (int j = 0; j < 6; j++) STORE(V + (i * 6 + j) * stride_f + c / 16 * stride_c + c % 16, v[j]);
+        }
+    }
+}
+
+/* The 36 numbers of the gradients of a tile's 4x4 outputs, for channels first..last, in panels of NB channels. */
+INLINE void gradient_tile(const float *g, Shape s, long tile, long first, long last, float *D, long stride_f,
+                          long stride_c) {
+    Place p = place(s, tile);
+    const float *origin = g + ((p.image * s.H + p.top) * s.W + p.left) * s.C;
+    int i1 = (int)least(4, s.H - p.top), j1 = (int)least(4, s.W - p.left);
+    for (long c = first; c < last; c += VL) {
+        vec rows[6][4];
+        for (int j = 0; j < 4; j++) {
+            vec d[4], v[6];
+            for (int i = 0; i < 4; i++)
+                d[i] = c < s.C && i < i1 && j < j1 ? LOAD(origin + (i * s.W + j) * s.C + c) : (vec){0};
+            gradient_1d(d, v);
+            for (int i = 0; i < 6; i++) rows[i][j] = v[i];
+        }
+        for (int i = 0; i < 6; i++) {
+            vec v[6];
+            gradient_1d(rows[i], v);
+            for (int j = 0; j < 6; j++)
+                STORE(D + (i * 6 + j) * stride_f + (c - first) / NB * stride_c + (c - first) % NB, v[j]);
+        }
+    }
+}
+
+/* ---- weights -------------------------------------------------------------------------------------------------------- */
+
+long wrn_weight_size(long in, long out) { return NF * in * up(out, NB); }
+
+/* U[f][n / NB][k][n % NB] from w (out, 3, 3, in). Backwards, the map runs from `out` to `in` channels with the kernel
+ * turned by half a turn. */
+void wrn_transform_weight(const float *w, long in, long out, int backwards, float *U, int threads) {
+    long K = backwards ? out : in, N = backwards ? in : out, size_f = K * up(N, NB);
+#pragma omp parallel for num_threads(threads) collapse(2)
+    for (long n = 0; n < up(N, NB); n += VL)
+        for (long k = 0; k < K; k++) {
+            vec rows[6][3];
+            for (int j = 0; j < 3; j++) {
+                vec d[3] = {0}, u[6];
+                for (int i = 0; i < 3; i++) {
+                    int tap = i * 3 + j;
+                    if (n >= N) break;
+                    if (backwards) d[i] = LOAD(w + (k * 9 + 8 - tap) * in + n);
+                    else
+                        for (int l = 0; l < VL; l++) d[i][l] = w[((n + l) * 9 + tap) * in + k];
+                }
+                weight_1d(d, u);
+                for (int i = 0; i < 6; i++) rows[i][j] = u[i];
+            }
+            for (int i = 0; i < 6; i++) {
+                vec u[6];
+                weight_1d(rows[i], u);
+                for (int j = 0; j < 6; j++)
+                    STORE(U + (i * 6 + j) * size_f + (n / NB * K + k) * NB + n % NB, u[j]);
+            }
+        }
+}
+
+/* ---- convolution ---------------------------------------------------------------------------------------------------- */
+
+/* y (B, H, W, out) = conv(relu(a x + b)) + add.
+ *
+ * a, b: (in), or NULL for no normalisation and activation. add: like y, or NULL; may be y itself.
+ * Where `gate` (like y) is given, y is a gradient that passes backwards through relu(gate_a gate + gate_b): it is zeroed
+ * where that was zero, and sums (2, out) gets the sums over the map of y and of y (gate - centre).
+ * Else sums, if given, gets those of y - centre and of its square. Returns 0, or 1 without memory. */
+int wrn_conv(const float *x, long B, long H, long W, long in, long out, const float *a, const float *b, const float *U,
+             const float *add, const float *gate, const float *gate_a, const float *gate_b, const float *centre,
+             float *y, double *sums, int threads) {
+    Shape s = {B, H, W, in};
+    long tiles = num_tiles(s), outs = up(out, NB), block = block_tiles(in + outs, tiles);
+    long num_blocks = (tiles + block - 1) / block, size_f = in * outs;
+    long v_f = block * in + 16, m_f = block * outs + 16;
+    float *partial = sums ? malloc(4 * num_blocks * 2 * out) : NULL;
+    int failed = sums && !partial;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (long blk = 0; blk < num_blocks; blk++) {
+        float *V = scratch(NF * (v_f + m_f)), *M = V + NF * v_f;
+        if (!V || failed) {
+            failed = 1;
+            continue;
+        }
+        long first = blk * block, num = least(block, tiles - first);
+        Place places[MAX_BLOCK];
+        for (long t = 0; t < num; t++) {
+            places[t] = place(s, first + t);
+            if (a) input_tile(x, s, first + t, a, b, V + t * in, v_f, 16);
+            else input_tile(x, s, first + t, NULL, NULL, V + t * in, v_f, 16);
+        }
+        for (int f = 0; f < NF; f++)
+            for (long n = 0; n < outs; n += NB) {
+                const float *panel = U + f * size_f + n * in;
+                long t = 0;
+                for (; t + MR <= num; t += MR)
+                    product(MR, 0, in, V + f * v_f + t * in, in, 1, panel, M + f * m_f + t * outs + n, outs);
+                for (; t < num; t++)
+                    product(1, 0, in, V + f * v_f + t * in, in, 1, panel, M + f * m_f + t * outs + n, outs);
+            }
+        float *part = partial + blk * 2 * out;
+        for (long c = 0; c < out; c += VL) {
+            vec sum = {0}, second = {0}, mid = sums ? LOAD(centre + c) : (vec){0};
+            vec scale = gate ? LOAD(gate_a + c) : (vec){0}, shift = gate ? LOAD(gate_b + c) : (vec){0};
+            for (long t = 0; t < num; t++) {
+                Place p = places[t];
+                vec rows[4][6];
+                for (int j = 0; j < 6; j++) {
+                    vec m[6], o[4];
+                    for (int i = 0; i < 6; i++) m[i] = LOAD(M + (i * 6 + j) * m_f + t * outs + c);
+                    output_1d(m, o);
+                    for (int i = 0; i < 4; i++) rows[i][j] = o[i];
+                }
+                int height = (int)least(4, H - p.top), width = (int)least(4, W - p.left);
+                for (int i = 0; i < height; i++) {
+                    vec o[4];
+                    output_1d(rows[i], o);
+                    long at = ((p.image * H + p.top + i) * W + p.left) * out + c;
+                    for (int j = 0; j < width; j++, at += out) {
+                        vec value = o[j];
+                        if (add) value += LOAD(add + at);
+                        if (gate) {
+                            vec input = LOAD(gate + at);
+                            value = where_positive(input * scale + shift, value);
+                            sum += value;
+                            second += value * (input - mid);
+                        } else if (sums) {
+                            vec far = value - mid;
+                            sum += far;
+                            second += far * far;
+                        }
+                        STORE(y + at, value);
+                    }
+                }
+            }
+            if (sums) {
+                STORE(part + c, sum);
+                STORE(part + out + c, second);
+            }
+        }
+    }
+    if (sums && !failed) {
+        memset(sums, 0, 16 * out);
+        for (long blk = 0; blk < num_blocks; blk++)
+            for (long c = 0; c < 2 * out; c++) sums[c] += partial[blk * 2 * out + c];
+    }
+    free(partial);
+    return failed;
+}
+
+/* ---- gradient of the weights ------------------------------------------------------------------------------------------ */
+
+/* dw (out, 3, 3, in), from the convolution's input x, normalised and activated where a is given, and the gradient g of
+ * its output. Work is divided among threads by tiles, each with sums of its own, and where those would be too large by
+ * output channels too; the sums are added in order. Returns 0, or 1 without memory. */
+int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, long W, long in, long out, const float *a,
+                             const float *b, float *dw, int threads) {
+    Shape s = {B, H, W, in};
+    long tiles = num_tiles(s), panels = up(out, NB) / NB, size_f = in * panels * NB, size = NF * size_f;
+    long parts = least(4 * size < 1 << 20 ? 4 * threads : threads, 1 + (64 << 20) / (4 * size));
+    parts = least(parts, up(tiles, 8) / 8);
+    long slices = least((threads + parts - 1) / parts, panels), slice = (panels + slices - 1) / slices;
+    long share = (tiles + parts - 1) / parts, block = least(2 * block_tiles(in + slice * NB, tiles), up(share, 2));
+    long v_f = block * in + 16, d_f = block * slice * NB + 16;
+    float *sums = scratch(parts * size + NF * (v_f + d_f));  /* the caller's thread keeps its own part behind them */
+    int failed = !sums;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
+    for (long part = 0; part < parts; part++)
+        for (long first_panel = 0; first_panel < panels; first_panel += slice) {
+            float *V = sums == scratch_memory ? sums + parts * size : scratch(NF * (v_f + d_f)), *D = V + NF * v_f;
+            if (!V || failed) {
+                failed = 1;
+                continue;
+            }
+            long last_panel = least(first_panel + slice, panels), end = least((part + 1) * share, tiles);
+            for (long first = part * share; first < end; first += block) {
+                long num = least(block, end - first);
+                for (long t = 0; t < num; t++) {
+                    if (a) input_tile(x, s, first + t, a, b, V + t * 16, v_f, 16 * block);
+                    else input_tile(x, s, first + t, NULL, NULL, V + t * 16, v_f, 16 * block);
+                    gradient_tile(g, (Shape){B, H, W, out}, first + t, first_panel * NB, last_panel * NB, D + t * NB,
+                                  d_f, block * NB);
+                }
+                int add = first > part * share;
+                for (int f = 0; f < NF; f++)
+                    for (long n = first_panel; n < last_panel; n++)
+                        for (long k = 0; k < in; k += 16) {
+                            const float *A = V + f * v_f + k * block, *panel = D + f * d_f + (n - first_panel) * block * NB;
+                            float *sum = sums + part * size + f * size_f + (n * in + k) * NB;
+                            for (int r = 0; r + MR <= 16; r += MR)
+                                product(MR, add, num, A + r, 1, 16, panel, sum + r * NB, NB);
+                            int r = 16 - 16 % MR;
+                            product(16 % MR, add, num, A + r, 1, 16, panel, sum + r * NB, NB);
+                        }
+            }
+        }
+    if (failed) return 1;
+#pragma omp parallel for num_threads(threads)
+    for (long n = 0; n < out; n += VL)
+        for (long k = 0; k < in; k++) {
+            vec rows[3][6];
+            for (int j = 0; j < 6; j++) {
+                vec u[6], w[3];
+                for (int i = 0; i < 6; i++) {
+                    const float *sum = sums + (i * 6 + j) * size_f + (n / NB * in + k) * NB + n % NB;
+                    u[i] = LOAD(sum);
+                    for (long part = 1; part < parts; part++) u[i] += LOAD(sum + part * size);
+                }
+                weight_gradient_1d(u, w);
+                for (int i = 0; i < 3; i++) rows[i][j] = w[i];
+            }
+            for (int i = 0; i < 3; i++) {
+                vec w[3];
+                weight_gradient_1d(rows[i], w);
+                for (int j = 0; j < 3; j++)
+                    for (int l = 0; l < VL; l++) dw[((n + l) * 9 + i * 3 + j) * in + k] = w[j][l];
+            }
+        }
+    return 0;
+}
