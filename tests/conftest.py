@@ -12,7 +12,10 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _own_data_root(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WRN_DATA", str(tmp_path_factory.mktemp("wrn-data")))
+    root, shared = tmp_path_factory.mktemp("wrn-data"), tmp_path_factory.getbasetemp().parent / "kernels"
+    shared.mkdir(exist_ok=True)
+    (root / "kernels").symlink_to(shared)  # the C code is compiled once for all tests
+    monkeypatch.setenv("WRN_DATA", str(root))
 
 
 @pytest.fixture(autouse=True, scope="session")

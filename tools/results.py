@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from wideresnet.config import Recipe
+from wideresnet.config import SETTLED, Recipe
 from wideresnet.data import FACTS
 from wideresnet.recipes import overridden, resolve
 from wideresnet.text import human_count, human_seconds
@@ -61,7 +61,7 @@ def changes(record: dict[str, Any]) -> str:
     result, recipe = record["result"], Recipe.from_json(record["recipe"])
     facts = FACTS[result["dataset"]]
     base = resolve(recipe.recipe, recipe.network, recipe.data, known_as=facts.name, num_train=facts.num_train)
-    settled = ("family", "precision", "seed")  # by the data, by the machine, and shown beside the error
+    settled = (*SETTLED, "seed")  # by data and machine; the seed is shown beside the error
     return "".join(f", {name} {new}" for name, (_, new) in overridden(recipe, base).items() if name not in settled)
 
 

@@ -8,12 +8,13 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from wideresnet.config import Recipe
+from wideresnet.config import SETTLED, Recipe
 from wideresnet.flags import show_value
 from wideresnet.progress import console
 from wideresnet.recipes import overridden
 from wideresnet.record import RunFolder
 from wideresnet.training import Job, Plan
+from wideresnet.training.tune import describe_configuration
 
 
 def announce_run(job: Job, plan: Plan, base: Recipe | None) -> None:
@@ -25,8 +26,8 @@ def announce_run(job: Job, plan: Plan, base: Recipe | None) -> None:
     recipe = job.recipe
     changed = {} if base is None else overridden(recipe, base)
     changed.pop("network", None)  # only spelt differently
-    for name in ("family", "precision"):
-        if base and getattr(base, name) in ("auto", None):  # settled by data and machine
+    for name in SETTLED:
+        if base and getattr(base, name) in ("auto", None):
             changed.pop(name, None)
     out = console()
     table = Table(title=escape(f"{recipe.network} on {job.dataset_name}, recipe {recipe.recipe}"), show_header=False)
@@ -48,7 +49,7 @@ def announce_run(job: Job, plan: Plan, base: Recipe | None) -> None:
                   f"{len(job.class_names)} classes, from {escape(recipe.data)}")  # fmt: skip
     for name, value in plan.lines():
         table.add_row(name, value)
-    table.add_row("device", f"{job.device}, {recipe.precision}")
+    table.add_row("device", f"{job.device}: {describe_configuration(recipe)}")
     out.print(table)
     if changed:
         out.print("overridden: " + ", ".join(changed))

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from wideresnet.config import CHOICES, Recipe
 from wideresnet.errors import UsageError, WRNError
 from wideresnet.flags import add_recipe_flags, given_flags
+from wideresnet.kernels.library import start_build
 from wideresnet.record import RunFolder
 
 
@@ -144,6 +145,7 @@ def _machine_flags(parser: argparse.ArgumentParser, *, precision: bool = True) -
 
 
 def _train(args: argparse.Namespace) -> None:
+    start_build()
     recipe, base, dataset, out = _recipe_to_resume(args) if args.resume else _recipe_to_start(args)
     from wideresnet.announce import announce_run, show_pictures, show_result
     from wideresnet.report import write_report
@@ -205,6 +207,7 @@ def _new_run_folder(network: str, data: str, recipe: str) -> Path:
 
 
 def _eval(args: argparse.Namespace) -> None:
+    start_build()
     from wideresnet.evaluation import evaluate_weights, render
 
     result = evaluate_weights(
@@ -214,6 +217,7 @@ def _eval(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
+    start_build()
     from wideresnet.predict import predict_files, render
 
     predictions = predict_files(
@@ -253,7 +257,8 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _cache(args: argparse.Namespace) -> None:
-    from wideresnet.data.cache import cache_contents, clear_cache, data_root, downloads_bytes
+    from wideresnet.data.cache import cache_contents, clear_cache, downloads_bytes
+    from wideresnet.places import data_root
     from wideresnet.text import human_bytes
 
     if args.clear:

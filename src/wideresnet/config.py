@@ -227,8 +227,28 @@ class Recipe:
         choices=("auto", "fp32", "bf16"),
         group="machine",
     )
-    compile: bool = _field(
-        False, "torch.compile the network (about a minute before the first step)", source="own choice", group="machine"
+    kernels: str = _field(
+        "auto",
+        "convolutions on a CPU by this package's Winograd kernels or by PyTorch; auto: measured",
+        source="Lavin & Gray 2015",
+        choices=("auto", "winograd", "pytorch"),
+        group="machine",
+    )
+    layout: str = _field(
+        "auto",
+        "order of the numbers of a map in memory; auto: measured",
+        source="own choice",
+        choices=("auto", "channels_last", "contiguous"),
+        group="machine",
+    )
+    threads: int | None = _field(
+        None, "threads on a CPU (none: measured)", source="own choice", low=1, high=1024, group="machine"
+    )
+    compile: bool | None = _field(
+        None,
+        "torch.compile the network, about a minute before the first step (none: measured for long runs on a GPU)",
+        source="own choice",
+        group="machine",
     )
 
     def __post_init__(self) -> None:
@@ -354,5 +374,8 @@ NETWORK_OPTIONS = (
 )  # fmt: skip
 """The fields that `networks.create` takes as options of the same name."""
 
-ELSEWHERE = ("device", "compile")
-"""The fields that may differ when a run is resumed: where it runs, not what it computes."""
+ELSEWHERE = ("device", "kernels", "layout", "threads", "compile")
+"""The fields that may differ when a run is resumed: where it runs, and what changes its numbers by rounding alone."""
+
+SETTLED = ("family", "precision", "kernels", "layout", "threads", "compile")
+"""The fields that are settled by the data and by measurements on the machine where they are "auto" or None."""

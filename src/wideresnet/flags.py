@@ -25,7 +25,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         text = f"{field.metadata['help']} [{show_value(field.default)}]{source}".replace("%", "%%")
         common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
         kind = TYPES[field.name]
-        if kind is bool:
+        if bool in (kind, *get_args(kind)):
             groups[title].add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif field.metadata["choices"]:
             groups[title].add_argument(flag, choices=field.metadata["choices"], **common)

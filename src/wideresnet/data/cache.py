@@ -16,6 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from wideresnet.places import data_root
+
 # Part of every key: raise it when decoding changes, so that older entries are never taken for current ones.
 _FORMAT_VERSION = 1
 _ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.(safetensors|\d+\.tmp)")
@@ -36,11 +38,6 @@ class Entry:
     kept: np.ndarray
     notes: tuple[str, ...]
     source: str
-
-
-def data_root() -> Path:
-    """The folder for downloads and decoded images: `$WRN_DATA`, else `~/.cache/wideresnet`."""
-    return Path(os.path.expanduser(os.environ.get("WRN_DATA") or "~/.cache/wideresnet"))
 
 
 def key_of(folder: Path, files: Sequence[Path], **options: object) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from wideresnet.data.cache import data_root
 from wideresnet.data.dataset import Dataset, ImageSet
 from wideresnet.data.facts import FACTS, SVHN_WITH_EXTRA
 from wideresnet.errors import DataError
+from wideresnet.places import data_root
 
 # The files that mark each layout, and the torchvision class that reads it.
 _CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}

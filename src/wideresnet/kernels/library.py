@@ -20,6 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from wideresnet.places import data_root
+
 SOURCES = ("winograd.c", "norm.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 COMPILERS = ("gcc", "cc", "clang")
@@ -42,9 +44,9 @@ class _Build:
         objects = [f"{Path(name).stem}.o" for name in SOURCES]
         undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
         # linked without -fopenmp: PyTorch's own OpenMP is used, since two of them would fight for the cores
-        steps = ([compiler, *FLAGS, "-c", *sources], [compiler, "-shared", *undefined, *objects, "-lm", "-o", "done.so"])
+        link = [compiler, "-shared", *undefined, *objects, "-lm", "-o", "done.so"]
         self.process = subprocess.Popen(
-            ["sh", "-c", " && ".join(map(shlex.join, steps))],
+            ["sh", "-c", f"{shlex.join([compiler, *FLAGS, '-c', *sources])} && {shlex.join(link)}"],
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -59,7 +61,7 @@ class _Build:
                 lines = complaint.decode(errors="replace").split("\n")
                 reason = next((line for line in lines if "error" in line), lines[0])
                 raise Unavailable(f"the C compiler failed ({reason.strip()})")
-            os.replace(self.folder / "done.so", self.place)
+            (self.folder / "done.so").replace(self.place)
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
         return self.place
@@ -106,7 +108,7 @@ def _place() -> Path:
     digest = hashlib.sha256(" ".join((_compiler(), *FLAGS, platform.machine(), _processor())).encode())
     for name in ("vector.h", *SOURCES):
         digest.update((FOLDER / name).read_bytes())
-    folder = Path(os.path.expanduser(os.environ.get("WRN_DATA") or "~/.cache/wideresnet")) / "kernels"
+    folder = data_root() / "kernels"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = folder.stat()

@@ -102,8 +102,8 @@ def convolve_backward(
     result = empty(*x.shape)
     sums = torch.empty(2, x.shape[1], dtype=torch.float64)
     failed = library().wrn_conv(
-        _at(gradient), *map(_long, (batch, height, width, channels, x.shape[1])), None, None, _at(transformed), _at(add),
-        _at(x), _at(norm.scale), _at(norm.shift), _at(norm.mean), _at(result), _at(sums), _threads(),
+        _at(gradient), *map(_long, (batch, height, width, channels, x.shape[1])), None, None, _at(transformed),
+        _at(add), _at(x), _at(norm.scale), _at(norm.shift), _at(norm.mean), _at(result), _at(sums), _threads(),
     )  # fmt: skip
     _check(failed)
     return result, sums
@@ -133,11 +133,18 @@ def normalise(sums: Tensor, num: int, norm: nn.BatchNorm2d) -> Normalised:
 
     Args:
         sums: of `statistics` with `norm.running_mean` as the centre.
-        num: positions that were summed over, at least 2.
+        num: positions that were summed over.
+
+    Raises:
+        ValueError: fewer than two positions, as in PyTorch.
     """
+    if num < 2:
+        raise ValueError("batch normalisation in training needs more than one value a channel")
     parts = torch.empty(4, norm.num_features)
-    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
     library().wrn_normalise(
         _at(sums), _long(num), _long(norm.num_features), _at(norm.weight), _at(norm.bias), ctypes.c_float(norm.eps),
         ctypes.c_float(norm.momentum), _at(norm.running_mean), _at(norm.running_var), *map(_at, parts),
@@ -148,7 +155,8 @@ def normalise(sums: Tensor, num: int, norm: nn.BatchNorm2d) -> Normalised:
 
 def normalise_running(norm: nn.BatchNorm2d) -> Normalised:
     """The normalisation by running statistics, as at test time."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     rstd = (norm.running_var.double() + norm.eps).rsqrt()
     scale = norm.weight.detach().double() * rstd
     shift = norm.bias.detach().double() - norm.running_mean.double() * scale

@@ -4,8 +4,8 @@
  * Maps are float, channels last: (B, H, W, C), C a multiple of 16. A map is cut into tiles of 4x4 outputs, which see 6x6
  * inputs. Each tile is transformed into 36 numbers a channel; for each of the 36 the channels are mixed by a matrix
  * product; the products are transformed back: 36 multiplications an input and output channel where the definition has
- * 144. Tiles are worked on in blocks small enough for the second-level cache. Every sum is taken in an order that
- * depends on shapes alone, so results do not depend on the number of threads.
+ * 144. Tiles are worked on in blocks small enough for the second-level cache. Results depend on
+ * the number of threads by rounding alone, and not at all on which thread did what.
  *
  * Source of the algorithm and of its matrices: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3.
  */
@@ -210,9 +210,18 @@ void wrn_transform_weight(const float *w, long in, long out, int backwards, floa
 
 /* ---- convolution ---------------------------------------------------------------------------------------------------- */
 
+/* C (num, NB) = A (num, K) B (K, NB), in strips of MR rows and what is left of them. */
+INLINE void strip(long num, long K, const float *A, const float *B, float *C, long ldc) {
+    long t = 0;
+    for (; t + MR <= num; t += MR) product(MR, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
+    for (; t + 4 <= num; t += 4) product(4, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
+    if (t + 2 <= num) product(2, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc), t += 2;
+    if (t < num) product(1, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
+}
+
 /* y (B, H, W, out) = conv(relu(a x + b)) + add.
  *
- * a, b: (in), or NULL for no normalisation and activation. add: like y, or NULL; may be y itself.
+ * a, b: (in), or NULL for no normalisation and activation. add: like y, or NULL.
  * Where `gate` (like y) is given, y is a gradient that passes backwards through relu(gate_a gate + gate_b): it is zeroed
  * where that was zero, and sums (2, out) gets the sums over the map of y and of y (gate - centre).
  * Else sums, if given, gets those of y - centre and of its square. Returns 0, or 1 without memory. */
@@ -220,77 +229,75 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
              const float *add, const float *gate, const float *gate_a, const float *gate_b, const float *centre,
              float *y, double *sums, int threads) {
     Shape s = {B, H, W, in};
-    long tiles = num_tiles(s), outs = up(out, NB), block = block_tiles(in + outs, tiles);
-    long num_blocks = (tiles + block - 1) / block, size_f = in * outs;
-    long v_f = block * in + 16, m_f = block * outs + 16;
-    float *partial = sums ? malloc(4 * num_blocks * 2 * out) : NULL;
+    long tiles = num_tiles(s), panels = up(out, NB) / NB, block = block_tiles(in + panels * NB, tiles);
+    long even = up((tiles + threads - 1) / threads, MR);  /* few tiles are shared out evenly, */
+    if (even < block) block = even > 24 ? even : least(24, up(tiles, MR));
+    long num_blocks = (tiles + block - 1) / block, size_f = in * panels * NB;
+    long slices = num_blocks < threads ? least((threads + num_blocks - 1) / num_blocks, panels) : 1; /* or by channel */
+    long slice = (panels + slices - 1) / slices * NB, v_f = block * in + 16, m_f = block * slice + 16;
+    float *partial = sums ? malloc(sizeof(float) * num_blocks * 2 * out) : NULL;
     int failed = sums && !partial;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (long blk = 0; blk < num_blocks; blk++) {
-        float *V = scratch(NF * (v_f + m_f)), *M = V + NF * v_f;
-        if (!V || failed) {
-            failed = 1;
-            continue;
-        }
-        long first = blk * block, num = least(block, tiles - first);
-        Place places[MAX_BLOCK];
-        for (long t = 0; t < num; t++) {
-            places[t] = place(s, first + t);
-            if (a) input_tile(x, s, first + t, a, b, V + t * in, v_f, 16);
-            else input_tile(x, s, first + t, NULL, NULL, V + t * in, v_f, 16);
-        }
-        for (int f = 0; f < NF; f++)
-            for (long n = 0; n < outs; n += NB) {
-                const float *panel = U + f * size_f + n * in;
-                long t = 0;
-                for (; t + MR <= num; t += MR)
-                    product(MR, 0, in, V + f * v_f + t * in, in, 1, panel, M + f * m_f + t * outs + n, outs);
-                for (; t < num; t++)
-                    product(1, 0, in, V + f * v_f + t * in, in, 1, panel, M + f * m_f + t * outs + n, outs);
+#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
+    for (long blk = 0; blk < num_blocks; blk++)
+        for (long from = 0; from < panels * NB; from += slice) {
+            float *V = scratch(NF * (v_f + m_f)), *M = V + NF * v_f;
+            if (!V || failed) {
+                failed = 1;
+                continue;
             }
-        float *part = partial + blk * 2 * out;
-        for (long c = 0; c < out; c += VL) {
-            vec sum = {0}, second = {0}, mid = sums ? LOAD(centre + c) : (vec){0};
-            vec scale = gate ? LOAD(gate_a + c) : (vec){0}, shift = gate ? LOAD(gate_b + c) : (vec){0};
+            long first = blk * block, num = least(block, tiles - first), to = least(from + slice, panels * NB);
+            Place places[MAX_BLOCK];
             for (long t = 0; t < num; t++) {
-                Place p = places[t];
-                vec rows[4][6];
-                for (int j = 0; j < 6; j++) {
-                    vec m[6], o[4];
-                    for (int i = 0; i < 6; i++) m[i] = LOAD(M + (i * 6 + j) * m_f + t * outs + c);
-                    output_1d(m, o);
-                    for (int i = 0; i < 4; i++) rows[i][j] = o[i];
-                }
-                int height = (int)least(4, H - p.top), width = (int)least(4, W - p.left);
-                for (int i = 0; i < height; i++) {
-                    vec o[4];
-                    output_1d(rows[i], o);
-                    long at = ((p.image * H + p.top + i) * W + p.left) * out + c;
-                    for (int j = 0; j < width; j++, at += out) {
-                        vec value = o[j];
-                        if (add) value += LOAD(add + at);
-                        if (gate) {
-                            vec input = LOAD(gate + at);
-                            value = where_positive(input * scale + shift, value);
-                            sum += value;
-                            second += value * (input - mid);
-                        } else if (sums) {
-                            vec far = value - mid;
-                            sum += far;
-                            second += far * far;
+                places[t] = place(s, first + t);
+                if (a) input_tile(x, s, first + t, a, b, V + t * in, v_f, 16);
+                else input_tile(x, s, first + t, NULL, NULL, V + t * in, v_f, 16);
+            }
+            for (int f = 0; f < NF; f++)
+                for (long n = from; n < to; n += NB)
+                    strip(num, in, V + f * v_f, U + f * size_f + n * in, M + f * m_f + n - from, slice);
+            float *part = partial + blk * 2 * out;
+            for (long c = from; c < least(to, out); c += VL) {
+                vec sum = {0}, second = {0}, mid = sums ? LOAD(centre + c) : (vec){0};
+                vec scale = gate ? LOAD(gate_a + c) : (vec){0}, shift = gate ? LOAD(gate_b + c) : (vec){0};
+                for (long t = 0; t < num; t++) {
+                    Place p = places[t];
+                    vec rows[4][6];
+                    for (int j = 0; j < 6; j++) {
+                        vec m[6], o[4];
+                        for (int i = 0; i < 6; i++) m[i] = LOAD(M + (i * 6 + j) * m_f + t * slice + c - from);
+                        output_1d(m, o);
+                        for (int i = 0; i < 4; i++) rows[i][j] = o[i];
+                    }
+                    int height = (int)least(4, H - p.top), width = (int)least(4, W - p.left);
+                    for (int i = 0; i < height; i++) {
+                        vec o[4];
+                        output_1d(rows[i], o);
+                        long at = ((p.image * H + p.top + i) * W + p.left) * out + c;
+                        for (int j = 0; j < width; j++, at += out) {
+                            vec value = o[j];
+                            if (add) value += LOAD(add + at);
+                            if (gate) {
+                                vec input = LOAD(gate + at);
+                                value = where_positive(input * scale + shift, value);
+                                sum += value;
+                                second += value * (input - mid);
+                            } else if (sums) {
+                                vec far = value - mid;
+                                sum += far;
+                                second += far * far;
+                            }
+                            STORE(y + at, value);
                         }
-                        STORE(y + at, value);
                     }
                 }
-            }
-            if (sums) {
-                STORE(part + c, sum);
-                STORE(part + out + c, second);
+                if (sums) {
+                    STORE(part + c, sum);
+                    STORE(part + out + c, second);
+                }
             }
         }
-    }
     if (sums && !failed) {
-        memset(sums, 0, 16 * out);
+        memset(sums, 0, sizeof(double) * 2 * out);
         for (long blk = 0; blk < num_blocks; blk++)
             for (long c = 0; c < 2 * out; c++) sums[c] += partial[blk * 2 * out + c];
     }

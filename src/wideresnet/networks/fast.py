@@ -5,7 +5,7 @@ A block keeps only what its normalisations saw; activations are computed again o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,44 +20,64 @@ if TYPE_CHECKING:
     from wideresnet.networks.models import PreActNet
 
 
-def can_run(network: PreActNet, x: Tensor) -> bool:
-    """Whether the kernels compute what the plain forward pass would, here and now."""
+def why_not(network: nn.Module, x: Tensor) -> str | None:
+    """Why the kernels would not compute what the plain forward pass does, here and now; None where they would."""
     if type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
-        return False
-    if torch.is_grad_enabled() and not network.training or x.numel() == 0:
-        return False
-    return all(map(_is_plain, network.modules()))
+        return "the kernels are for fp32 on a CPU"
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return "the kernels cannot be traced"
+    if torch.is_grad_enabled() and not network.training:
+        return "the kernels have no gradients in evaluation mode"
+    if x.numel() == 0:
+        return "there are no images"
+    return next((reason for module in network.modules() if (reason := _why_not(module))), None)
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether nothing hangs on to this module that the kernels would pass by, and it is of a kind that they know."""
+def _why_not(module: nn.Module) -> str | None:
+    """The same for one module: it must be of a kind that the kernels know, and nothing may hang on to it."""
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return False
+        return "the kernels would pass by the hooks of its modules"
     if isinstance(module, nn.BatchNorm2d):
         known = module.affine and module.track_running_stats and module.momentum is not None
-        return known and module.num_features % ops.LANES == 0 and module.weight.dtype == torch.float32
-    if isinstance(module, nn.Conv2d):
-        return module.bias is None
-    return not isinstance(module, nn.GroupNorm | nn.SiLU | nn.LeakyReLU | nn.SyncBatchNorm)
+        if not known or module.num_features % ops.LANES or module.weight.dtype != torch.float32:
+            return f"the kernels are for batch normalisation of multiples of {ops.LANES} channels"
+    elif isinstance(module, nn.GroupNorm | nn.SyncBatchNorm):
+        return "the kernels are for batch normalisation"
+    elif isinstance(module, nn.SiLU | nn.LeakyReLU):
+        return "the kernels are for ReLU"
+    return "the kernels leave out no blocks" if getattr(module, "survival", 1) != 1 else None
 
 
 def forward(network: PreActNet, x: Tensor) -> Tensor:
-    """Logits (B, num_classes), where `can_run` holds."""
+    """Logits (B, num_classes), where `why_not` has nothing to say."""
     x = ops.channels_last(network.stem(x))
-    blocks: list[PreActBlock] = [block for group in network.groups for block in group]  # type: ignore[misc]
-    norms: list[nn.BatchNorm2d] = [*(block.norms[0] for block in blocks), network.norm]  # type: ignore[list-item]
+    blocks = [cast("PreActBlock", block) for group in network.groups for block in cast("nn.Sequential", group)]
+    norms = cast("list[nn.BatchNorm2d]", [*(block.norms[0] for block in blocks), network.norm])
     if not network.training:
         for block in blocks:
             x = _residual_at_test_time(block, x)
         x = ops.activate(x, ops.normalise_running(norms[-1]))
     else:
-        sums = ops.statistics(x.detach(), norms[0].running_mean)
+        sums = ops.statistics(x.detach(), _centre(norms[0]))
         for block, following in zip(blocks, norms[1:], strict=True):
-            x, sums = _Residual.apply(block, sums, following.running_mean, x, *block.parameters())  # type: ignore[misc]
+            x, sums = _Residual.apply(block, sums, _centre(following), x, *block.parameters())  # type: ignore[misc]
         x = _Activation.apply(norms[-1], sums, x, norms[-1].weight, norms[-1].bias)  # type: ignore[assignment]
     return network.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def layers_of(block: PreActBlock) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
+    """Each convolution with the normalisation before it."""
+    return cast("list[tuple[nn.BatchNorm2d, nn.Conv2d]]", list(zip(block.norms, block.convs, strict=True)))
+
+
+def _centre(norm: nn.BatchNorm2d) -> Tensor:
+    """Something near the means of what is normalised, so that sums of squares around it lose no digits."""
+    assert norm.running_mean is not None
+    return norm.running_mean
 
 
 class _Residual(torch.autograd.Function):
@@ -70,9 +90,10 @@ class _Residual(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         del parameters  # the block's own; given so that autograd knows of them
         shortcut, inputs, norms, masks = x, [], [], []
-        last = len(block.convs) - 1
-        for i, conv in enumerate(block.convs):
-            norm = ops.normalise(sums, x.numel() // x.shape[1], block.norms[i])
+        layers = layers_of(block)
+        centres = [*(_centre(module) for module, _ in layers[1:]), centre]
+        for i, (module, conv) in enumerate(layers):
+            norm = ops.normalise(sums, x.numel() // x.shape[1], module)
             inputs.append(x)
             norms.append(norm)
             mask = active = None
@@ -84,22 +105,22 @@ class _Residual(torch.autograd.Function):
                 mask = torch.empty_like(active).bernoulli_(1 - block.dropout.p).div_(1 - block.dropout.p)
                 active *= mask
             masks.append(mask)
-            add, around = (shortcut, centre) if i == last else (None, block.norms[i + 1].running_mean)
-            x, sums = _forward(conv, x, norm, active, add, around)
+            add = shortcut if i == len(layers) - 1 else None
+            x, sums = cast("tuple[Tensor, Tensor]", _forward(conv, x, norm, active, add, centres[i]))
         ctx.block, ctx.norms, ctx.masks = block, norms, masks
-        ctx.save_for_backward(*inputs, *(conv.weight for conv in block.convs))
+        ctx.save_for_backward(*inputs, *(conv.weight for _, conv in layers))
         ctx.mark_non_differentiable(sums)
         return x, sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         block: PreActBlock = ctx.block
         arrived = gradient = ops.channels_last(gradients[0])
-        inputs = ctx.saved_tensors[: len(block.convs)]
+        layers, inputs = layers_of(block), ctx.saved_tensors
         found: dict[int, Tensor] = {}
-        for i in reversed(range(len(block.convs))):
-            conv, x, norm, mask, norm_module = block.convs[i], inputs[i], ctx.norms[i], ctx.masks[i], block.norms[i]
+        for i, (module, conv) in reversed(list(enumerate(layers))):
+            x, norm, mask = inputs[i], ctx.norms[i], ctx.masks[i]
             add, through = None, arrived
             if i == 0 and block.shortcut is not None:
                 add, found[id(block.shortcut.weight)] = _convolve_backward(
@@ -107,8 +128,8 @@ class _Residual(torch.autograd.Function):
                 )
                 through = None
             gradient, sums, found[id(conv.weight)] = _backward(conv, gradient, x, norm, mask, add)
-            gradient, found[id(norm_module.weight)], found[id(norm_module.bias)] = ops.normalise_backward(
-                gradient, sums, x, norm, norm_module.weight, through if i == 0 else None
+            gradient, found[id(module.weight)], found[id(module.bias)] = ops.normalise_backward(
+                gradient, sums, x, norm, module.weight, through if i == 0 else None
             )
         return None, None, None, gradient, *(found[id(parameter)] for parameter in block.parameters())
 
@@ -125,7 +146,7 @@ class _Activation(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         gradient = ops.empty(*x.shape).copy_(gradients[0])  # what arrives is a view of the pool's, to be left alone
         sums = ops.activate_backward(gradient, x, ctx.normalised)
@@ -133,13 +154,13 @@ class _Activation(torch.autograd.Function):
 
 
 def _residual_at_test_time(block: PreActBlock, x: Tensor) -> Tensor:
-    shortcut, last = x, len(block.convs) - 1
-    for i, conv in enumerate(block.convs):
-        norm, active = ops.normalise_running(block.norms[i]), None
+    shortcut, layers = x, layers_of(block)
+    for i, (module, conv) in enumerate(layers):
+        norm, active = ops.normalise_running(module), None
         if i == 0 and block.shortcut is not None:
             active = ops.activate(x, norm)
             shortcut = _convolve(active, block.shortcut)
-        x, _ = _forward(conv, x, norm, active, shortcut if i == last else None, None)
+        x, _ = _forward(conv, x, norm, active, shortcut if i == len(layers) - 1 else None, None)
     return x
 
 
@@ -149,9 +170,7 @@ def _forward(
     """conv(relu(norm(x))) + add and its sums around the centre; `active`, where it is known, is what is convolved."""
     if ops.fits(conv):
         prologue = (x, norm) if active is None else (active, None)
-        return ops.convolve(
-            prologue[0], ops.transform_weight(conv.weight), conv.out_channels, prologue[1], add, centre
-        )
+        return ops.convolve(prologue[0], ops.transform_weight(conv.weight), conv.out_channels, prologue[1], add, centre)
     y = _convolve(ops.activate(x, norm) if active is None else active, conv)
     if add is not None:
         y += add

@@ -65,12 +65,24 @@ class Network(nn.Module):
             UsageError: x has another type or shape.
         """
         self._check(x)
-        if self.kernels and isinstance(self, PreActNet) and fast.can_run(self, x):
-            return fast.forward(self, x)
+        if self.kernels and self.why_no_kernels(x) is None:
+            return fast.forward(self, x)  # type: ignore[arg-type]
         x = self.maxpool(self.enter(x))
         for group in self.trunk():
             x = group(x)
         return self.fc(_pool(self.finish(x)))
+
+    def optimize(self) -> nn.Module:
+        """A snapshot for inference, as fast as this machine is known to run it: see `networks.optimized.Optimized`."""
+        from wideresnet.networks.optimized import Optimized  # which knows the networks of this module
+
+        return Optimized(self)
+
+    def why_no_kernels(self, x: Tensor) -> str | None:
+        """Why this package's kernels would not compute what `forward(x)` does; None where they would."""
+        if not isinstance(self, PreActNet) or self.stem_norm is not None:
+            return "the kernels are for pre-activation networks for small images"
+        return fast.why_not(self, x)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """The named stages of Table 1: "conv1" (the stem), "conv2" and on (output of each group), "pooled".

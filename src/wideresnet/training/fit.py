@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wideresnet.config import ELSEWHERE, Recipe
+from wideresnet.config import ELSEWHERE, SETTLED, Recipe
 from wideresnet.data import Dataset
 from wideresnet.errors import UsageError, WRNError
 from wideresnet.names import parse
@@ -90,7 +90,7 @@ def _recipe_to_resume(folder: RunFolder, asked: Recipe) -> Recipe:
     stored = folder.read_recipe()
     settled = dataclasses.replace(
         asked,
-        **{name: getattr(stored, name) for name in ("precision", "family") if getattr(asked, name) in ("auto", None)},
+        **{name: getattr(stored, name) for name in SETTLED if getattr(asked, name) in ("auto", None)},
     )
     for name, (old, new) in overridden(settled, stored).items():
         if name == "network" and str(parse(old, stored.family)) == new:  # only spelt differently
@@ -100,7 +100,7 @@ def _recipe_to_resume(folder: RunFolder, asked: Recipe) -> Recipe:
                 f"--resume {folder.path}: that run has {name} {old}, asked for is {new}; leave the flag out, or start "
                 "a new run with another --out"
             )
-    return dataclasses.replace(stored, **{name: getattr(asked, name) for name in ELSEWHERE})
+    return dataclasses.replace(stored, **{name: getattr(settled, name) for name in ELSEWHERE})
 
 
 def _check_space(folder: RunFolder, plan: Plan) -> None:

@@ -118,6 +118,11 @@ def describe(device: str) -> dict[str, Any]:
     }
 
 
+def hardware_name(device: str) -> str:
+    """The processor that computes, and how many of it."""
+    return torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} x {_cpu_name()}"
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

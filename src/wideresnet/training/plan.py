@@ -11,7 +11,8 @@ import torch
 from wideresnet.networks.cost import cost
 from wideresnet.text import human_bytes, human_count, human_seconds
 from wideresnet.training.machine import available_memory_bytes, memory_in_use_bytes, synchronise
-from wideresnet.training.prepare import Job, make_optimizer
+from wideresnet.training.optimizer import make_optimizer
+from wideresnet.training.prepare import Job
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.step import Meter, train_step
 

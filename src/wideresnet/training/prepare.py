@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from wideresnet.config import NETWORK_OPTIONS, Recipe
 from wideresnet.data import Dataset, ImageSet, load_dataset
@@ -22,8 +21,10 @@ from wideresnet.networks import Network, create
 from wideresnet.networks.cost import cost
 from wideresnet.recipes import resolve
 from wideresnet.seeds import seed_of
-from wideresnet.training.machine import pick_device, pick_precision
+from wideresnet.training.machine import pick_device
+from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.schedules import Schedule, make_schedule
+from wideresnet.training.tune import arrange, settle
 
 SMALLEST_IMAGENET_PX = 112
 """Below it a name that reads both ways means the network for 32x32 images: ImageNet's networks reduce a side 32-fold,
@@ -103,9 +104,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Job:
     if family is None and is_ambiguous(recipe.network):  # the data decides
         family = "cifar" if max(size) < SMALLEST_IMAGENET_PX else "imagenet"
     name = parse(recipe.network, family)
-    recipe = dataclasses.replace(
-        recipe, network=str(name), family=name.family, precision=pick_precision(recipe.precision, device)
-    )
+    recipe = dataclasses.replace(recipe, network=str(name), family=name.family)
     if name.family == "imagenet" and max(size) < SMALLEST_IMAGENET_PX:
         notes.append(f"{name} is made for images of 224x224; these are {size[0]}x{size[1]}")
     notes += _settings_without_effect(recipe)
@@ -129,9 +128,12 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Job:
     )
     with warnings.catch_warnings(record=True) as caught:  # a network's options without effect are told with the rest
         warnings.simplefilter("always")
-        network = build_network(recipe, len(dataset.class_names), train.images.shape[3]).to(device)
+        network = build_network(recipe, len(dataset.class_names), train.images.shape[3])
     notes += [str(warning.message) for warning in caught]
     _check_smallest_batch(recipe, network, len(train), size)
+    recipe, chosen = settle(recipe, network, device, size, len(train))
+    notes += chosen
+    network = arrange(network.to(device), recipe)
     return Job(
         recipe=recipe,
         device=device,
@@ -150,31 +152,11 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Job:
 
 
 def build_network(recipe: Recipe, num_classes: int, in_channels: int) -> Network:
-    """The recipe's network, its first weights a function of the recipe's seed; channels last in memory."""
+    """The recipe's network, its first weights a function of the recipe's seed."""
     options = {name: getattr(recipe, name) for name in NETWORK_OPTIONS}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(recipe.seed, "weights"))
-        network = create(recipe.network, num_classes, family=recipe.family, in_channels=in_channels, **options)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD as the recipe says; weight decay on every parameter, or only on those with more than one dimension."""
-    parameters = list(network.parameters())
-    decayed = [p for p in parameters if recipe.weight_decay_on == "all" or p.ndim > 1]
-    spared = [p for p in parameters if recipe.weight_decay_on != "all" and p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=0.0,  # set at every step
-        momentum=recipe.momentum,
-        dampening=recipe.dampening,
-        nesterov=recipe.nesterov,
-        fused=True,
-    )
+        return create(recipe.network, num_classes, family=recipe.family, in_channels=in_channels, **options)
 
 
 def _split(recipe: Recipe, dataset: Dataset) -> tuple[ImageSet, ImageSet, list[str]]:

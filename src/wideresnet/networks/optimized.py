@@ -1,0 +1,122 @@
+"""A network made ready for inference: the fastest exact way that is known for it on this machine."""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from wideresnet.kernels import ops
+from wideresnet.kernels.library import Unavailable, library
+from wideresnet.networks.blocks import PostActBlock, PreActBlock
+from wideresnet.networks.fast import layers_of
+from wideresnet.networks.models import Network, PostActNet, PreActNet
+
+
+class Optimized(nn.Module):
+    """A snapshot of a network for inference; later changes of the network do not reach it.
+
+    On a CPU a pre-activation network for small images runs by the Winograd kernels, its weights transformed once (four
+    times their memory); other networks have their normalisations folded into the convolutions before them. Outputs are
+    those of the network up to rounding.
+
+    Attributes:
+        how: what was done, in words.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        frozen = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = cast("Network", frozen.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        self.blocks: list[_Block] = []
+        self.last: ops.Normalised | None = None
+        self.how = "channels last in memory"
+        if _kernels_can_run(self.network):
+            trunk = cast("PreActNet", self.network)
+            blocks = [block for group in trunk.groups for block in cast("nn.Sequential", group)]
+            self.blocks = [_Block(cast("PreActBlock", block)) for block in blocks]
+            self.last = ops.normalise_running(cast("nn.BatchNorm2d", trunk.norm))
+            self.how = "Winograd kernels, weights transformed beforehand"
+        elif isinstance(self.network, PostActNet):
+            _fold(self.network)
+            self.how = "normalisations folded into convolutions, channels last in memory"
+        self.eval()
+
+    def train(self, mode: bool = True) -> Optimized:
+        """Stays in evaluation mode: there is nothing in it that learns."""
+        del mode
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores (B, num_classes) of images (B, C, H, W), as `Network.forward` gives them."""
+        if not self.blocks or self.network.why_no_kernels(x) is not None:
+            return self.network(x.contiguous(memory_format=torch.channels_last))
+        trunk = cast("PreActNet", self.network)
+        x = ops.channels_last(trunk.stem(x.contiguous(memory_format=torch.channels_last)))
+        for block in self.blocks:
+            x = block(x)
+        assert self.last is not None
+        x = ops.activate(x, self.last)
+        return trunk.fc(x.mean((2, 3)))
+
+
+class _Block:
+    """A pre-activation block at test time, all that depends on its weights alone computed beforehand."""
+
+    def __init__(self, block: PreActBlock) -> None:
+        self.shortcut = block.shortcut
+        self.layers = [
+            (ops.normalise_running(norm), conv, ops.transform_weight(conv.weight) if ops.fits(conv) else None)
+            for norm, conv in layers_of(block)
+        ]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        shortcut = x
+        for i, (norm, conv, transformed) in enumerate(self.layers):
+            active = None
+            if i == 0 and self.shortcut is not None:
+                active = ops.activate(x, norm)
+                shortcut = ops.channels_last(F.conv2d(active, self.shortcut.weight, None, self.shortcut.stride))
+            add = shortcut if i == len(self.layers) - 1 else None
+            if transformed is not None:
+                source, prologue = (x, norm) if active is None else (active, None)
+                x, _ = ops.convolve(source, transformed, conv.out_channels, prologue, add)
+                continue
+            active = ops.activate(x, norm) if active is None else active
+            x = ops.channels_last(F.conv2d(active, conv.weight, None, conv.stride, conv.padding))
+            if add is not None:
+                x += add
+        return x
+
+
+def _kernels_can_run(network: Network) -> bool:
+    images = torch.zeros(1, network.in_channels, 8, 8)
+    with torch.no_grad():
+        if next(network.parameters()).is_cuda or network.why_no_kernels(images) is not None:
+            return False
+    try:
+        library()
+    except Unavailable:
+        return False
+    return True
+
+
+def _fold(network: PostActNet) -> None:
+    """Fold each batch normalisation into the convolution before it."""
+    pairs: list[tuple[nn.Module, str, str]] = [(network, "conv1", "bn1")]
+    for block in network.modules():
+        if isinstance(block, PostActBlock):
+            pairs += [(block, f"conv{i}", f"bn{i}") for i in range(1, block.num_convs + 1)]
+            if block.downsample is not None:
+                pairs.append((block.downsample, "0", "1"))
+    for parent, conv_name, norm_name in pairs:
+        conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            folded = fuse_conv_bn_eval(conv, norm)
+            setattr(parent, conv_name, folded.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+            setattr(parent, norm_name, nn.Identity())
