@@ -109,7 +109,7 @@ def make_pace(
         at_once: what is asked for; None leaves it to the device.
 
     Returns:
-        The pace, and the threads of each run; None leaves them as they are.
+        The pace, and the threads of each run; None: as many as it would have alone.
     """
     each = human_bytes(plan.memory_bytes)
     if device == "cpu":

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from wideresnet.several.pace import Report, report_now
 
 
@@ -29,14 +31,14 @@ class Worker:
         Args:
             job: what `worker.main` reads.
             log: what it prints is added to this file.
-            num_threads: OMP_NUM_THREADS of the process; None leaves it as it is here.
+            num_threads: threads of the process, as by OMP_NUM_THREADS; None: as many as it would have alone.
         """
         self.seed = seed
         self.report: Report | None = None
         self.message = ""
         # the same packages as here, wherever these were found
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-        if num_threads is not None:
+        if num_threads is not None and num_threads < torch.get_num_threads():  # for NumPy too
             env["OMP_NUM_THREADS"] = str(num_threads)
         command = [sys.executable, "-P", "-m", "wideresnet.several.worker"]
         with log.open("ab") as file:
@@ -46,7 +48,7 @@ class Worker:
             )  # fmt: skip
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has died already, as its exit code will tell
-            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.write(json.dumps({**job, "num_threads": num_threads}) + "\n")
             self._process.stdin.flush()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()

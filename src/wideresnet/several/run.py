@@ -108,7 +108,7 @@ def fit_seeds(
     if summary["n"] > 1:
         write_comparison([folder.path / run["folder"] for run in summary["runs"]], folder.page)
     done = f"{summary['n']} of {num_seeds} seeds have finished"
-    if stopped:
+    if stopped and summary["unfinished"]:
         again = folder.resume_command(num_seeds)
         raise Interrupted(f"stopped; {done}, those under way are saved, go on with: {again}")
     if failed:
@@ -211,6 +211,6 @@ def _tell_end(folder: SeedsFolder, worker: Worker, code: int) -> None:
         result = folder.run(worker.seed).read_result()
         _say(f"seed {worker.seed}: test error {result['test_error_pct']:.2f} %, {human_seconds(result['seconds'])}")
     elif code == STOPPED:
-        _say(f"seed {worker.seed}: {worker.message or 'stopped before it began'}")
+        _say(f"seed {worker.seed}: stopped{' and saved' if worker.message else ''}")
     else:
         _say(f"seed {worker.seed} failed: {worker.problem(code)} (log: {folder.log(worker.seed)})")

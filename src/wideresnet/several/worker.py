@@ -17,6 +17,8 @@ import traceback
 from contextlib import suppress
 from typing import IO, Any
 
+import torch
+
 from wideresnet.announce import announce_run
 from wideresnet.config import Recipe
 from wideresnet.errors import WRNError
@@ -36,7 +38,8 @@ def main() -> int:
         signal.signal(number, lambda *_: None)
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     sys.argv = job["argv"]  # the record names the command that was typed
-
+    if job["num_threads"] is not None:
+        torch.set_num_threads(job["num_threads"])
     try:
         dataset = load_for(recipe := Recipe.from_json(job["recipe"]))
         fit(
@@ -58,7 +61,8 @@ def main() -> int:
 
 
 def _stop_at_end_of_input() -> None:
-    sys.stdin.read()
+    while os.read(sys.stdin.fileno(), 1):  # not sys.stdin.read(), which at exit would hold a lock
+        pass
     while True:  # the loop may not have begun, and what comes before it does not listen
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.2)
