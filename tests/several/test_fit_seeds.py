@@ -42,7 +42,7 @@ def wrn(*words: object) -> int:
         return int(leaving.code or 0)
 
 
-def wait_for(happened: Callable[[], bool], limit_s: float = 120) -> None:
+def wait_for(happened: Callable[[], bool], limit_s: float = 300) -> None:
     deadline = time.monotonic() + limit_s
     while not happened():
         assert time.monotonic() < deadline, "did not happen in time"
