@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from wideresnet.names import list_networks, parse
     from wideresnet.networks import create
     from wideresnet.networks.cost import cost
+    from wideresnet.several import fit_seeds
     from wideresnet.training import fit
     from wideresnet.weights import load, read_weights
 
@@ -22,6 +23,7 @@ __all__ = [
     "cost",
     "create",
     "fit",
+    "fit_seeds",
     "list_networks",
     "load",
     "parse",
@@ -36,6 +38,7 @@ _HOMES = {
     "cost": "networks.cost",
     "create": "networks",
     "fit": "training",
+    "fit_seeds": "several",
     "list_networks": "names",
     "load": "weights",
     "parse": "names",

@@ -16,7 +16,7 @@ from wideresnet.config import CHOICES, Recipe
 from wideresnet.errors import UsageError, WRNError
 from wideresnet.flags import add_recipe_flags, given_flags
 from wideresnet.kernels.library import start_build
-from wideresnet.record import RunFolder
+from wideresnet.record import RunFolder, SeedsFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,6 +92,10 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between checkpoints (60)"
     )
+    train.add_argument("--seeds", type=int, metavar="N", help="train N seeds, from --seed on, each in its own folder")
+    train.add_argument(
+        "--at-once", type=int, metavar="N", help="seeds that train at once (1 on a CPU; measured on a GPU)"
+    )
     add_recipe_flags(train)
 
     evaluate = _verb(verbs, "eval", _eval, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
@@ -146,6 +150,11 @@ def _machine_flags(parser: argparse.ArgumentParser, *, precision: bool = True) -
 
 def _train(args: argparse.Namespace) -> None:
     start_build()
+    if args.seeds is not None:
+        _train_seeds(args)
+        return
+    if args.at_once is not None:
+        raise UsageError(f"--at-once {args.at_once}: is for several seeds; add --seeds N")
     recipe, base, dataset, out = _recipe_to_resume(args) if args.resume else _recipe_to_start(args)
     from wideresnet.announce import announce_run, show_pictures, show_result
     from wideresnet.report import write_report
@@ -167,6 +176,30 @@ def _train(args: argparse.Namespace) -> None:
     write_report(out, dataset)
     if not args.json:
         show_pictures(RunFolder(out))
+
+
+def _train_seeds(args: argparse.Namespace) -> None:
+    if args.overwrite:
+        raise UsageError("--seeds --overwrite: several runs are not replaced; remove them, or choose another --out")
+    if args.out and not args.resume:
+        SeedsFolder(args.out).check_free()
+    recipe, base, dataset, out = _recipe_to_resume(args) if args.resume else _recipe_to_start(args)
+    from wideresnet.announce import announce_run
+    from wideresnet.several import fit_seeds, render
+
+    summary = fit_seeds(
+        recipe,
+        out,
+        args.seeds,
+        at_once=args.at_once,
+        dataset=dataset,
+        resume=args.resume,
+        checkpoint_every_s=args.checkpoint_every,
+        announce=lambda job, plan: announce_run(job, plan, base),
+    )
+    _show(args, summary, render)
+    if not args.json and SeedsFolder(out).page.is_file():
+        print(f"comparison   {SeedsFolder(out).page}")
 
 
 def _recipe_to_start(args: argparse.Namespace) -> tuple[Recipe, Recipe | None, Any, Path]:
@@ -191,8 +224,12 @@ def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Pat
         raise UsageError("--resume --overwrite: one goes on with a run, the other replaces it; choose one")
     if args.out is None:
         raise UsageError("--resume: needs --out, the run folder to go on with")
-    folder = RunFolder(args.out)
-    if not folder.is_run():
+    if args.seeds is not None:
+        folder = SeedsFolder(args.out)
+        folder.check_begun()
+    elif SeedsFolder(args.out).is_begun():
+        raise UsageError(f"--resume --out {args.out}: holds several seeds; say how many by --seeds N")
+    elif not (folder := RunFolder(args.out)).is_run():
         raise UsageError(f"--resume --out {args.out}: no run there; leave out --resume to start one")
     named = {name: getattr(args, name) for name in ("network", "data", "recipe") if getattr(args, name) is not None}
     return Recipe.from_json({**folder.read_recipe().to_json(), **named, **given_flags(args)}), None, None, args.out

@@ -143,6 +143,68 @@ class RunFolder:
             raise _full_disk(error, self.metrics, len(line)) from None
 
 
+class SeedsFolder:
+    """What `wrn train --seeds N` leaves: an ordinary run folder for each seed, with what its process said in a log
+    beside it, `seeds.json`, which sums them up, and `comparison.html`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.summary = self.path / "seeds.json"
+        self.page = self.path / "comparison.html"
+
+    def run(self, seed: int) -> RunFolder:
+        """The run of a seed."""
+        return RunFolder(self.path / f"seed{seed}")
+
+    def log(self, seed: int) -> Path:
+        """What the process of a seed said."""
+        return self.path / f"seed{seed}.log"
+
+    def is_begun(self) -> bool:
+        """Whether training of several seeds has started here."""
+        return self.summary.is_file()
+
+    def check_free(self) -> None:
+        """Refuse a folder that is used.
+
+        Raises:
+            UsageError: the folder is used.
+        """
+        if self.is_begun():
+            raise UsageError(
+                f"--out {self.path}: holds several seeds already; go on with them by --resume, or choose another --out"
+            )
+        if RunFolder(self.path).is_used():
+            raise UsageError(f"--out {self.path}: exists and is not empty; choose another --out for several seeds")
+
+    def check_begun(self) -> None:
+        """Refuse to go on where nothing has begun.
+
+        Raises:
+            UsageError: there are no seeds here.
+        """
+        if RunFolder(self.path).is_run():
+            raise UsageError(f"--resume {self.path}: holds a single run, not several; leave out --seeds")
+        if not self.is_begun():
+            raise UsageError(f"--resume {self.path}: no seeds there; leave out --resume to start them")
+
+    def read_recipe(self) -> Recipe:
+        """The recipe of the first seed; the others differ from it in the seed alone.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        recipe = read_json(self.summary).get("recipe")
+        if not isinstance(recipe, dict):
+            raise DataError(f"{self.summary}: lacks the recipe; the file was damaged")
+        return Recipe.from_json(recipe)
+
+    def resume_command(self, num_seeds: int) -> str:
+        """What to type to go on."""
+        return f"wrn train --resume --seeds {num_seeds} --out {shlex.quote(str(self.path))}"
+
+
 def _line(record: dict[str, Any]) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
 

@@ -32,6 +32,7 @@ def fit(
     overwrite: bool = False,
     checkpoint_every_s: float = 60.0,
     announce: Callable[[Job, Plan], None] | None = None,
+    watch: Callable[[int, float, float], None] | None = None,
 ) -> dict[str, Any]:
     """Train a network and leave a record.
 
@@ -44,6 +45,8 @@ def fit(
         overwrite: replace a run that is in `out`.
         checkpoint_every_s: seconds of work that a kill may cost.
         announce: called with what is about to run, before the first step.
+        watch: called about twice a second with the steps done, the epoch's loss so far and its training error so far,
+            percent.
 
     Returns:
         What `result.json` holds; `test_error_pct` is that of the last epoch.
@@ -53,8 +56,7 @@ def fit(
         WRNError: the loss is not finite, or the disk is full; the last checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
     """
-    if not checkpoint_every_s >= 0:
-        raise UsageError(f"checkpoint_every_s {checkpoint_every_s}: must be 0 or more seconds")
+    check_checkpoint_every(checkpoint_every_s)
     folder = RunFolder(out)
     if resume:
         recipe = _recipe_to_resume(folder, recipe)
@@ -78,16 +80,29 @@ def fit(
         env["command"] = read_json(folder.env).get("command", env["command"])
     write_json(folder.env, env)
     try:
-        return Run(job, folder, checkpoint_every_s).train(resume)
+        return Run(job, folder, checkpoint_every_s, watch).train(resume)
     except KeyboardInterrupt:  # a second Ctrl-C, or one outside the steps
         raise Interrupted(f"interrupted; go on from the last checkpoint with: {folder.resume_command()}") from None
 
 
+def check_checkpoint_every(checkpoint_every_s: float) -> None:
+    """Refuse a time that is none."""
+    if not checkpoint_every_s >= 0:
+        raise UsageError(f"checkpoint_every_s {checkpoint_every_s}: must be 0 or more seconds")
+
+
 def _recipe_to_resume(folder: RunFolder, asked: Recipe) -> Recipe:
-    """The stored recipe, with the asked device; anything else that differs is an error."""
     if not folder.is_run():
         raise UsageError(f"--resume {folder.path}: no run there; leave out --resume to start one")
-    stored = folder.read_recipe()
+    return resumed_recipe(folder.path, folder.read_recipe(), asked)
+
+
+def resumed_recipe(path: Path, stored: Recipe, asked: Recipe) -> Recipe:
+    """The stored recipe, with the asked device.
+
+    Raises:
+        UsageError: anything else differs.
+    """
     settled = dataclasses.replace(
         asked,
         **{name: getattr(stored, name) for name in SETTLED if getattr(asked, name) in ("auto", None)},
@@ -97,7 +112,7 @@ def _recipe_to_resume(folder: RunFolder, asked: Recipe) -> Recipe:
             continue
         if name not in ELSEWHERE:
             raise UsageError(
-                f"--resume {folder.path}: that run has {name} {old}, asked for is {new}; leave the flag out, or start "
+                f"--resume {path}: that run has {name} {old}, asked for is {new}; leave the flag out, or start "
                 "a new run with another --out"
             )
     return dataclasses.replace(stored, **{name: getattr(settled, name) for name in ELSEWHERE})

@@ -6,6 +6,7 @@ import copy
 import math
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,7 +32,13 @@ from wideresnet.weights import Weights, write_weights
 class Run:
     """The state of a run: weights, momentum, averaged weights, the step, the epoch's sums, the time so far."""
 
-    def __init__(self, job: Job, folder: RunFolder, checkpoint_every_s: float) -> None:
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        checkpoint_every_s: float,
+        watch: Callable[[int, float, float], None] | None = None,
+    ) -> None:
         self.job, self.recipe, self.folder = job, job.recipe, folder
         self.network, self.optimizer = job.network, job.optimizer
         self.averaged = copy.deepcopy(job.network) if job.recipe.ema_decay else None
@@ -42,6 +49,7 @@ class Run:
         self.train_s = 0.0
         self.evaluation_s = 0.0
         self.checkpoint_every_s = checkpoint_every_s
+        self.watch = watch
         self.saved_at = time.monotonic()
 
     def train(self, resume: bool) -> dict[str, Any]:
@@ -90,6 +98,8 @@ class Run:
                             error=f"{error:.1f} %",
                             rate=f"{rate:,.0f}",
                         )
+                        if self.watch:
+                            self.watch(self.step, loss, error)
                     if stop.asked:
                         self.save()
                         raise Interrupted(self.how_to_resume())
