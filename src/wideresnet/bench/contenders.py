@@ -1,0 +1,190 @@
+"""Those that race: this package's network as it runs best, the same run plainly, and other implementations."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wideresnet.bench.case import Case
+from wideresnet.bench.peers import CAREFUL, PLAIN, PeerError, build_peer
+from wideresnet.data.preprocess import Preprocessing
+from wideresnet.networks import create
+from wideresnet.training.machine import synchronise
+from wideresnet.training.prepare import build_network, make_optimizer
+from wideresnet.training.step import Meter, train_step, training_loss
+
+OURS = "wideresnet"
+
+LR = 0.0
+"""Of every step that is timed: the arithmetic is the same, and the thousandth step works on what the first one did."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that can be timed.
+
+    Attributes:
+        name: as in the table.
+        configuration: how it runs, e.g. "channels_last, eager, fp32, 2 threads".
+        call: one training step, or one forward pass.
+        num_threads: threads of the CPU that it runs with.
+        parts: runs one step in pieces and returns the seconds of each; only for this package's own.
+    """
+
+    name: str
+    configuration: str
+    call: Callable[[], object]
+    num_threads: int
+    parts: Callable[[], dict[str, float]] | None = None
+
+
+def make_contender(name: str, case: Case) -> Contender:
+    """The contender of a name: "wideresnet", "plain" or an implementation's, as `--against` takes it.
+
+    Raises:
+        PeerError: another implementation is not installed, or has another network or none.
+        Exception: whatever its code raises.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if name == OURS:
+            return ours_train(case) if case.job == "train" else ours_infer(case)
+        if name == PLAIN:
+            network: nn.Module = create(case.network, case.num_classes, family=case.family)
+        else:
+            network = build_peer(name, case)
+            params = sum(parameter.numel() for parameter in network.parameters())
+            if params != case.cost.params:
+                raise PeerError(
+                    f"its {case.network} has {params:,} parameters, not {case.cost.params:,}: another network"
+                )
+    return _as_users_run_it(name, network, case)
+
+
+def ours_train(case: Case) -> Contender:
+    """This package's training step, in the configuration that `wrn train` takes on this machine."""
+    recipe, device = case.recipe, case.device
+    network = build_network(recipe, case.num_classes, in_channels=3).to(device).train()
+    optimizer = make_optimizer(network, recipe)
+    meter = Meter(device)
+    images, labels = case.batch()
+    images = images.contiguous(memory_format=torch.channels_last)  # as a feed yields them
+
+    def step() -> None:
+        train_step(network, optimizer, images, labels, meter, recipe, device, step=0, lr=LR)
+
+    batches = None
+
+    def parts() -> dict[str, float]:
+        nonlocal batches
+        if batches is None:
+            feed = case.feed()
+            batches = itertools.chain.from_iterable(map(feed.epoch, itertools.count()))
+        watch = _Stopwatch(device)
+        fresh_images, fresh_labels = next(batches)
+        watch.lap("loading and augmentation")
+        loss, logits = training_loss(network, fresh_images, fresh_labels, recipe, device)
+        watch.lap("forward")
+        loss.backward()
+        watch.lap("backward")
+        meter.add(loss.detach(), logits.detach(), fresh_labels, 0)
+        optimizer.step()
+        optimizer.zero_grad()
+        watch.lap("optimiser")
+        return watch.seconds
+
+    return Contender(OURS, _described(case, "channels_last", case.precision), step, case.num_threads, parts)
+
+
+def ours_infer(case: Case) -> Contender:
+    """This package's forward pass, in the configuration that `wrn predict` and `wrn eval` take on this machine."""
+    network = build_network(case.recipe, case.num_classes, in_channels=3).to(case.device).eval()
+    images = case.batch()[0].contiguous(memory_format=torch.channels_last)
+    preprocessing, pixels = Preprocessing("mean_std", (127.5,) * 3, (64.0,) * 3), case.pixels()
+
+    def forward() -> Tensor:
+        with (
+            torch.inference_mode(),
+            torch.autocast(case.device, torch.bfloat16, enabled=case.precision == "bf16"),
+        ):
+            return network(images)
+
+    def parts() -> dict[str, float]:
+        watch = _Stopwatch(case.device)
+        preprocessing(pixels)
+        watch.lap("preprocessing")
+        forward()
+        watch.lap("forward")
+        return watch.seconds
+
+    return Contender(OURS, _described(case, "channels_last", case.precision), forward, case.num_threads, parts)
+
+
+def _as_users_run_it(name: str, network: nn.Module, case: Case) -> Contender:
+    """The plain loop that users of PyTorch write; `+careful` adds what the careful ones among them add."""
+    careful = name.endswith(CAREFUL)
+    layout = torch.channels_last if careful else torch.contiguous_format
+    precision = case.precision if careful else "fp32"
+    network = network.to(case.device).to(memory_format=layout)  # type: ignore[call-overload]
+    images, labels = case.batch()
+    images = images.contiguous(memory_format=layout)
+    expected = (case.batch_size, case.num_classes)
+
+    def arithmetic() -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(case.device, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+    def logits() -> Tensor:
+        output = network(images)
+        if not isinstance(output, Tensor) or tuple(output.shape) != expected:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise PeerError(f"its output is {shape}, not logits {expected}")
+        return output
+
+    def forward() -> Tensor:
+        with torch.no_grad(), arithmetic():
+            return logits()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with arithmetic():
+            loss = F.cross_entropy(logits(), labels)
+        loss.backward()
+        optimizer.step()
+
+    network.train(case.job == "train")
+    recipe = case.recipe
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=LR,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
+    )
+    configuration = _described(case, "channels_last" if careful else "NCHW", precision)
+    return Contender(name, configuration, step if case.job == "train" else forward, case.num_threads)
+
+
+def _described(case: Case, layout: str, precision: str) -> str:
+    threads = f", {case.num_threads} thread{'s' * (case.num_threads > 1)}" if case.device == "cpu" else ""
+    return f"{layout}, eager, {precision}{threads}"
+
+
+class _Stopwatch:
+    """Seconds between laps, the device's work included."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.seconds = device, dict[str, float]()
+        synchronise(device)
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        synchronise(self.device)
+        now = time.perf_counter()
+        self.seconds[name] = now - self.last
+        self.last = now
