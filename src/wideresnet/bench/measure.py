@@ -38,6 +38,7 @@ class Lane:
         call_s: seconds of a call, as the warm-up found it.
         num_calls: calls in a turn.
         seconds: of one call, for each round.
+        parts: seconds of the pieces of a step, for each round, where the contender can tell.
         problem: why there are none; empty while all is well.
         peak_memory_mib: of a call, above what was there before the contender was built; None where unknown.
     """
@@ -48,6 +49,7 @@ class Lane:
     call_s: float = math.nan
     num_calls: int = 1
     seconds: list[float] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
     problem: str = ""
     peak_memory_mib: float | None = None
 
@@ -59,9 +61,16 @@ class Lane:
         self.call_s = min(later)
         self.num_calls = max(1, math.ceil(TURN_S / max(self.call_s, 1e-9)))
 
+    @property
+    def turn_s(self) -> float:
+        """What a turn is expected to take."""
+        return (self.num_calls + (self.contender.parts is not None)) * self.call_s
+
     def take_turn(self, device: str, clock: Clock = time.perf_counter) -> None:
-        """Add the seconds of a call in one more round."""
+        """Add the seconds of a call, and of its pieces, in one more round."""
         self.seconds.append(self._turn(device, clock, self.num_calls) / self.num_calls)
+        if self.contender.parts:
+            self.parts.append(self.contender.parts())
 
     def _turn(self, device: str, clock: Clock, num_calls: int) -> float:
         if torch.get_num_threads() != self.contender.num_threads:
@@ -92,8 +101,7 @@ def describe_problem(error: BaseException) -> str:
 
 def num_rounds(lanes: Sequence[Lane], repeats: int, budget_s: float) -> int:
     """As many rounds as fit the budget: at most `repeats`, at least three (or `repeats`, where that is less)."""
-    round_s = sum(lane.num_calls * lane.call_s for lane in lanes)
-    return max(min(MIN_ROUNDS, repeats), min(repeats, int(budget_s / round_s)))
+    return max(min(MIN_ROUNDS, repeats), min(repeats, int(budget_s / sum(lane.turn_s for lane in lanes))))
 
 
 def take_turns(
@@ -113,7 +121,7 @@ def take_turns(
         for lane in lanes:
             if not lane.problem:
                 attempt(lane, lambda lane=lane: lane.take_turn(device, clock))
-            advance(lane.num_calls * lane.call_s)
+            advance(lane.turn_s)
 
 
 def matmul_contender(device: str, precision: str, num_threads: int) -> tuple[Contender, int]:

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wideresnet.bench.contenders import OURS
-from wideresnet.bench.words import case_title, errors_of, machine_line, verdict
+from wideresnet.bench.words import case_title, errors_of, machine_line, short_name, verdict
 from wideresnet.figures import LIGHT, Theme, to_png
 from wideresnet.record import write_atomic
 
@@ -37,7 +37,7 @@ def draw_bars(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
                 _write(axes, 0, place, f"  {row['problem']}"[:90], theme.wrong)
             else:
                 _write(axes, values[place], place, f"  {values[place]:,.4g}", theme.ink)
-        axes.set_yticks(range(len(rows)), [row["name"][:36] for row in rows], parse_math=False)
+        axes.set_yticks(range(len(rows)), [short_name(row)[:36] for row in rows], parse_math=False)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.15 * max(values))
         title = f"{case_title(case)}: {verdict(case)}" if verdict(case) else case_title(case)

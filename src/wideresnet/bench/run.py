@@ -18,7 +18,7 @@ from wideresnet.bench.measure import Lane, attempt, matmul_contender, num_rounds
 from wideresnet.bench.memory import PeakMemory, memory_in_own_process
 from wideresnet.bench.peers import check_peer
 from wideresnet.bench.plots import write_plot
-from wideresnet.bench.summary import case_document, parts_document
+from wideresnet.bench.summary import case_document
 from wideresnet.errors import UsageError
 from wideresnet.names import parse
 from wideresnet.paper import FIGURE4_BATCH_SIZE, FIGURE4_MS
@@ -30,9 +30,6 @@ RECORD, PLOT = "bench.json", "bench.png"
 
 BATCH_SIZES = {"train": (128,), "infer": (1, 64)}
 """Without --batch-size: the paper's for training; one image, and enough to fill a processor, for inference."""
-
-PARTS_ROUNDS = 7
-"""Steps that are timed in pieces, at most; after as many rounds as that the medians no longer move."""
 
 
 @dataclass(frozen=True)
@@ -197,16 +194,12 @@ def _measure(
     lanes = [lane for _, case_lanes in entered for lane in case_lanes]
     running = [*(lane for lane in lanes if not lane.problem), matmul]
     rounds = num_rounds(running, settings.repeats, settings.seconds * len(entries))
-    round_s = sum(lane.num_calls * lane.call_s for lane in running)
-    progress.update(task, total=rounds * round_s, what=f"{rounds} rounds")
+    progress.update(task, total=rounds * sum(lane.turn_s for lane in running), what=f"{rounds} rounds")
     take_turns(running, rounds, settings.device, advance=lambda seconds: progress.advance(task, seconds))
     documents = []
     for case, case_lanes in entered:
         _measure_memory(case, case_lanes, tell)
-        document = case_document(case, case_lanes, matmul, matmul_flops)
-        tell(f"parts of {case.network}")
-        document["parts"] = _parts(case_lanes[0].contender, min(rounds, PARTS_ROUNDS))
-        documents.append(document)
+        documents.append(case_document(case, case_lanes, matmul, matmul_flops))
     progress.update(task, what=f"{rounds} rounds")
     return documents
 
@@ -224,6 +217,8 @@ def _enter(name: str, case: Case, tell: Callable[[str], None]) -> Lane:
         lane.warm_up(case.device)
         if case.device == "cuda":
             lane.peak_memory_mib = peak.mib()
+        if lane.contender.parts:
+            lane.contender.parts()  # makes its data, which must not count above
 
     attempt(lane, build_and_warm_up)
     return lane
@@ -237,11 +232,3 @@ def _measure_memory(case: Case, lanes: Sequence[Lane], tell: Callable[[str], Non
         if not lane.problem:
             tell(f"memory of {lane.contender.name}, {case.network}")
             lane.peak_memory_mib = memory_in_own_process(lane.contender.name, case)
-
-
-def _parts(contender: Contender, rounds: int) -> dict[str, Any]:
-    """The pieces of a step of ours, each its median; the first step only warms up."""
-    assert contender.parts is not None
-    torch.set_num_threads(contender.num_threads)
-    contender.parts()
-    return parts_document([contender.parts() for _ in range(rounds)])

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wideresnet.bench.contenders import OURS
-from wideresnet.bench.words import case_title, errors_of, machine_line, parts_line, verdict
+from wideresnet.bench.words import case_title, errors_of, machine_line, parts_line, short_name, verdict
 from wideresnet.text import human_count
 
 BAR_WIDTH = 8
@@ -28,7 +28,7 @@ def render(document: dict[str, Any]) -> RenderableType:
                 Text(f"{row['name']}: {problem or row['configuration']}", style="yellow" if problem else "dim")
             )
         if verdict(case):
-            parts.append(Text(f"ours is {verdict(case)}, the best of the others", style="bold"))
+            parts.append(Text(f"ours is {verdict(case)}, the fastest other as its users run it", style="bold"))
         parts.append(Text(f"a step of ours in pieces: {parts_line(case)}"))
         parts.append(
             Text(f"matrix product {human_count(case['matmul']['flops_per_s'])}FLOP/s ({case['matmul']['what']}); "
@@ -48,7 +48,7 @@ def _contenders(case: dict[str, Any]) -> Table:
         call = {key: f"{1000 * value:.3g}" for key, value in row["call_s"].items()}
         memory, faster = row["peak_memory_mib"], row.get("ours_is_faster")
         table.add_row(
-            Text(row["name"], style="bold" if row["name"] == OURS else ""),
+            Text(short_name(row), style="bold" if row["name"] == OURS else ""),
             f"{row['images_per_s']:,.4g}",
             Text("█" * max(1, round(BAR_WIDTH * row["images_per_s"] / fastest)), style="blue"),
             f"{call['median']}, {call['min']}\n{call['quartile1']}-{call['quartile3']}",

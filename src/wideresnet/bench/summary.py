@@ -37,8 +37,8 @@ def case_document(case: Case, lanes: Sequence[Lane], matmul: Lane, matmul_flops:
         matmul_flops: operations of one call of it.
 
     Returns:
-        JSON-ready: the case, its cost, the machine's rate, a list of contenders with all their times, and which of
-        the others is the best. A contender that was not timed has `problem` instead of times.
+        JSON-ready: the case, its cost, the machine's rate, a list of contenders with all their times, which of the
+        others is the best, and the pieces of a step of ours. Who was not timed has `problem` instead of times.
     """
     ours = lanes[0]
     assert ours.contender.name == OURS
@@ -58,6 +58,7 @@ def case_document(case: Case, lanes: Sequence[Lane], matmul: Lane, matmul_flops:
         },
         "contenders": contenders,
         "best_peer": best_peer(contenders),
+        "parts": _parts_document(ours.parts),
     }
 
 
@@ -94,7 +95,7 @@ def _contender_document(lane: Lane, ours: Lane, case: Case, matmul_rate: float) 
     return row
 
 
-def parts_document(rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
+def _parts_document(rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Median seconds of the pieces of a step, and all of them."""
     return {
         name: {"median_s": round(statistics.median(part[name] for part in rounds), 9),
