@@ -132,7 +132,11 @@ def settled(
     Raises:
         UsageError: a number that is too small, or a device that is not there.
     """
-    for flag, value, low in (("--threads", num_threads or 1, 1), ("--repeats", repeats, 1), ("--seconds", seconds, 0)):
+    for flag, value, low in (
+        ("--threads", 1 if num_threads is None else num_threads, 1),
+        ("--repeats", repeats, 1),
+        ("--seconds", seconds, 0),
+    ):
         if not low <= value < float("inf"):
             raise UsageError(f"{flag} {value}: must be at least {low}")
     before = torch.get_num_threads(), torch.backends.cudnn.benchmark
