@@ -85,7 +85,8 @@ def details(records: list[dict[str, Any]]) -> str:
                     _contenders(case),
                     f"A step of ours in pieces: {parts_line(case)}.",
                 ]
-        parts.append(f"![images a second](../{folder}/bench.png)")
+        drawn = "Figure 4" if record["job"] == "figure4" else "images a second"
+        parts.append(f"![{drawn}](../{folder}/bench.png)")
     return "\n\n".join(parts if records else [*parts, EMPTY]) + "\n"
 
 
