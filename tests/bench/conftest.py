@@ -19,6 +19,9 @@ def same(depth, widen_factor, num_classes, dropRate):
     assert dropRate == 0
     return create(f"WRN-{depth}-{widen_factor}", num_classes)
 
+def by_name(name):
+    return create(name)
+
 def wider(depth, k):
     return create(f"WRN-{depth}-{k + 1}")
 

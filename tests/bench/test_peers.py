@@ -114,6 +114,12 @@ def test_a_callable_gets_the_arguments_that_it_knows(others: str, make_case: Mak
     assert build_peer(f"{others}.py:same", make_case())
 
 
+def test_networks_that_depth_and_width_do_not_tell_apart_need_the_name(others: str, make_case: MakeCase) -> None:
+    assert make_case("WRN-40-2-l1").cost.params == make_case("WRN-40-2").cost.params
+    assert "do not mean WRN-40-2-l1" in problem(f"{others}:same", make_case("WRN-40-2-l1"))
+    assert build_peer(f"{others}:by_name", make_case("WRN-40-2-l1"))
+
+
 def test_depth_and_classes_are_told_apart_where_both_are_ten(make_case: MakeCase) -> None:
     known = known_arguments(make_case("WRN-10-3"))
     assert (known["depth"], known["num_classes"], known["k"], known["in_channels"]) == (10, 10, 3, 3)

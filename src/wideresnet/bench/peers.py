@@ -162,6 +162,14 @@ def _build_by_callable(name: str, case: Case) -> nn.Module:
                 f"it needs a parameter {parameter.name!r}, which wrn bench cannot give; wrap it in a function of "
                 "depth, width and num_classes"
             )
+    # Table 3's networks have the same parameters, so that counting them would not show which one was built
+    if (
+        case.family == "cifar"
+        and case.name.kind == "wrn"
+        and case.name.kernels != (3, 3)
+        and not {"name", "network"} & given.keys()
+    ):
+        raise PeerError(f"it is not told the name, and depth and width alone do not mean {case.network}")
     network = function(**given)
     if not isinstance(network, nn.Module):
         raise PeerError(f"it returned a {type(network).__name__}, not a torch.nn.Module; wrap it in one")
