@@ -21,6 +21,7 @@ check: $(READY)
 # README's tables, from the records in results/
 results: $(READY)
 	$(BIN)/python tools/results.py
+	$(BIN)/python tools/speed.py
 
 clean:
 	rm -rf $(VENV) runs/demo

@@ -52,7 +52,7 @@ def test_help_answers_at_once_because_it_imports_no_torch() -> None:
     assert min(cpu_s) < 0.3
 
 
-@pytest.mark.parametrize("verb", ["train", "eval", "predict", "info", "report", "cache"])
+@pytest.mark.parametrize("verb", ["train", "eval", "predict", "info", "report", "bench", "cache"])
 def test_each_verb_has_help_with_an_example_and_json(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert wrn(verb, "--help") == 0
     text = capsys.readouterr().out

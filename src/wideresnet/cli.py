@@ -127,9 +127,60 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     report.add_argument("--out", type=Path, help="where a comparison goes (comparison.html)")
 
+    _bench_verb(verbs)
+
     cache = _verb(verbs, "cache", _cache, "show or clear the folder of decoded images", "wrn cache --clear")
     cache.add_argument("--clear", action="store_true", help="remove the decoded images (never your own files)")
     return parser
+
+
+def _bench_verb(verbs: Any) -> None:
+    bench = verbs.add_parser(
+        "bench", help="measure speed and memory, also beside other implementations",
+        description="Measure speed and memory, also beside other implementations; leaves bench.json and bench.png.",
+        epilog="example: wrn bench train WRN-16-4 --against pytorchcv --json",
+    )  # fmt: skip
+    jobs = bench.add_subparsers(title="what to measure", metavar="WHAT", required=True)
+    for job, help in (("train", "whole training steps"), ("infer", "forward passes")):
+        measure = _verb(jobs, job, _bench, help, f"wrn bench {job} WRN-16-4 WRN-40-2 --against torchvision pytorchcv")
+        measure.set_defaults(job=job)
+        measure.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
+        measure.add_argument(
+            "--batch-size", type=_sizes, default=(), metavar="N,N", help="images a step; several with commas between "
+            f"({'128' if job == 'train' else '1,64'})",
+        )  # fmt: skip
+        measure.add_argument(
+            "--against", nargs="+", action="extend", default=[], metavar="OTHER",
+            help="torchvision, timm, pytorchcv (where installed), plain (our network run as anybody would), and "
+            "module:callable or file.py:callable for any other: its code is imported from the current folder and RUN; "
+            "the callable gets those of depth, width (widen_factor, k), num_classes, dropout = 0, ... that it takes, "
+            "and returns a torch.nn.Module. They run eagerly in fp32, NCHW; with +careful behind the name in "
+            "channels_last and our precision",
+        )  # fmt: skip
+        measure.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
+        _bench_flags(measure)
+    figure4 = _verb(jobs, "figure4", _bench, "the paper's Figure 4 on this machine, beside its bars",
+                    "wrn bench figure4")  # fmt: skip
+    figure4.set_defaults(job="figure4")
+    _bench_flags(figure4)
+
+
+def _bench_flags(parser: argparse.ArgumentParser) -> None:
+    _machine_flags(parser)
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU (PyTorch's choice)")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="rounds at most (20)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, metavar="S",
+        help="of timing a network and batch size; three rounds are made whatever they take (60)",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder of the record (default: a new one under $WRN_RUNS or runs/)")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers with commas between, e.g. 1,64") from None
 
 
 def _verb(verbs: Any, name: str, run: Any, help: str, example: str) -> argparse.ArgumentParser:
@@ -235,9 +286,8 @@ def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Pat
     return Recipe.from_json({**folder.read_recipe().to_json(), **named, **given_flags(args)}), None, None, args.out
 
 
-def _new_run_folder(network: str, data: str, recipe: str) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{network}-{data}-{recipe}-{stamp}"
+def _new_run_folder(*about: str) -> Path:
+    name = "-".join((*about, time.strftime("%Y%m%d-%H%M%S")))
     return Path(os.path.expanduser(os.environ.get("WRN_RUNS") or "runs")) / "".join(
         c if c.isalnum() or c in "-._" else "_" for c in name
     )
@@ -291,6 +341,28 @@ def _report(args: argparse.Namespace) -> None:
     else:
         page = write_comparison(args.runs, args.out or Path("comparison.html"))
     print(json.dumps({"page": str(page)}) if args.json else page)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from wideresnet.bench.run import PLOT, RECORD, run_bench, run_figure4
+    from wideresnet.bench.show import render
+
+    machine = {
+        "device": args.device,
+        "precision": args.precision,
+        "num_threads": args.threads,
+        "repeats": args.repeats,
+        "seconds": args.seconds,
+    }
+    out = args.out or _new_run_folder("bench", args.job, *(args.networks[:1] if "networks" in args else ()))
+    if args.job == "figure4":
+        document = run_figure4(out, **machine)
+    else:
+        document = run_bench(args.job, args.networks, out, batch_sizes=args.batch_size, against=args.against,
+                             family=args.family, **machine)  # fmt: skip
+    _show(args, document, render)
+    if not args.json:
+        print(f"record {out / RECORD}, plot {out / PLOT}")
 
 
 def _cache(args: argparse.Namespace) -> None:

@@ -15,8 +15,6 @@ from wideresnet.names import parse
 from wideresnet.networks import cost, create
 from wideresnet.text import human_bytes, human_count
 
-DEFAULTS = {"cifar": (10, 32), "imagenet": (1000, 224)}  # classes and side (px) that the paper used
-
 _ERRORS = {
     "cifar10_pct": "CIFAR-10",
     "cifar100_pct": "CIFAR-100",
@@ -57,7 +55,7 @@ def describe(
         UsageError: an unknown name or an option outside its range.
     """
     parsed = parse(name, family)
-    usual_classes, usual_size = DEFAULTS[parsed.family]
+    usual_classes, usual_size = paper.USUAL_DATA[parsed.family]
     with torch.device("meta"):
         network = create(
             parsed,

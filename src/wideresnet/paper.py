@@ -1,4 +1,4 @@
-"""The paper's published figures, as data to compare with: Tables 2 to 9 of arXiv 1605.07146v4.
+"""The paper's published figures, as data to compare with: Tables 2 to 9 and Figure 4 of arXiv 1605.07146v4.
 
 Errors are in percent. What the paper got wrong, or counts in another way, is stated in the row it concerns.
 """
@@ -8,6 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wideresnet.names import parse
+
+USUAL_DATA = {"cifar": (10, 32), "imagenet": (1000, 224)}
+"""Classes, and side of the images (px), of the data that the paper trained a family of networks on."""
+
+FIGURE4_MS = {
+    "PreActResNet-164": 85,
+    "PreActResNet-1001": 512,
+    "WRN-40-4": 68,
+    "WRN-16-10": 164,
+    "WRN-28-10": 312,
+}
+"""Figure 4: milliseconds of a training step of 32 images on a Titan X with cuDNN v5; two thin networks, three wide.
+
+The errors that it prints beside WRN-40-4 and WRN-28-10 are those of WRN-40-8 and WRN-22-8 in Table 4.
+"""
+
+FIGURE4_BATCH_SIZE = 32
 
 # Exact counts of parameters of more such networks, 10 outputs: arithmetic on layer shapes.
 EXACT_PARAMS = {

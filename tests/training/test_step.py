@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wideresnet.config import Recipe
 from wideresnet.networks import create
-from wideresnet.training.prepare import make_optimizer
+from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.step import Meter, train_step, training_loss
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,9 @@ from wideresnet.errors import UsageError
 from wideresnet.names import NetworkName
 from wideresnet.networks import fast
 from wideresnet.networks.blocks import PostActBlock, PreActBlock, Style
+
+if TYPE_CHECKING:
+    from wideresnet.networks.optimized import Optimized
 
 
 class Network(nn.Module):
@@ -72,7 +75,7 @@ class Network(nn.Module):
             x = group(x)
         return self.fc(_pool(self.finish(x)))
 
-    def optimize(self) -> nn.Module:
+    def optimize(self) -> Optimized:
         """A snapshot for inference, as fast as this machine is known to run it: see `networks.optimized.Optimized`."""
         from wideresnet.networks.optimized import Optimized  # which knows the networks of this module
 

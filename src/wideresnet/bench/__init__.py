@@ -1,0 +1,1 @@
+"""`wrn bench`: how fast this package trains and runs a network, beside other implementations in the same process."""

@@ -1,0 +1,117 @@
+"""What is measured: a network, a batch and a machine's settings, with the data that everyone in the race is given."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wideresnet.config import Recipe
+from wideresnet.data.feed import Feed
+from wideresnet.data.preprocess import Preprocessing
+from wideresnet.names import NetworkName, parse
+from wideresnet.networks import Cost, cost, create
+from wideresnet.paper import USUAL_DATA
+
+FEED_BYTES = 64 * 2**20
+"""Size of the synthetic training set, uint8: more than a processor's caches hold, as a real set is."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure.
+
+    Attributes:
+        job: "train" for a whole step (loss, backward, update), "infer" for a forward pass.
+        network: canonical name.
+        family: "cifar" (images of 32x32, 10 classes) or "imagenet" (224x224, 1000).
+        batch_size: images a step.
+        device: "cpu" or "cuda".
+        precision: "fp32" or "bf16", of this package's own networks; others run in fp32.
+        num_threads: threads of the CPU that everyone starts with.
+    """
+
+    job: str
+    network: str
+    family: str
+    batch_size: int
+    device: str
+    precision: str
+    num_threads: int
+
+    @property
+    def name(self) -> NetworkName:
+        """What the network's name says."""
+        return parse(self.network, self.family)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs."""
+        return USUAL_DATA[self.family][0]
+
+    @property
+    def size_px(self) -> int:
+        """Side of the images."""
+        return USUAL_DATA[self.family][1]
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Parameters and operations, from shapes alone."""
+        with torch.device("meta"):
+            network = create(self.network, self.num_classes, family=self.family)
+        return cost(network, self.size_px, self.batch_size)
+
+    @property
+    def flops(self) -> int:
+        """Operations of one call: 2 x multiply-accumulates of direct convolution, three times that for training."""
+        per_image = self.cost.training_flops if self.job == "train" else self.cost.flops
+        return per_image * self.batch_size
+
+    @property
+    def recipe(self) -> Recipe:
+        """The paper's training step, on this machine."""
+        return Recipe(
+            network=self.network,
+            family=self.family,
+            batch_size=self.batch_size,
+            device=self.device,
+            precision=self.precision,
+        )
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Normalised images, float32 (B, 3, H, W) contiguous, and labels, int64 (B,), on the device; always alike."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch_size, 3, self.size_px, self.size_px, generator=generator)
+        labels = torch.randint(self.num_classes, (self.batch_size,), generator=generator)
+        return images.to(self.device), labels.to(self.device)
+
+    def feed(self) -> Feed:
+        """A synthetic training set, augmented as the recipe says."""
+        images = self._pixels(max(2 * self.batch_size, FEED_BYTES // (3 * self.size_px**2)))
+        recipe = self.recipe
+        return Feed(
+            images,
+            np.arange(len(images)) % self.num_classes,
+            Preprocessing.fit("mean_std", images, mean=(127.5,) * 3, std=(64.0,) * 3),
+            batch_size=self.batch_size,
+            padding=recipe.crop_padding,
+            padding_mode=recipe.padding_mode,
+            flip=recipe.flip,
+            device=self.device,
+        )
+
+    def pixels(self) -> Tensor:
+        """A batch as it comes from a decoder: uint8 (B, H, W, 3), on the device."""
+        return torch.from_numpy(self._pixels(self.batch_size)).to(self.device)
+
+    def _pixels(self, num_images: int) -> np.ndarray:
+        shape = (num_images, self.size_px, self.size_px, 3)
+        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields; `Case(**fields)` is the inverse."""
+        return asdict(self)

@@ -1,0 +1,203 @@
+"""Those that race: this package's network as it runs best, the same run plainly, and other implementations."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wideresnet.bench.case import Case
+from wideresnet.bench.peers import CAREFUL, PLAIN, PeerError, build_peer
+from wideresnet.data.preprocess import Preprocessing
+from wideresnet.networks import create
+from wideresnet.training.machine import synchronise
+from wideresnet.training.optimizer import make_optimizer
+from wideresnet.training.prepare import build_network
+from wideresnet.training.step import Meter, train_step, training_loss
+from wideresnet.training.tune import arrange, describe_configuration, keep_memory, settle
+
+OURS = "wideresnet"
+
+NUM_IMAGES = 50_000
+"""Of an epoch, CIFAR's: decides whether compiling would pay for itself."""
+
+LR = 0.0
+"""Of every step that is timed: the arithmetic is the same, and the thousandth step works on what the first one did."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that can be timed.
+
+    Attributes:
+        name: as in the table.
+        configuration: how it runs, e.g. "channels_last, eager, fp32, 2 threads".
+        call: one training step, or one forward pass.
+        num_threads: threads of the CPU that it runs with.
+        parts: runs one step in pieces and returns the seconds of each; only for this package's own.
+    """
+
+    name: str
+    configuration: str
+    call: Callable[[], object]
+    num_threads: int
+    parts: Callable[[], dict[str, float]] | None = None
+
+
+def make_contender(name: str, case: Case) -> Contender:
+    """The contender of a name: "wideresnet", "plain" or an implementation's, as `--against` takes it.
+
+    Raises:
+        PeerError: another implementation is not installed, or has another network or none.
+        Exception: whatever its code raises.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if name == OURS:
+            return ours_train(case) if case.job == "train" else ours_infer(case)
+        if name == PLAIN:
+            network: nn.Module = create(case.network, case.num_classes, family=case.family)
+        else:
+            network = build_peer(name, case)
+            params = sum(parameter.numel() for parameter in network.parameters())
+            if params != case.cost.params:
+                raise PeerError(
+                    f"its {case.network} has {params:,} parameters, not {case.cost.params:,}: another network"
+                )
+    return _as_users_run_it(name, network, case)
+
+
+def ours_train(case: Case) -> Contender:
+    """This package's training step, in the configuration that `wrn train` takes on this machine."""
+    device = case.device
+    network = build_network(case.recipe, case.num_classes, in_channels=3)
+    asked = dataclasses.replace(case.recipe, precision=case.precision, threads=case.num_threads)
+    images, labels = case.batch()
+    size = (images.shape[2], images.shape[3])
+    recipe, _ = settle(asked, network, device, size, num_images=NUM_IMAGES)
+    network = arrange(network.to(device), recipe).train()
+    forward: nn.Module = torch.compile(network, dynamic=False) if recipe.compile else network  # type: ignore[assignment]
+    optimizer = make_optimizer(network, recipe)
+    meter = Meter(device)
+    images = images.contiguous(memory_format=torch.channels_last)  # as a feed yields them
+
+    def step() -> None:
+        train_step(forward, optimizer, images, labels, meter, recipe, device, step=0, lr=LR)
+
+    batches = None
+
+    def parts() -> dict[str, float]:
+        nonlocal batches
+        if batches is None:
+            feed = case.feed()
+            batches = itertools.chain.from_iterable(map(feed.epoch, itertools.count()))
+        watch = _Stopwatch(device)
+        fresh_images, fresh_labels = next(batches)
+        watch.lap("loading and augmentation")
+        loss, logits = training_loss(forward, fresh_images, fresh_labels, recipe, device)
+        watch.lap("forward")
+        loss.backward()
+        watch.lap("backward")
+        meter.add(loss.detach(), logits.detach(), fresh_labels, 0)
+        optimizer.step()
+        optimizer.zero_grad()
+        watch.lap("optimiser")
+        return watch.seconds
+
+    return Contender(OURS, describe_configuration(recipe), step, recipe.threads or case.num_threads, parts)
+
+
+def ours_infer(case: Case) -> Contender:
+    """This package's forward pass, in the configuration that `wrn predict` and `wrn eval` take on this machine."""
+    keep_memory()
+    network = build_network(case.recipe, case.num_classes, in_channels=3).to(case.device).optimize()
+    images = case.batch()[0].contiguous(memory_format=torch.channels_last)
+    preprocessing, pixels = Preprocessing("mean_std", (127.5,) * 3, (64.0,) * 3), case.pixels()
+
+    def forward() -> Tensor:
+        with (
+            torch.inference_mode(),
+            torch.autocast(case.device, torch.bfloat16, enabled=case.precision == "bf16"),
+        ):
+            return network(images)
+
+    def parts() -> dict[str, float]:
+        watch = _Stopwatch(case.device)
+        preprocessing(pixels)
+        watch.lap("preprocessing")
+        forward()
+        watch.lap("forward")
+        return watch.seconds
+
+    threads = f", {case.num_threads} threads" if case.device == "cpu" else ""
+    return Contender(OURS, f"{network.how}, {case.precision}{threads}", forward, case.num_threads, parts)
+
+
+def _as_users_run_it(name: str, network: nn.Module, case: Case) -> Contender:
+    """The plain loop that users of PyTorch write; `+careful` adds what the careful ones among them add."""
+    careful = name.endswith(CAREFUL)
+    layout = torch.channels_last if careful else torch.contiguous_format
+    precision = case.precision if careful else "fp32"
+    network = network.to(case.device).to(memory_format=layout)  # type: ignore[call-overload]
+    images, labels = case.batch()
+    images = images.contiguous(memory_format=layout)
+    expected = (case.batch_size, case.num_classes)
+
+    def arithmetic() -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(case.device, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+    def logits() -> Tensor:
+        output = network(images)
+        if not isinstance(output, Tensor) or tuple(output.shape) != expected:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise PeerError(f"its output is {shape}, not logits {expected}")
+        return output
+
+    def forward() -> Tensor:
+        with torch.no_grad(), arithmetic():
+            return logits()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with arithmetic():
+            loss = F.cross_entropy(logits(), labels)
+        loss.backward()
+        optimizer.step()
+
+    network.train(case.job == "train")
+    recipe = case.recipe
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=LR,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
+    )
+    configuration = _described(case, "channels_last" if careful else "NCHW", precision)
+    return Contender(name, configuration, step if case.job == "train" else forward, case.num_threads)
+
+
+def _described(case: Case, layout: str, precision: str) -> str:
+    threads = f", {case.num_threads} thread{'s' * (case.num_threads > 1)}" if case.device == "cpu" else ""
+    return f"{layout}, eager, {precision}{threads}"
+
+
+class _Stopwatch:
+    """Seconds between laps, the device's work included."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.seconds = device, dict[str, float]()
+        synchronise(device)
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        synchronise(self.device)
+        now = time.perf_counter()
+        self.seconds[name] = now - self.last
+        self.last = now

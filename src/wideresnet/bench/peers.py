@@ -1,0 +1,215 @@
+"""Other implementations: how each is asked for the same network."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wideresnet.bench.case import Case
+from wideresnet.errors import UsageError, WRNError
+from wideresnet.text import nearest
+
+PLAIN = "plain"
+"""Name of this package's own network, run as anybody would run it."""
+
+CAREFUL = "+careful"
+"""Ending of a name: that implementation in channels_last, and in autocast where ours runs in bf16."""
+
+
+class PeerError(WRNError):
+    """What keeps an implementation out of the race, in one line."""
+
+
+def check_peer(name: str) -> None:
+    """Refuse a name that cannot be an implementation's, before anything is measured.
+
+    Raises:
+        UsageError: an unknown name, or a module or callable that does not exist.
+    """
+    base = name.removesuffix(CAREFUL)
+    if base in PACKAGES or name == PLAIN:
+        return
+    if ":" not in base:
+        raise UsageError(f"--against {name}: {nearest(base, [PLAIN, *PACKAGES, 'module:callable'])}")
+    try:
+        _find_callable(base)
+    except UsageError:
+        raise
+    except (Exception, SystemExit):  # what its own code raises is told in its row, beside what the others achieve
+        return
+
+
+def build_peer(name: str, case: Case) -> nn.Module:
+    """The network as another implementation builds it.
+
+    Raises:
+        PeerError: it is not installed, or does not have this network.
+        Exception: whatever its code raises.
+    """
+    base = name.removesuffix(CAREFUL)
+    if base not in PACKAGES:
+        return _build_by_callable(base, case)
+    try:
+        importlib.import_module(base)
+    except ModuleNotFoundError as error:
+        if error.name == base:
+            raise PeerError(f"not installed; pip install {base}") from None
+        raise
+    network = PACKAGES[base](case)
+    if network is None:
+        raise PeerError(f"has no {case.network}")
+    return network
+
+
+def peer_version(name: str) -> str | None:
+    """The version of an installed package; None for a callable, or for what is not installed."""
+    try:
+        return importlib.metadata.version(name.removesuffix(CAREFUL))
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+
+
+def _torchvision(case: Case) -> nn.Module | None:
+    from torchvision import models
+
+    name = _torchvision_name(case)
+    return getattr(models, name)(weights=None, num_classes=case.num_classes) if hasattr(models, name) else None
+
+
+def _timm(case: Case) -> nn.Module | None:
+    timm: Any = importlib.import_module("timm")
+    name = _torchvision_name(case)
+    return timm.create_model(name, num_classes=case.num_classes) if timm.is_model(name) else None
+
+
+def _torchvision_name(case: Case) -> str:
+    """The name of an ImageNet network in torchvision, which timm has too; "-" for the others."""
+    name = case.name
+    if name.family != "imagenet" or name.kind == "preact":
+        return "-"
+    if name.kind == "resnext":
+        return f"resnext{name.depth}_{name.cardinality}x{name.base_width}d"
+    if name.width == 1:
+        return f"resnet{name.depth}"
+    return f"wide_resnet{name.depth}_{name.width:g}" if name.bottleneck else "-"
+
+
+def _pytorchcv(case: Case) -> nn.Module | None:
+    name, options = case.name, {"num_classes": case.num_classes}
+    if name.family == "imagenet":
+        if name.kind == "resnet":
+            return _model("resnet", "get_resnet")(blocks=name.depth, conv1_stride=False, **options)
+        if name.kind == "wrn" and name.bottleneck:
+            return _model("wrn", "get_wrn")(blocks=name.depth, width_factor=name.width, **options)
+        return None
+    options["blocks"] = name.depth
+    if name.kind == "wrn" and name.kernels == (3, 3) and name.width == int(name.width):
+        return _model("wrn_cifar", "get_wrn_cifar")(width_factor=int(name.width), **options)
+    if name.kind in ("resnet", "preact"):
+        kind = "resnet_cifar" if name.kind == "resnet" else "preresnet_cifar"
+        return _model(kind, f"get_{kind}")(bottleneck=name.bottleneck, **options)
+    return None
+
+
+def _model(module: str, function: str) -> Callable[..., nn.Module]:
+    return getattr(importlib.import_module(f"pytorchcv.models.{module}"), function)
+
+
+PACKAGES: dict[str, Callable[[Case], nn.Module | None]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "pytorchcv": _pytorchcv,
+}
+"""Installed packages that are known, and how each is asked; None: it does not have the network."""
+
+
+def known_arguments(case: Case) -> dict[str, Any]:
+    """Names that a `module:callable` may give its parameters, with their values for this case."""
+    name = case.name
+    width = int(name.width) if name.width == int(name.width) else name.width
+    return {
+        **dict.fromkeys(("depth", "layers", "num_layers"), name.depth),
+        **dict.fromkeys(("width", "widen_factor", "widening_factor", "width_factor", "k"), width),
+        **dict.fromkeys(("num_classes", "n_classes", "classes"), case.num_classes),
+        **dict.fromkeys(("dropout", "dropout_rate", "drop_rate", "dropRate", "droprate"), 0.0),
+        **dict.fromkeys(("name", "network"), case.network),
+        **dict.fromkeys(("image_size", "input_size"), case.size_px),
+        "in_channels": 3,
+    }
+
+
+def _build_by_callable(name: str, case: Case) -> nn.Module:
+    """Call `module:callable` with those of the known arguments that it takes."""
+    function = _find_callable(name)
+    known = known_arguments(case)
+    given = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name in known and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            given[parameter.name] = known[parameter.name]
+        elif parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            raise PeerError(
+                f"it needs a parameter {parameter.name!r}, which wrn bench cannot give; wrap it in a function of "
+                "depth, width and num_classes"
+            )
+    # Table 3's networks have the same parameters, so that counting them would not show which one was built
+    if (
+        case.family == "cifar"
+        and case.name.kind == "wrn"
+        and case.name.kernels != (3, 3)
+        and not {"name", "network"} & given.keys()
+    ):
+        raise PeerError(f"it is not told the name, and depth and width alone do not mean {case.network}")
+    network = function(**given)
+    if not isinstance(network, nn.Module):
+        raise PeerError(f"it returned a {type(network).__name__}, not a torch.nn.Module; wrap it in one")
+    return network
+
+
+def _find_callable(name: str) -> Callable[..., Any]:
+    """The object that `module:callable` or `file.py:callable` names; this runs the module's code.
+
+    Raises:
+        UsageError: there is no such module, file or callable.
+        Exception: whatever the module raises while it is imported.
+    """
+    place, _, attribute = name.rpartition(":")
+    if place.endswith(".py"):
+        module = _load_file(Path(place), name)
+    else:
+        if str(Path.cwd()) not in sys.path:  # a console script's path begins with the script's folder
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            module = importlib.import_module(place)
+        except (ModuleNotFoundError, ValueError, TypeError) as error:
+            missing = getattr(error, "name", None)
+            if missing and not f"{place}.".startswith(f"{missing}."):  # a module that it needs itself
+                raise
+            raise UsageError(
+                f"--against {name}: no module {place!r} in the current folder or among the installed ones"
+            ) from None
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise UsageError(f"--against {name}: {place} has nothing to call by the name {attribute!r}")
+    return found
+
+
+def _load_file(path: Path, name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"wrn_peer_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UsageError(f"--against {name}: no file {path}")
+    if spec.name not in sys.modules:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[spec.name] = module
+    return sys.modules[spec.name]

@@ -1,0 +1,94 @@
+"""Pictures of a record: images a second of everyone, or Figure 4 as the paper draws it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from wideresnet.bench.contenders import OURS
+from wideresnet.bench.words import case_title, errors_of, machine_line, short_name, verdict
+from wideresnet.figures import LIGHT, Theme, to_png
+from wideresnet.record import write_atomic
+
+
+def write_plot(document: dict[str, Any], path: Path) -> None:
+    """Draw a record into a PNG file."""
+    draw = draw_figure4 if document["job"] == "figure4" else draw_bars
+    write_atomic(path, to_png(draw(document)))
+
+
+def draw_bars(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
+    """Images a second of each contender, one panel a case; what could not be timed keeps its line."""
+    cases = document["cases"]
+    heights = [0.9 + 0.34 * len(case["contenders"]) for case in cases]
+    figure = _figure((8, sum(heights) + 0.5), theme)
+    panels = figure.subplots(len(cases), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for axes, case in zip(panels, cases, strict=True):
+        rows = case["contenders"]
+        values = [row.get("images_per_s", 0.0) for row in rows]
+        colours = [theme.accent if row["name"] == OURS else theme.muted for row in rows]
+        axes.barh(range(len(rows)), values, color=colours, height=0.7)
+        for place, row in enumerate(rows):
+            if "problem" in row:
+                _write(axes, 0, place, f"  {row['problem']}"[:90], theme.wrong)
+            else:
+                _write(axes, values[place], place, f"  {values[place]:,.4g}", theme.ink)
+        axes.set_yticks(range(len(rows)), [short_name(row)[:36] for row in rows], parse_math=False)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.15 * max(values))
+        title = f"{case_title(case)}: {verdict(case)}" if verdict(case) else case_title(case)
+        axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="bold", parse_math=False)
+        _style(axes, theme)
+    panels[-1].set_xlabel("images a second", color=theme.ink, fontsize=10)
+    figure.suptitle(machine_line(document), color=theme.muted, fontsize=8.5, parse_math=False)
+    return figure
+
+
+def draw_figure4(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
+    """Milliseconds of a training step by network, the paper's and today's beside each other, with the test errors."""
+    figure = _figure((8, 3.8), theme)
+    left, right = figure.subplots(1, 2)
+    cases = document["cases"]
+    today = [1000 * case["contenders"][0]["call_s"]["median"] for case in cases]
+    env = document["env"]
+    for axes, values, title in (
+        (left, [case["paper_ms"] for case in cases], "the paper: Titan X"),
+        (right, today, f"today: {env['gpu'] or env['cpu']}"),
+    ):
+        colours = [theme.muted if case["network"].startswith("PreAct") else theme.accent for case in cases]
+        axes.bar(range(len(cases)), values, color=colours, width=0.72)
+        for place, (case, value) in enumerate(zip(cases, values, strict=True)):
+            axes.text(place, value, f"{value:,.4g}", ha="center", va="bottom", color=theme.ink, fontsize=9)
+            if error := errors_of(case["network"]):
+                axes.text(place, 0.02 * max(values), f"{error[0]:.2f} %", ha="center", va="bottom",
+                          color=theme.background, fontsize=8)  # fmt: skip
+        labels = [case["network"].removeprefix("PreAct").replace("-", "\n", 1) for case in cases]
+        axes.set_xticks(range(len(cases)), labels, fontsize=8.5)
+        axes.set_ylim(0, 1.12 * max(values))
+        axes.set_title(title, color=theme.ink, fontsize=10, parse_math=False)
+        _style(axes, theme, grid="y")
+    left.set_ylabel(f"ms a step of {cases[0]['batch_size']} images", color=theme.ink, fontsize=10)
+    return figure
+
+
+def _figure(size: tuple[float, float], theme: Theme) -> Figure:
+    figure = Figure(size, facecolor=theme.background, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _write(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
+    axes.text(x, y, text, va="center", color=colour, fontsize=9, parse_math=False)
+
+
+def _style(axes: Axes, theme: Theme, grid: str = "x") -> None:
+    axes.set_facecolor(theme.background)
+    axes.tick_params(which="both", colors=theme.ink, labelsize=9, length=0)
+    axes.grid(axis=grid, color=theme.grid, linewidth=0.8)  # type: ignore[arg-type]  # "x" or "y"
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side == ("left" if grid == "x" else "bottom"), color=theme.muted)

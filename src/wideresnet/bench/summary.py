@@ -1,0 +1,108 @@
+"""From times to what is recorded: medians with their spread, rates, ratios round by round."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from wideresnet.bench.case import Case
+from wideresnet.bench.contenders import OURS
+from wideresnet.bench.measure import Lane
+from wideresnet.bench.peers import CAREFUL, PLAIN, peer_version
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, minimum and quartiles."""
+    if len(values) == 1:
+        values = [*values, *values]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "min": min(values), "quartile1": low, "quartile3": high}
+
+
+def ratio(ours_s: Sequence[float], other_s: Sequence[float]) -> dict[str, float]:
+    """How many times as fast ours is: the spread, over rounds, of the other's time divided by ours in that round.
+
+    What slows a machine down for seconds slows both halves of such a ratio; it would not both medians alike.
+    """
+    return spread([other / ours for ours, other in zip(ours_s, other_s, strict=True)])
+
+
+def case_document(case: Case, lanes: Sequence[Lane], matmul: Lane, matmul_flops: int) -> dict[str, Any]:
+    """What the record holds of a case.
+
+    Args:
+        lanes: the contenders' lanes, this package's own first.
+        matmul: the matrix product's lane, of the same rounds.
+        matmul_flops: operations of one call of it.
+
+    Returns:
+        JSON-ready: the case, its cost, the machine's rate, a list of contenders with all their times, which of the
+        others is the best, and the pieces of a step of ours. Who was not timed has `problem` instead of times.
+    """
+    ours = lanes[0]
+    assert ours.contender.name == OURS
+    matmul_rate = matmul_flops / statistics.median(matmul.seconds)
+    contenders = [_contender_document(lane, ours, case, matmul_rate) for lane in lanes]
+    return {
+        **case.to_json(),
+        "size_px": case.size_px,
+        "num_classes": case.num_classes,
+        "params": case.cost.params,
+        "flops": case.flops,
+        "num_rounds": len(ours.seconds),
+        "matmul": {
+            "what": matmul.contender.configuration,
+            "seconds": _rounded(matmul.seconds),
+            "flops_per_s": round(matmul_rate),
+        },
+        "contenders": contenders,
+        "best_peer": best_peer(contenders),
+        "parts": _parts_document(ours.parts),
+    }
+
+
+def best_peer(contenders: Sequence[dict[str, Any]]) -> str | None:
+    """The fastest other implementation as its users run it; among careful ones only where there is no other."""
+    peers = [row for row in contenders if row["name"] not in (OURS, PLAIN) and "problem" not in row]
+    usual = [row for row in peers if not row["name"].endswith(CAREFUL)]
+    return min(usual or peers, key=lambda row: row["call_s"]["median"])["name"] if peers else None
+
+
+def _contender_document(lane: Lane, ours: Lane, case: Case, matmul_rate: float) -> dict[str, Any]:
+    name = lane.contender.name
+    row: dict[str, Any] = {"name": name}
+    if version := peer_version(name):
+        row["version"] = version
+    if lane.problem:
+        return {**row, "problem": lane.problem}
+    call = spread(lane.seconds)
+    rate = case.flops / call["median"]
+    row |= {
+        "configuration": lane.contender.configuration,
+        "num_threads": lane.contender.num_threads,
+        "calls_per_round": lane.num_calls,
+        "first_call_s": round(lane.first_s, 6),
+        "seconds": _rounded(lane.seconds),
+        "call_s": {key: round(value, 9) for key, value in call.items()},
+        "images_per_s": round(case.batch_size / call["median"], 2),
+        "flops_per_s": round(rate),
+        "share_of_matmul": round(rate / matmul_rate, 4),
+        "peak_memory_mib": None if lane.peak_memory_mib is None else round(lane.peak_memory_mib, 1),
+    }
+    if lane is not ours:
+        row["ours_is_faster"] = {key: round(value, 4) for key, value in ratio(ours.seconds, lane.seconds).items()}
+    return row
+
+
+def _parts_document(rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Median seconds of the pieces of a step, and all of them."""
+    return {
+        name: {"median_s": round(statistics.median(part[name] for part in rounds), 9),
+               "seconds": _rounded([part[name] for part in rounds])}
+        for name in rounds[0]
+    }  # fmt: skip
+
+
+def _rounded(seconds: Sequence[float]) -> list[float]:
+    return [round(value, 9) for value in seconds]

@@ -1,0 +1,50 @@
+"""A record in words: what tables and pictures share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wideresnet import paper
+
+
+def case_title(case: dict[str, Any]) -> str:
+    """ "WRN-16-4, training, batch 128"."""
+    job = {"train": "training", "infer": "inference"}[case["job"]]
+    return f"{case['network']}, {job}, batch {case['batch_size']}"
+
+
+def row_of(case: dict[str, Any], name: str) -> dict[str, Any]:
+    """The contender of a name."""
+    return next(row for row in case["contenders"] if row["name"] == name)
+
+
+def short_name(row: dict[str, Any]) -> str:
+    """A contender's name without the module that it is from: "authors" of "tools.peers:authors"."""
+    return row["name"].rpartition(":")[2]
+
+
+def verdict(case: dict[str, Any]) -> str:
+    """ "1.35 x pytorchcv": how fast ours is in comparison with the best other; empty without another."""
+    if case["best_peer"] is None:
+        return ""
+    row = row_of(case, case["best_peer"])
+    return f"{row['ours_is_faster']['median']:.2f} x {short_name(row)}"
+
+
+def machine_line(document: dict[str, Any]) -> str:
+    """What a record was made on."""
+    env = document["env"]
+    threads = f"{env['num_threads']} thread{'s' * (env['num_threads'] != 1)}"
+    place = env["gpu"] or f"{threads} of {env['cpu']} ({env['cpu_capability']})"
+    return f"{place}, ours in {document['precision']}, torch {env['torch'].split('+')[0]}"
+
+
+def parts_line(case: dict[str, Any]) -> str:
+    """The pieces of a step of ours: "forward 34.1 ms, backward 61.0 ms, ..."."""
+    return ", ".join(f"{name} {1000 * part['median_s']:.3g} ms" for name, part in case["parts"].items())
+
+
+def errors_of(network: str) -> tuple[float, int] | None:
+    """The paper's CIFAR-10 test error of a network, %, and the table it stands in: of 4 and 5 the later."""
+    rows = [row for row in paper.results(network=network, family="cifar") if row.table in (4, 5)]
+    return (rows[-1].cifar10_pct, rows[-1].table) if rows and rows[-1].cifar10_pct is not None else None

@@ -1,0 +1,231 @@
+"""`wrn bench` from the command line to record, table, picture and pages."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from wideresnet.bench import memory, run
+from wideresnet.bench.case import Case
+from wideresnet.bench.plots import draw_bars, draw_figure4
+from wideresnet.bench.show import render
+from wideresnet.bench.summary import best_peer
+from wideresnet.cli import main
+
+ROOT = Path(__file__).parent.parent.parent
+QUICK = ("--repeats", "2", "--seconds", "0", "--threads", "1", "--device", "cpu", "--precision", "fp32")
+
+
+def wrn(*words: object) -> int:
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns of single calls, a small matrix product, a small training set, no process for the memory."""
+    monkeypatch.setattr("wideresnet.bench.measure.TURN_S", 0.0)
+    monkeypatch.setattr("wideresnet.bench.measure.WARM_UP_S", 0.0)
+    monkeypatch.setattr("wideresnet.bench.measure.MATMUL_SIDE", {"cpu": 64})
+    monkeypatch.setattr("wideresnet.bench.case.FEED_BYTES", 2**16)
+    monkeypatch.setattr(run, "memory_in_own_process", lambda *_: 12.5)
+
+
+def row(name: str, images_per_s: float, faster: float | None = None) -> dict[str, Any]:
+    call_s = dict.fromkeys(("median", "min", "quartile1", "quartile3"), 4 / images_per_s)
+    ratio = {} if faster is None else {"ours_is_faster": dict.fromkeys(call_s, faster)}
+    return {
+        "name": name, "configuration": "as it is", "call_s": call_s, "images_per_s": images_per_s,
+        "flops_per_s": 10**9, "share_of_matmul": 0.25, "peak_memory_mib": None, **ratio,
+    }  # fmt: skip
+
+
+def document(*rows: dict[str, Any], job: str = "train") -> dict[str, Any]:
+    case = {
+        "job": "train", "network": "WRN-28-10", "batch_size": 4, "contenders": list(rows), "num_rounds": 3,
+        "best_peer": best_peer(rows), "parts": {"forward": {"median_s": 0.01}}, "paper_ms": 312,
+        "matmul": {"flops_per_s": 10**10, "what": "fp32"},
+    }  # fmt: skip
+    env = {"gpu": None, "cpu": "a CPU", "cpu_capability": "AVX2", "num_threads": 2, "torch": "2.11.0+cpu",
+           "command": "wrn bench train WRN-28-10"}  # fmt: skip
+    return {"job": job, "env": env, "precision": "fp32", "cases": [case], "folder": "results/speed/mine"}
+
+
+FULL = document(
+    row("wideresnet", 100.0), row("plain", 90.0, 1.11), row("timm", 80.0, 1.25), row("a.b:net", 50.0, 2.0),
+    row("timm+careful", 99.0, 1.01), {"name": "torchvision", "problem": "has no WRN-28-10 | [x] $y^"},
+)  # fmt: skip
+
+
+def shown(what: dict[str, Any]) -> str:
+    console = Console(width=80, file=io.StringIO())
+    console.print(render(what))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.usefixtures("short")
+def test_train_against_others_leaves_one_document_record_and_picture(
+    others: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, names = tmp_path / "out", [f"{others}:same", f"{others}:raising", "plain"]
+    words = ("bench", "train", "WRN-10-1", "--batch-size", 4, "--against", *names, *QUICK, "--out", out, "--json")
+    assert wrn(*words) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((out / "bench.json").read_text())
+    with Image.open(out / "bench.png") as picture:
+        assert picture.size[0] > 0
+    (case,) = printed["cases"]
+    assert (case["params"], case["batch_size"], case["num_rounds"]) == (77_850, 4, 2)
+    assert [found["name"] for found in case["contenders"]] == ["wideresnet", *names]
+    ours, same, raising, _ = case["contenders"]
+    assert raising["problem"] == "RuntimeError: two lines"
+    assert case["best_peer"] == f"{others}:same"
+    assert len(ours["seconds"]) == len(same["seconds"]) == len(case["matmul"]["seconds"]) == 2
+    ratios = [theirs / mine for mine, theirs in zip(ours["seconds"], same["seconds"], strict=True)]
+    assert same["ours_is_faster"]["median"] == pytest.approx(sum(ratios) / 2, rel=1e-3)
+    assert ours["images_per_s"] == pytest.approx(4 / ours["call_s"]["median"], rel=1e-3)
+    assert ours["share_of_matmul"] == pytest.approx(ours["flops_per_s"] / case["matmul"]["flops_per_s"], rel=1e-2)
+    assert list(case["parts"]) == ["loading and augmentation", "forward", "backward", "optimiser"]
+    assert ours["peak_memory_mib"] == 12.5
+    assert wrn(*words) == 2  # a record is never written over
+    assert "choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("short")
+def test_infer_takes_several_batch_sizes_and_speaks_to_people(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("bench", "infer", "WRN-10-1", "--batch-size", "1,3", "--against", "torchvision")
+    assert wrn(*words, *QUICK, "--out", tmp_path / "out") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for expected in ("inference, batch 1", "inference, batch 3", "torchvision: has no WRN-10-1", "preprocessing",
+                     "peak", "of matmul", "bench.png"):  # fmt: skip
+        assert expected in text, expected
+
+
+@pytest.mark.usefixtures("short")
+def test_settings_of_pytorch_are_as_before_afterwards(tmp_path: Path) -> None:
+    before = torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_rng_state().tolist()
+    run.run_bench("infer", ["WRN-10-1"], tmp_path / "out", batch_sizes=[1], num_threads=2, repeats=1, seconds=0,
+                  device="cpu", precision="fp32")  # fmt: skip
+    assert (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_rng_state().tolist()) == before
+
+
+@pytest.mark.usefixtures("short")
+def test_figure_4_puts_this_machine_beside_the_papers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "FIGURE4_MS", {"PreActResNet-20-basic": 85, "WRN-10-1": 312})
+    monkeypatch.setattr(run, "FIGURE4_BATCH_SIZE", 2)
+    assert wrn("bench", "figure4", *QUICK, "--out", tmp_path / "out", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [(case["network"], case["paper_ms"]) for case in printed["cases"]] == [
+        ("PreActResNet-20-basic", 85), ("WRN-10-1", 312),
+    ]  # fmt: skip
+    first, second = (case["contenders"][0]["seconds"] for case in printed["cases"])
+    assert len(first) == len(second) == 2
+    assert (tmp_path / "out" / "bench.png").is_file()
+    text = shown(printed)
+    assert "Figure 4" in text
+    assert "312" in text
+
+
+def test_the_memory_of_a_contender_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("train", "WRN-10-1", "cifar", 64, "cpu", "fp32", 1)
+    peak_mib, activations_mib = memory.memory_in_own_process("wideresnet", case), case.cost.activation_bytes / 2**20
+    assert peak_mib is not None
+    assert activations_mib < peak_mib < 3 * activations_mib
+    monkeypatch.setattr(memory, "_CHILD", "raise SystemExit(1)")
+    assert memory.memory_in_own_process("wideresnet", case) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train",), "NETWORK"),
+        (("train", "WRN-29-10"), "WRN-28-10"),
+        (("train", "WRN-34-2"), "family"),
+        (("train", "WRN-10-1", "--against", "tim"), "did you mean timm"),
+        (("train", "WRN-10-1", "--batch-size", "0"), "at least 1"),
+        (("infer", "WRN-10-1", "--batch-size", "1;2"), "e.g. 1,64"),
+        (("train", "WRN-10-1", "--threads", "0"), "--threads 0"),
+        (("train", "WRN-10-1", "--repeats", "0"), "--repeats 0"),
+        (("train", "WRN-10-1", "--seconds", "nan"), "--seconds nan"),
+        (("figure4", "WRN-10-1"), "unrecognized"),
+        (("fly",), "invalid choice"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_leaves_nothing(
+    words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert wrn("bench", *words) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_best_peer_is_the_fastest_as_its_users_run_it() -> None:
+    assert FULL["cases"][0]["best_peer"] == "timm"
+    assert best_peer([row("wideresnet", 9.0), row("plain", 8.0, 1.0)]) is None
+    assert best_peer([row("wideresnet", 9.0), row("timm+careful", 8.0, 1.0)]) == "timm+careful"
+
+
+def test_the_table_fits_eighty_columns_and_tells_everything() -> None:
+    text = shown(FULL)
+    assert max(map(len, text.splitlines())) <= 80
+    for expected in ("wideresnet", "1.25 x", "25 %", "torchvision: has no WRN-28-10 | [x] $y^", "timm+careful",
+                     "1.25 x timm, the fastest other", "forward 10 ms"):  # fmt: skip
+        assert expected in " ".join(text.split()), expected
+    assert "…" not in text
+
+
+def test_pictures_show_every_contender_and_its_problem() -> None:
+    (axes,) = draw_bars(FULL).axes
+    texts = " ".join(text.get_text() for text in axes.texts)
+    assert "has no WRN-28-10 | [x] $y^" in texts
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "wideresnet", "plain", "timm", "net", "timm+careful", "torchvision",
+    ]  # fmt: skip
+    assert "1.25 x timm" in axes.get_title(loc="left")
+    paper, today = draw_figure4(document(row("wideresnet", 100.0), job="figure4")).axes
+    assert [text.get_text() for text in paper.texts] == ["312", "4.00 %"]
+    assert today.texts[0].get_text() == "40"
+
+
+def test_pages_are_made_from_records_and_are_true_without_any(load_tool: Callable[[str], Any]) -> None:
+    speed = load_tool("speed")
+    assert speed.summary([]) == speed.EMPTY
+    assert speed.EMPTY in speed.details([])
+    figure4 = document(row("wideresnet", 100.0), job="figure4")
+    assert speed.summary([figure4]) == speed.EMPTY
+    table = speed.summary([FULL, figure4]).splitlines()
+    assert len(table) == 3
+    for expected in ("WRN-28-10", "timm, 80", "1.25 x (1.25 to 1.25)", "2 threads of a CPU", "torch 2.11.0"):
+        assert expected in table[2], expected
+    page = speed.details([FULL, figure4])
+    for expected in ("has no WRN-28-10 / [x]", "timm+careful", "Figure 4", "../results/speed/mine/bench.png"):
+        assert expected in page, expected
+    for block in page.split("\n\n"):
+        bars = {line.count("|") for line in block.splitlines() if line.startswith("|")}
+        assert len(bars) <= 1, block
+
+
+def test_the_committed_pages_are_what_the_records_say() -> None:
+    done = subprocess.run([sys.executable, "tools/speed.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,180 @@
+"""Write README.md's speed table and docs/speed.md from the committed records in results/speed/.
+
+python tools/speed.py           write them
+python tools/speed.py --check   exit 1 when they are not what the records say
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from wideresnet.bench.words import (
+    case_title,
+    errors_of,
+    machine_line,
+    parts_line,
+    row_of,
+    short_name,
+)
+from wideresnet.text import human_count
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- speed: made by tools/speed.py -->", "<!-- end of speed -->"
+EMPTY = "No record has been committed yet: `wrn bench train WRN-16-4 --out results/speed/NAME` makes one."
+
+
+def read_records(root: Path = ROOT) -> list[dict[str, Any]]:
+    """Every record under results/speed/, in the order of their names."""
+    return [
+        {**json.loads(path.read_text()), "folder": path.parent.relative_to(root).as_posix()}
+        for path in sorted((root / "results" / "speed").glob("*/bench.json"))
+    ]
+
+
+def summary(records: list[dict[str, Any]]) -> str:
+    """One row a network and batch size, for README."""
+    rows = [
+        "| network | job | batch | images/s | of matmul | peak memory | fastest other, images/s | ours is | on |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        if record["job"] == "figure4":
+            continue
+        for case in record["cases"]:
+            ours = case["contenders"][0]
+            peer = row_of(case, case["best_peer"]) if case["best_peer"] else None
+            rows.append(
+                _row(
+                    case["network"],
+                    {"train": "training", "infer": "inference"}[case["job"]],
+                    case["batch_size"],
+                    f"[{ours['images_per_s']:,.4g}]({record['folder']}/bench.json)",
+                    f"{100 * ours['share_of_matmul']:.0f} %",
+                    _memory(ours),
+                    f"{short_name(peer)}, {peer['images_per_s']:,.4g}" if peer else "-",
+                    _faster(peer) if peer else "-",
+                    machine_line(record),
+                )
+            )
+    return "\n".join(rows) if len(rows) > 2 else EMPTY
+
+
+def details(records: list[dict[str, Any]]) -> str:
+    """The page docs/speed.md: every record with all of its contenders."""
+    parts = [
+        "# Speed",
+        "Made from the records in `results/speed/` by `tools/speed.py`. All take turns in one process after a warm-up, "
+        "the device synchronised around every turn; a figure is the median over rounds, a ratio the median of the "
+        "rounds' own ratios, with quartiles behind. A training step is loss, backward and update of a batch that is "
+        "there already. FLOP are 2 x multiply-accumulate of direct convolution, three times that for training; the "
+        "matrix product is timed in the same rounds. Other implementations run eagerly in fp32, NCHW, as their users "
+        "run them; with `+careful` in channels_last and our precision; `plain` is our own network run like them.",
+    ]
+    for record in records:
+        folder = record["folder"]
+        parts += [f"## {folder.rpartition('/')[2]}", f"`{record['env']['command']}`", machine_line(record) + "."]
+        if record["job"] == "figure4":
+            parts.append(_figure4(record))
+        else:
+            for case in record["cases"]:
+                parts += [
+                    f"### {case_title(case)}",
+                    _contenders(case),
+                    f"A step of ours in pieces: {parts_line(case)}.",
+                ]
+        drawn = "Figure 4" if record["job"] == "figure4" else "images a second"
+        parts.append(f"![{drawn}](../{folder}/bench.png)")
+    return "\n\n".join(parts if records else [*parts, EMPTY]) + "\n"
+
+
+def _contenders(case: dict[str, Any]) -> str:
+    rows = [
+        "| | runs as | images/s | ms | quartiles | FLOP/s | of matmul | peak memory | ours is |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in case["contenders"]:
+        name = f"{short_name(row)} {row['version']}" if "version" in row else short_name(row)
+        if "problem" in row:
+            rows.append(_row(name, row["problem"], *[""] * 7))
+            continue
+        ms = {key: f"{1000 * value:.4g}" for key, value in row["call_s"].items()}
+        rows.append(
+            _row(
+                name,
+                row["configuration"],
+                f"{row['images_per_s']:,.4g}",
+                ms["median"],
+                f"{ms['quartile1']} to {ms['quartile3']}",
+                human_count(row["flops_per_s"]),
+                f"{100 * row['share_of_matmul']:.0f} %",
+                _memory(row),
+                _faster(row) if "ours_is_faster" in row else "",
+            )
+        )
+    return "\n".join(rows)
+
+
+def _figure4(record: dict[str, Any]) -> str:
+    rows = [
+        f"The paper's Figure 4: a training step of {record['cases'][0]['batch_size']} images.\n",
+        "| network | CIFAR-10 error in the paper | ms in the paper, Titan X | ms here | quartiles | of matmul |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case in record["cases"]:
+        row, error = case["contenders"][0], errors_of(case["network"])
+        ms = {key: f"{1000 * value:,.4g}" for key, value in row["call_s"].items()}
+        rows.append(
+            _row(
+                case["network"],
+                f"{error[0]:.2f} % (Table {error[1]})" if error else "-",
+                f"{case['paper_ms']:g}",
+                ms["median"],
+                f"{ms['quartile1']} to {ms['quartile3']}",
+                f"{100 * row['share_of_matmul']:.0f} %",
+            )
+        )
+    return "\n".join(rows)
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+
+
+def _memory(row: dict[str, Any]) -> str:
+    return "-" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:,.0f} MiB"
+
+
+def _faster(row: dict[str, Any]) -> str:
+    faster = row["ours_is_faster"]
+    return f"{faster['median']:.2f} x ({faster['quartile1']:.2f} to {faster['quartile3']:.2f})"
+
+
+def main() -> int:
+    """Write or check both pages."""
+    records = read_records()
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    pages = {
+        readme: f"{before}{BEGIN}\n\n{summary(records)}\n\n{END}{after}",
+        ROOT / "docs" / "speed.md": details(records),
+    }
+    stale = [path for path, content in pages.items() if not path.is_file() or path.read_text() != content]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(
+                f"{path.relative_to(ROOT)} is not what the records in results/speed/ say: run `make results`",
+                file=sys.stderr,
+            )
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(pages[path])
+        print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
