@@ -12,7 +12,7 @@ from wideresnet.config import Recipe
 from wideresnet.data.feed import Feed
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.errors import UsageError
-from wideresnet.recipes import RECIPES, overridden, paper, quick, resolve
+from wideresnet.recipes import RECIPES, fast, overridden, paper, quick, resolve
 from wideresnet.training.schedules import image_scale, make_schedule
 
 # The authors' released CIFAR logs: 59 epochs at 0.1, then a fifth of it from the 60th, 120th and 160th.
@@ -231,3 +231,11 @@ def test_the_costs_in_quicks_description_are_its_own() -> None:
     recipe = quick("WRN-16-2", "cifar10")
     area = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.epochs))
     assert math.isclose(area, 10.9, abs_tol=0.05)
+
+
+def test_fast_is_quick_with_twelve_epochs_on_tiles_that_the_kernels_fill() -> None:
+    recipe, twin = fast("WRN-16-2", "cifar10"), quick("WRN-16-2", "cifar10")
+    assert set(overridden(recipe, twin)) == {"recipe", "epochs", "image_scales", "eval_every"}
+    sides = [round(32 * image_scale(recipe, epoch)) for epoch in range(recipe.epochs)]
+    assert sides == [16] * 5 + [24] * 4 + [32] * 3
+    assert sum((side / 32) ** 2 for side in sides) == 6.5  # epochs on 32x32, as its description says

@@ -85,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
                   "wrn train WRN-28-10 --data cifar10 --dropout 0.3")  # fmt: skip
     train.add_argument("network", nargs="?", help="e.g. WRN-28-10, WRN-40-2-B(3,1,3), PreActResNet-164")
     train.add_argument("--data", help="digits, cifar10, cifar100, svhn, or the path of your own images")
-    train.add_argument("--recipe", help="paper (default), quick, or the path of a recipe.json")
+    train.add_argument("--recipe", help="paper (default), quick, fast, or the path of a recipe.json")
     train.add_argument("--out", type=Path, help="run folder (default: a new one under $WRN_RUNS or runs/)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.add_argument("--overwrite", action="store_true", help="replace the run in --out")

@@ -65,7 +65,7 @@ def evaluate_weights(
     notes = [*dataset.notes, *_check_names(read, dataset)]
     images, more = _fit(read, dataset)
     precision = _settle_precision(precision, device, Path(weights))
-    network = read.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = read.network.to(device).optimize()
     started = time.monotonic()
     labels = dataset.test.labels
     with bar() as progress:
