@@ -60,7 +60,7 @@ def assert_close(run: Path, other: Path, tolerance: float) -> None:
     found, expected = load_file(run / "model.safetensors"), load_file(other / "model.safetensors")
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert (found[name] - tensor).norm() <= tolerance * tensor.norm(), name
+        assert (found[name] - tensor).abs().sum() <= tolerance * tensor.abs().sum(), name
 
 
 # --- gradients -------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def compiled_step() -> list[bool]:
 def test_synchronised_norms_work_in_a_compiled_network() -> None:
     pytest.importorskip("torch._inductor")
     for same in in_processes(2, compiled_step):
-        assert same == [True] * 21
+        assert same == [True] * 25
 
 
 # --- one step, one evaluation ----------------------------------------------------------------------------------------
@@ -236,12 +236,6 @@ def _raise_full(_: int) -> None:
     raise OSError(28, os.strerror(28))
 
 
-@pytest.fixture(scope="module")
-def once() -> dict[str, Any]:
-    """Runs that several tests compare with."""
-    return {}
-
-
 def test_with_sync_bn_a_run_of_several_processes_is_that_of_one_up_to_rounding(
     make_npz: MakeNpz, tmp_path: Path
 ) -> None:
@@ -258,8 +252,9 @@ def test_with_sync_bn_a_run_of_several_processes_is_that_of_one_up_to_rounding(
     assert env["num_processes"] == 3
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("changes", [{"dropout": 0.2, "ema_decay": 0.9}, {"sync_bn": True}], ids=str)
+@pytest.mark.parametrize(
+    ("rank", "changes"), [(1, {"dropout": 0.2, "ema_decay": 0.9}), (0, {"sync_bn": True})], ids=str
+)
 def test_an_interrupt_of_any_process_stops_all_and_resuming_gives_the_same_bits(
     make_npz: MakeNpz, tmp_path: Path, rank: int, changes: dict[str, Any]
 ) -> None:
