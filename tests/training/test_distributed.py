@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import wideresnet.record
+import wideresnet.training.distributed as distributed
 import wideresnet.training.loop as loop
 from wideresnet.cli import main
 from wideresnet.config import Recipe
@@ -239,7 +240,7 @@ def _raise_full(_: int) -> None:
 def test_with_sync_bn_a_run_of_several_processes_is_that_of_one_up_to_rounding(
     make_npz: MakeNpz, tmp_path: Path
 ) -> None:
-    recipe = small(make_npz(num_train=70), sync_bn=True, drop_last=False, stochastic_depth=None, ema_decay=0.9)
+    recipe = small(make_npz(num_train=70), sync_bn=True, drop_last=False, stochastic_depth=0.5, ema_decay=0.9)
     single = fit(recipe, tmp_path / "one")
     results = in_processes(3, run, recipe, tmp_path / "three")  # batches of 16 and 6 images
     assert results[0] == results[1] == results[2]
@@ -387,6 +388,24 @@ def test_an_impossible_number_of_processes_is_refused(
         is_launched(4)
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(("users", "expected"), [({}, [3]), ({"OMP_NUM_THREADS": "1"}, [])], ids=str)
+def test_processes_share_the_cores_unless_the_user_has_set_the_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch, users: dict[str, str], expected: list[int]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torchrun sets it where the user has not
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    with subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], **users}) as launcher:
+        monkeypatch.setattr(os, "getppid", lambda: launcher.pid)
+        while b"PATH=" not in Path(f"/proc/{launcher.pid}/environ").read_bytes():  # not yet started
+            time.sleep(0.01)
+        distributed._share_cores(2)
+        launcher.kill()
+    assert threads == expected
+
+
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
@@ -412,11 +431,11 @@ def wait_for_new_checkpoint(folder: RunFolder, process: subprocess.Popen[str]) -
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_kill_9_then_ctrl_c_then_torchrun_end_in_the_weights_of_a_run_that_was_never_stopped(
     make_npz: MakeNpz, tmp_path: Path
 ) -> None:
-    data = make_npz(num_train=512, num_test=64)
-    recipe = small(data, epochs=6, dropout=0.2)
+    recipe = small(make_npz(num_train=256), epochs=6, dropout=0.2)
     in_processes(2, run, recipe, tmp_path / "whole")
     folder = RunFolder(tmp_path / "cut")
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_json()))
@@ -435,6 +454,7 @@ def test_kill_9_then_ctrl_c_then_torchrun_end_in_the_weights_of_a_run_that_was_n
     assert len(said) == 1, err
     assert re.search(r"process 1 of 2 .* has been killed: .*--resume --out .*cut --processes 2$", said[0])
     assert "Traceback" not in err
+    assert "signal" not in err  # what torchrun's machinery would report
     for pid in (first, second):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

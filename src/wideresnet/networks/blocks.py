@@ -69,7 +69,7 @@ class PreActBlock(nn.Module):
     Source: Wide Residual Networks, Sections 2 and 2.4, Figure 1; He et al. 2016b, Figure 1 and its appendix.
     """
 
-    draws: torch.Generator | None = None
+    draws: torch.Generator | None = None  # of stochastic depth; None: PyTorch's global generator
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class PostActBlock(nn.Module):
     Source: He et al. 2016a, Sections 3.2, 3.3 and 4.2; torchvision.models.resnet for names and stride.
     """
 
-    draws: torch.Generator | None = None
+    draws: torch.Generator | None = None  # of stochastic depth; None: PyTorch's global generator
 
     def __init__(
         self,

@@ -114,12 +114,10 @@ class World:
         return recipe
 
     def seed_step(self, seed: int, step: int) -> None:
-        """Seed what a step draws: dropout in each process differently, stochastic depth in all alike."""
-        if self.size == 1:
-            torch.manual_seed(seed_of(seed, "step", step))
-            return
-        torch.manual_seed(seed_of(seed, "step", step, self.rank))
-        self.depth.manual_seed(seed_of(seed, "depth", step))
+        """Seed what a step draws: dropout in each process differently, stochastic depth in all as in one alone."""
+        whole = seed_of(seed, "step", step)
+        self.depth.manual_seed(whole)
+        torch.manual_seed(whole if self.size == 1 else seed_of(seed, "step", step, self.rank))
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
@@ -130,8 +128,9 @@ class World:
             yield
             return
         key = f"passed/{self.store.add(f'first_alone/{self.rank}', 1)}"
-        while not self.is_first and not self.store.check([key]):
-            time.sleep(0.05)  # not store.wait, which Ctrl-C cannot interrupt
+        with _noticing_loss():
+            while not self.is_first and not self.store.check([key]):
+                time.sleep(0.05)  # not store.wait, which Ctrl-C cannot interrupt
         yield
         if self.is_first:
             self.store.set(key, "")
@@ -298,7 +297,7 @@ def join(world: World | None = None) -> Iterator[World]:
     try:
         yield world
     except BaseException as error:
-        _leave(store, error)
+        _leave(world, store, error)
         raise
     finally:
         console().quiet = was_quiet
@@ -322,13 +321,13 @@ def _noticing_loss() -> Iterator[None]:
         raise LostProcess(f"another process has ended or no longer answers ({error})") from error
 
 
-def _leave(store: Store, error: BaseException) -> None:
+def _leave(world: World, store: Store, error: BaseException) -> None:
     """Before this process ends by an error: return if it is to say why, else end in silence."""
     _ignore_signals()
     try:
         speaks = store.add("spoken", 1) == 1
     except RuntimeError:  # the launcher is gone, and with it the store
-        speaks = True
+        speaks = world.is_first
     if not speaks:
         raise SystemExit(getattr(error, "exit_code", 1)) from None
     get_error_handler().record_exception(error)  # torchrun shows it; `launch` sees that something was said
