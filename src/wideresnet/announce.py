@@ -14,6 +14,7 @@ from wideresnet.progress import console
 from wideresnet.recipes import overridden
 from wideresnet.record import RunFolder
 from wideresnet.training import Job, Plan
+from wideresnet.training.distributed import describe_batch
 from wideresnet.training.tune import describe_configuration
 
 
@@ -50,6 +51,8 @@ def announce_run(job: Job, plan: Plan, base: Recipe | None) -> None:
     for name, value in plan.lines():
         table.add_row(name, value)
     table.add_row("device", f"{job.device}: {describe_configuration(recipe)}")
+    if job.world.size > 1:
+        table.add_row("processes", describe_batch(job.world, recipe, job.feed.batch_size))
     out.print(table)
     if changed:
         out.print("overridden: " + ", ".join(changed))

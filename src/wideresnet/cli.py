@@ -10,13 +10,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from wideresnet.config import CHOICES, Recipe
 from wideresnet.errors import UsageError, WRNError
 from wideresnet.flags import add_recipe_flags, given_flags
 from wideresnet.kernels.library import start_build
 from wideresnet.record import RunFolder, SeedsFolder
+
+if TYPE_CHECKING:
+    from wideresnet.training.distributed import World
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        args = make_parser().parse_args(argv)
+        argv = sys.argv[1:] if argv is None else argv
+        args = make_parser().parse_args(argv, argparse.Namespace(argv=argv))
         args.verb(args)
         sys.stdout.flush()
         return 0
@@ -95,6 +99,9 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--seeds", type=int, metavar="N", help="train N seeds, from --seed on, each in its own folder")
     train.add_argument(
         "--at-once", type=int, metavar="N", help="seeds that train at once (1 on a CPU; measured on a GPU)"
+    )
+    train.add_argument(
+        "--processes", type=int, metavar="N", help="train in N processes of this machine, one a GPU (as torchrun does)"
     )
     add_recipe_flags(train)
 
@@ -202,11 +209,34 @@ def _machine_flags(parser: argparse.ArgumentParser, *, precision: bool = True) -
 def _train(args: argparse.Namespace) -> None:
     start_build()
     if args.seeds is not None:
+        if args.processes is not None:
+            raise UsageError("--seeds --processes: each seed is a process of its own; choose one")
         _train_seeds(args)
         return
     if args.at_once is not None:
         raise UsageError(f"--at-once {args.at_once}: is for several seeds; add --seeds N")
-    recipe, base, dataset, out = _recipe_to_resume(args) if args.resume else _recipe_to_start(args)
+    if args.resume:  # what is wrong with the request is told before PyTorch is loaded and the data is read
+        _recipe_to_resume(args)
+    else:
+        _asked_for(args)
+    if args.processes is not None:
+        from wideresnet.launch import is_launched, launch
+
+        if not is_launched(args.processes):
+            if code := launch(args.processes, args.argv):
+                sys.exit(code)
+            return
+    from wideresnet.training.distributed import join
+
+    with join() as world:
+        _train_in(world, args)
+
+
+def _train_in(world: World, args: argparse.Namespace) -> None:
+    """Train in processes that are together, of which the first one writes and speaks."""
+    with world.first_alone():
+        recipe, base, dataset, out = _recipe_to_resume(args) if args.resume else _recipe_to_start(args)
+    out = Path(world.agree(str(out)))  # a new folder is named after the time
     from wideresnet.announce import announce_run, show_pictures, show_result
     from wideresnet.report import write_report
     from wideresnet.training import fit
@@ -219,7 +249,10 @@ def _train(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         checkpoint_every_s=args.checkpoint_every,
         announce=lambda job, plan: announce_run(job, plan, base),
+        world=world,
     )
+    if not world.is_first:
+        return
     if args.json:
         print(json.dumps(result))
     else:
@@ -255,18 +288,24 @@ def _train_seeds(args: argparse.Namespace) -> None:
 
 def _recipe_to_start(args: argparse.Namespace) -> tuple[Recipe, Recipe | None, Any, Path]:
     """Recipe, recipe without overrides, data and folder of a new run."""
+    name, network, data = _asked_for(args)
+    from wideresnet.training import resolve_for_data
+
+    recipe, base, dataset = resolve_for_data(name, network, data, given_flags(args))
+    return recipe, base, dataset, args.out or _new_run_folder(recipe.network, dataset.name, recipe.recipe)
+
+
+def _asked_for(args: argparse.Namespace) -> tuple[str, str, str]:
+    """Names of recipe, network and data of a new run, whose folder is free."""
     name, network, data = args.recipe or "paper", args.network, args.data
     if Path(name).is_file():
         stored = Recipe.from_file(Path(name))
         network, data = network or stored.network, data or stored.data
     if network is None or data is None:
         raise UsageError("wrn train: needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
-    if args.out:  # before the data is loaded, which can take long
+    if args.out:
         RunFolder(args.out).check_free(overwrite=args.overwrite)
-    from wideresnet.training import resolve_for_data
-
-    recipe, base, dataset = resolve_for_data(name, network, data, given_flags(args))
-    return recipe, base, dataset, args.out or _new_run_folder(recipe.network, dataset.name, recipe.recipe)
+    return name, network, data
 
 
 def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Path]:

@@ -50,6 +50,13 @@ class Recipe:
         choices=("steps", "one_cycle"),
         group="schedule",
     )
+    batch_rule: str = _field(
+        "global",
+        "several processes: global: they share batch_size; linear: each has batch_size, and lr is times their number",
+        "one GPU in the paper; linear: Goyal et al. 2017",
+        choices=("global", "linear"),
+        group="schedule",
+    )
     lr: float = _field(0.1, "learning rate (one_cycle: its peak)", PAPER, low=0, group="schedule")
     lr_drop_epochs: tuple[int, ...] = _field(
         (60, 120, 160), "epochs, counted from 1, at which lr drops", PAPER, low=1, group="schedule"
@@ -184,6 +191,12 @@ class Recipe:
         group="network",
     )
     bn_eps: float = _field(1e-5, "epsilon of the normalisation", "Torch 7's default", low=1e-12, group="network")
+    sync_bn: bool = _field(
+        False,
+        "several processes: BN over the images of all, not of each",
+        source="own choice; the paper has one GPU",
+        group="network",
+    )
     init: str = _field(
         "fan_in",
         "which side scales He's normal initialisation",

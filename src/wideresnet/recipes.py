@@ -52,7 +52,7 @@ def quick(network: str, data: str, known_as: str = "", num_train: int = 50_000) 
 
 
 def fast(network: str, data: str, known_as: str = "", num_train: int = 50_000) -> Recipe:
-    """The least time to a good accuracy: `quick` with fewer epochs, most of them on smaller images, and few evaluations.
+    """The least time to a good accuracy: `quick` with fewer epochs, most on smaller images, and few evaluations.
 
     Args:
         num_train: as for `quick`.

@@ -91,9 +91,10 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def resume_command(self) -> str:
+    def resume_command(self, num_processes: int = 1) -> str:
         """What to type to go on with the run."""
-        return f"wrn train --resume --out {shlex.quote(str(self.path))}"
+        processes = f" --processes {num_processes}" if num_processes > 1 else ""
+        return f"wrn train --resume --out {shlex.quote(str(self.path))}{processes}"
 
     def read_result(self) -> dict[str, Any]:
         """What a finished run came to.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wideresnet.data.augment import plan_epoch
-from wideresnet.data.feed import Feed, evaluation_batches, hold_out
+from wideresnet.data.feed import Feed, evaluation_batches, hold_out, share_of
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.errors import UsageError
 
@@ -53,6 +53,28 @@ def test_the_last_smaller_batch_is_left_out_where_asked(drop_last: bool, sizes: 
     feed = make_feed(drop_last=drop_last)
     assert [len(labels) for _, labels in collect(feed, 0)] == sizes
     assert feed.num_batches == len(sizes)
+
+
+@given(num=st.integers(0, 300), num_ranks=st.integers(1, 9))
+def test_shares_are_everything_once_in_order_and_differ_by_one_at_most(num: int, num_ranks: int) -> None:
+    shares = [range(num)[share_of(num, rank, num_ranks)] for rank in range(num_ranks)]
+    assert [item for share in shares for item in share] == list(range(num))
+    sizes = [len(share) for share in shares]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] - sizes[-1] <= 1
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_the_parts_of_all_ranks_are_the_batches_of_one(num_ranks: int) -> None:
+    whole = make_feed(drop_last=False)
+    feeds = [make_feed(drop_last=False, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+    for epoch in (0, 1):
+        parts = zip(*(collect(feed, epoch, scale=0.5) for feed in feeds), strict=True)
+        for batch, (expected, part) in enumerate(zip(collect(whole, epoch, scale=0.5), parts, strict=True)):
+            images, labels = (torch.cat(tensors) for tensors in zip(*part, strict=True))
+            assert torch.equal(images, expected[0])
+            assert torch.equal(labels, expected[1])
+            assert len(labels) == whole.images_in(batch)
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 5])

@@ -26,6 +26,7 @@ class Feed:
         padding, padding_mode, flip: the augmentation, see `data.augment`.
         seed: decides order and augmentation.
         device: where the set stays.
+        rank, num_ranks: of each batch only this part is made, see `share_of`; all parts together are the whole batch.
 
     Raises:
         UsageError: a batch larger than the set.
@@ -44,6 +45,8 @@ class Feed:
         flip: bool = False,
         seed: int = 0,
         device: str = "cpu",
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         if batch_size > len(images):
             raise UsageError(
@@ -53,11 +56,16 @@ class Feed:
         self.size = (images.shape[1], images.shape[2])
         self.num_images = len(images)
         self.batch_size = batch_size
+        self.rank, self.num_ranks = rank, num_ranks
         self.preprocessing = preprocessing
         self.padding, self.flip, self.seed, self.device = padding, flip, seed, device
         self.num_batches = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
         self.padded = pad_images(preprocessing.resident(images).to(device), padding, padding_mode).contiguous()
         self.labels = torch.from_numpy(labels).to(device)
+
+    def images_in(self, batch: int) -> int:
+        """Images of one of an epoch's batches, all parts together."""
+        return min(self.batch_size, self.num_images - batch * self.batch_size)
 
     def epoch(self, epoch: int, *, start: int = 0, scale: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch, a pure function of (seed, epoch).
@@ -72,10 +80,18 @@ class Feed:
         """
         plan = plan_epoch(self.seed, epoch, self.num_images, padding=self.padding, flip=self.flip, device=self.device)
         for batch in range(start, self.num_batches):
-            part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            share = share_of(self.images_in(batch), self.rank, self.num_ranks)
+            part = slice(batch * self.batch_size + share.start, batch * self.batch_size + share.stop)
             index = plan.order[part]
             crops = crop_and_flip(self.padded, index, plan.top[part], plan.left[part], plan.flip[part], self.size)
             yield resize(self.preprocessing(crops), scale), self.labels[index]
+
+
+def share_of(num: int, rank: int, num_ranks: int) -> slice:
+    """The part of 0..num-1 that falls to a rank: in order, and none larger than another by more than one."""
+    each, more = divmod(num, num_ranks)
+    start = rank * each + min(rank, more)
+    return slice(start, start + each + (rank < more))
 
 
 def evaluation_batches(

@@ -69,6 +69,8 @@ class PreActBlock(nn.Module):
     Source: Wide Residual Networks, Sections 2 and 2.4, Figure 1; He et al. 2016b, Figure 1 and its appendix.
     """
 
+    draws: torch.Generator | None = None  # of stochastic depth; None: PyTorch's global generator
+
     def __init__(
         self,
         in_channels: int,
@@ -130,6 +132,8 @@ class PostActBlock(nn.Module):
     Source: He et al. 2016a, Sections 3.2, 3.3 and 4.2; torchvision.models.resnet for names and stride.
     """
 
+    draws: torch.Generator | None = None  # of stochastic depth; None: PyTorch's global generator
+
     def __init__(
         self,
         in_channels: int,
@@ -187,7 +191,16 @@ def is_dropped(block: PreActBlock | PostActBlock) -> bool:
     """Whether stochastic depth leaves out this block's branch: a draw for each batch, in training only."""
     if not block.training or block.survival == 1:
         return False
-    return torch.rand((), device="cpu").item() >= block.survival
+    return torch.rand((), device="cpu", generator=block.draws).item() >= block.survival
+
+
+def draw_depth_from(network: nn.Module, draws: torch.Generator) -> None:
+    """Have a network's stochastic depth draw from a generator of its own, apart from dropout, which by default shares
+    PyTorch's global one with it.
+    """
+    for module in network.modules():
+        if isinstance(module, PreActBlock | PostActBlock):
+            module.draws = draws
 
 
 def add_branch(block: PreActBlock | PostActBlock, branch: Tensor, shortcut: Tensor) -> Tensor:

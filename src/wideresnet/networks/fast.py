@@ -14,10 +14,14 @@ from torch.autograd.function import once_differentiable
 
 from wideresnet.kernels import ops
 from wideresnet.kernels.ops import Normalised
+from wideresnet.networks.blocks import PreActBlock
 
 if TYPE_CHECKING:
-    from wideresnet.networks.blocks import PreActBlock
     from wideresnet.networks.models import PreActNet
+
+
+_KNOWN = (PreActBlock, nn.Linear, nn.ReLU, nn.Dropout, nn.Identity, nn.Sequential, nn.ModuleList)
+"""Modules of a pre-activation network beside convolutions and normalisations: these very classes, no heirs of them."""
 
 
 def why_not(network: nn.Module, x: Tensor) -> str | None:
@@ -34,28 +38,31 @@ def why_not(network: nn.Module, x: Tensor) -> str | None:
         return "the kernels have no gradients in evaluation mode"
     if x.numel() == 0:
         return "there are no images"
-    return next((reason for module in network.modules() if (reason := _why_not(module))), None)
+    modules = (module for module in network.modules() if module is not network)
+    return next((reason for module in modules if (reason := _why_not(module))), None)
 
 
 def _why_not(module: nn.Module) -> str | None:
     """The same for one module: it must be of a kind that the kernels know, and nothing may hang on to it."""
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "the kernels would pass by the hooks of its modules"
-    if isinstance(module, nn.BatchNorm2d):
+    if type(module) is nn.BatchNorm2d:
         known = module.affine and module.track_running_stats and module.momentum is not None
         if not known or module.num_features % ops.LANES or module.weight.dtype != torch.float32:
             return f"the kernels are for batch normalisation of multiples of {ops.LANES} channels"
-    elif isinstance(module, nn.GroupNorm | nn.SyncBatchNorm):
-        return "the kernels are for batch normalisation"
-    elif isinstance(module, nn.SiLU | nn.LeakyReLU):
-        return "the kernels are for ReLU"
+    elif type(module) is nn.Conv2d:
+        plain = module.bias is None and module.groups == 1 and module.dilation == (1, 1)
+        if not plain or module.padding_mode != "zeros":
+            return "the kernels are for plain convolutions without bias"
+    elif type(module) not in _KNOWN:
+        return f"the kernels know no {type(module).__name__}"
     return "the kernels leave out no blocks" if getattr(module, "survival", 1) != 1 else None
 
 
 def forward(network: PreActNet, x: Tensor) -> Tensor:
     """Logits (B, num_classes), where `why_not` has nothing to say."""
     x = ops.channels_last(network.stem(x))
-    blocks = [cast("PreActBlock", block) for group in network.groups for block in cast("nn.Sequential", group)]
+    blocks = [cast(PreActBlock, block) for group in network.groups for block in cast("nn.Sequential", group)]
     norms = cast("list[nn.BatchNorm2d]", [*(block.norms[0] for block in blocks), network.norm])
     if not network.training:
         for block in blocks:

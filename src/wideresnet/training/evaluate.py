@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wideresnet.data.feed import evaluation_batches
+from wideresnet.data.feed import evaluation_batches, share_of
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.training.distributed import World
 
 
 @dataclass(frozen=True)
@@ -47,28 +48,41 @@ def evaluate(
     precision: str = "fp32",
     batch_size: int = 500,
     advance: Callable[[int], object] | None = None,
+    world: World | None = None,
 ) -> Evaluation:
     """Run a network in evaluation mode over a whole set; its mode is put back afterwards.
+
+    Several processes share the batches, which are those of one process, so that the logits have the same bits.
 
     Args:
         images: uint8 (N, H, W, C).
         labels: int64 (N,).
         precision: "fp32", or "bf16" for autocast.
         advance: called with the number of images of each batch that is done, for a progress bar.
+        world: the processes that share the set; each gets the whole result.
     """
     was_training = network.training
     network.eval()
     parts = []
-    for batch in evaluation_batches(images, preprocessing, batch_size=batch_size, device=device):
+    world = world or World.single()
+    shares = [_images_of(rank, world.size, len(images), batch_size) for rank in range(world.size)]
+    own = images[shares[world.rank].start : shares[world.rank].stop]
+    for batch in evaluation_batches(own, preprocessing, batch_size=batch_size, device=device):
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             parts.append(network(batch).float().cpu())
         if advance:
             advance(len(batch))
     network.train(was_training)
-    logits, targets = torch.cat(parts), torch.from_numpy(labels)
+    logits, targets = world.gather_rows(parts, [len(share) for share in shares]), torch.from_numpy(labels)
     return Evaluation(
         num_images=len(logits),
         num_errors=int((logits.argmax(1) != targets).sum()),
         loss=float(F.cross_entropy(logits.double(), targets)),
         logits=logits,
     )
+
+
+def _images_of(rank: int, num_ranks: int, num_images: int, batch_size: int) -> range:
+    """The images of a process's share of the batches."""
+    share = share_of(-(-num_images // batch_size), rank, num_ranks)
+    return range(num_images)[share.start * batch_size : share.stop * batch_size]

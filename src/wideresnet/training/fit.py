@@ -16,6 +16,7 @@ from wideresnet.progress import console
 from wideresnet.recipes import overridden
 from wideresnet.record import RunFolder, read_json, remove_parts, write_json
 from wideresnet.text import human_bytes
+from wideresnet.training.distributed import LostProcess, World, join
 from wideresnet.training.interrupt import Interrupted
 from wideresnet.training.loop import Run
 from wideresnet.training.machine import describe
@@ -33,8 +34,12 @@ def fit(
     checkpoint_every_s: float = 60.0,
     announce: Callable[[Job, Plan], None] | None = None,
     watch: Callable[[int, float, float], None] | None = None,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Train a network and leave a record.
+
+    Called in each of several processes that torchrun has started, they train one network together, see
+    `training.distributed`.
 
     Args:
         recipe: everything that decides the result.
@@ -47,42 +52,73 @@ def fit(
         announce: called with what is about to run, before the first step.
         watch: called about twice a second with the steps done, the epoch's loss so far and its training error so far,
             percent.
+        world: the processes that train together, where they are together already.
 
     Returns:
         What `result.json` holds; `test_error_pct` is that of the last epoch.
 
     Raises:
         UsageError: recipe, data and folder do not fit each other.
-        WRNError: the loss is not finite, or the disk is full; the last checkpoint is kept.
+        WRNError: the loss is not finite, the disk is full, or another process has ended; the last checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
     """
     check_checkpoint_every(checkpoint_every_s)
     folder = RunFolder(out)
+    with join(world) as world:
+        go_on = f"go on from the last checkpoint with: {folder.resume_command(world.size)}"
+        try:
+            return _fit(recipe, folder, dataset, resume, overwrite, checkpoint_every_s, announce, watch, world)
+        except KeyboardInterrupt:  # a second Ctrl-C, or one outside the steps
+            raise Interrupted(f"interrupted; {go_on}") from None
+        except LostProcess as lost:
+            raise LostProcess(f"{world.name_missing()}: the run has stopped; {go_on}") from lost
+
+
+def _fit(
+    recipe: Recipe,
+    folder: RunFolder,
+    dataset: Dataset | None,
+    resume: bool,
+    overwrite: bool,
+    checkpoint_every_s: float,
+    announce: Callable[[Job, Plan], None] | None,
+    watch: Callable[[int, float, float], None] | None,
+    world: World,
+) -> dict[str, Any]:
     if resume:
         recipe = _recipe_to_resume(folder, recipe)
-        for place in (folder.path, folder.checkpoint):
-            remove_parts(place)
         if folder.result.is_file():
             console().print(f"{folder.path}: this run has finished; nothing to resume", markup=False)
             return folder.read_result()
-    else:
+        if _has_other_processes(folder, recipe, world.size):
+            recipe = dataclasses.replace(recipe, threads=None)  # of a process, when there were more or fewer of them
+    elif world.is_first:
         folder.check_free(overwrite=overwrite)
-    job = prepare(recipe, dataset or load_for(recipe))
+    if dataset is None:
+        with world.first_alone():
+            dataset = load_for(recipe)
+    job = prepare(recipe, dataset, world)
     plan = make_plan(job)
-    if announce:
-        announce(job, plan)
-    if not resume:
+    if world.is_first:
+        if announce:
+            announce(job, plan)
+        _open_folder(folder, job, plan, resume=resume, overwrite=overwrite)
+    return Run(job, folder, checkpoint_every_s, watch).train(resume)
+
+
+def _open_folder(folder: RunFolder, job: Job, plan: Plan, *, resume: bool, overwrite: bool) -> None:
+    """Write what is known before the first step."""
+    if resume:
+        for place in (folder.path, folder.checkpoint):
+            remove_parts(place)
+    else:
         folder.create(overwrite=overwrite)
         _check_space(folder, plan)
         write_json(folder.recipe, job.recipe.to_json())
-    env = describe(job.device)
+    env = {**describe(job.device), "num_processes": job.world.size}
     if resume and folder.env.is_file():  # what it ends on, under the command that it began with
         env["command"] = read_json(folder.env).get("command", env["command"])
     write_json(folder.env, env)
-    try:
-        return Run(job, folder, checkpoint_every_s, watch).train(resume)
-    except KeyboardInterrupt:  # a second Ctrl-C, or one outside the steps
-        raise Interrupted(f"interrupted; go on from the last checkpoint with: {folder.resume_command()}") from None
 
 
 def check_checkpoint_every(checkpoint_every_s: float) -> None:
@@ -116,6 +152,30 @@ def resumed_recipe(path: Path, stored: Recipe, asked: Recipe) -> Recipe:
                 "a new run with another --out"
             )
     return dataclasses.replace(stored, **{name: getattr(settled, name) for name in ELSEWHERE})
+
+
+def _has_other_processes(folder: RunFolder, recipe: Recipe, now: int) -> bool:
+    """Whether a run goes on with another number of processes; refuses to, unless that changes only the rounding.
+
+    It does where batch and lr stay the same and normalisation does not depend on how a batch is split. Else what came
+    out would be a run that no recipe and no number of processes describes.
+
+    Raises:
+        UsageError: the numbers would be those of another run.
+    """
+    before = read_json(folder.env).get("num_processes", 1) if folder.env.is_file() else now
+    if now == before:
+        return False
+    if recipe.batch_rule == "linear":
+        why = "under batch_rule linear its batch and lr would change"
+    elif recipe.norm == "batch" and not recipe.sync_bn:
+        why = "without sync_bn each process normalises by its own share of a batch, so it would be another run"
+    else:
+        masks = "; dropout draws other masks from here on" if recipe.dropout else ""
+        console().print(f"the run had {before} and goes on with {now} processes: the same up to rounding{masks}")
+        return True
+    fix = f"with --processes {before}" if before > 1 else "without --processes"
+    raise UsageError(f"--resume {folder.path}: the run has num_processes {before}, now {now}: {why}; go on {fix}")
 
 
 def _check_space(folder: RunFolder, plan: Plan) -> None:

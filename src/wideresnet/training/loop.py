@@ -17,9 +17,9 @@ from wideresnet.data import ImageSet
 from wideresnet.errors import UsageError, WRNError
 from wideresnet.progress import bar, console
 from wideresnet.record import RunFolder, write_atomic, write_json
-from wideresnet.seeds import seed_of
 from wideresnet.text import human_seconds
 from wideresnet.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from wideresnet.training.distributed import GradientSum
 from wideresnet.training.evaluate import Evaluation, evaluate
 from wideresnet.training.interrupt import Interrupted, StopRequest
 from wideresnet.training.machine import peak_memory_mib, synchronise
@@ -41,6 +41,8 @@ class Run:
     ) -> None:
         self.job, self.recipe, self.folder = job, job.recipe, folder
         self.network, self.optimizer = job.network, job.optimizer
+        self.world = job.world
+        self.together = GradientSum(job.network) if job.world.size > 1 else None
         self.averaged = copy.deepcopy(job.network) if job.recipe.ema_decay else None
         self.meter = Meter(job.device)
         self.progress = bar("loss {task.fields[loss]}", "error {task.fields[error]}", "{task.fields[rate]} images/s")
@@ -75,22 +77,25 @@ class Run:
                 for images, labels in feed.epoch(epoch, start=first, scale=image_scale(recipe, epoch)):
                     if job.schedule.resets_momentum(self.step):
                         self.optimizer.state.clear()
-                    torch.manual_seed(seed_of(recipe.seed, "step", self.step))  # dropout, stochastic depth
+                    self.world.seed_step(recipe.seed, self.step)  # dropout, stochastic depth
                     train_step(
                         forward, self.optimizer, images, labels, self.meter, recipe, job.device,
                         step=self.step, lr=job.schedule.lr(self.step),
+                        together=self.together, num_images=feed.images_in(self.step % feed.num_batches),
                     )  # fmt: skip
                     self.step += 1
                     self.average()
                     now = time.monotonic()
-                    due = now - self.saved_at > self.checkpoint_every_s
-                    if now - shown > 0.5 or job.device == "cpu" or due or stop.asked:
+                    due = self.world.is_first and now - self.saved_at > self.checkpoint_every_s
+                    look = self.world.is_first and (now - shown > 0.5 or job.device == "cpu" or due)
+                    stopping, look = self.world.any_of(stop.asked, look)
+                    if look or stopping:
                         self.check_finite()  # reads from the device, so on a GPU only now and then
                         self.train_s = before + now - started
                     if now - shown > 0.5:
                         shown = now
                         loss, error = self.meter.read()
-                        rate = (self.step - first_step) * recipe.batch_size / max(now - started, 1e-9)
+                        rate = (self.step - first_step) * feed.batch_size / max(now - started, 1e-9)
                         progress.update(
                             task,
                             completed=self.step,
@@ -100,8 +105,9 @@ class Run:
                         )
                         if self.watch:
                             self.watch(self.step, loss, error)
-                    if stop.asked:
+                    if stopping:
                         self.save()
+                        self.world.meet()  # nobody says that all is saved before it is
                         raise Interrupted(self.how_to_resume())
                     if due:
                         self.save()
@@ -165,21 +171,25 @@ class Run:
             split = "val" if recipe.holdout else "test"
             record |= {f"{split}_loss": result.loss, f"{split}_error_pct": result.error_pct}
             line += f"  {split} error {result.error_pct:5.2f} %"
-        self.folder.append_metrics(record)
+        if self.world.is_first:
+            self.folder.append_metrics(record)
         console().print(f"{line}  {human_seconds(self.train_s + self.evaluation_s)}")
 
     def evaluate(self, images: ImageSet) -> Evaluation:
         """The network that would be the result now, on a set."""
         started = time.monotonic()
         task = self.progress.add_task("evaluating", total=len(images), loss="-", error="-", rate="-")
+        network = self.averaged or self.network
+        self.world.copy_first(network.buffers())  # BN's running statistics: without sync_bn each process has its own
         result = evaluate(
-            self.averaged or self.network,
+            network,
             images.images,
             images.labels,
             self.job.preprocessing,
             device=self.job.device,
             precision=self.recipe.precision,
-            advance=lambda num: self.progress.advance(task, num),
+            advance=lambda num: self.progress.advance(task, num * self.world.size),
+            world=self.world,
         )
         self.progress.remove_task(task)
         self.evaluation_s += time.monotonic() - started
@@ -197,11 +207,6 @@ class Run:
         last = None if recipe.holdout else self.evaluated
         test = last or self.evaluate(job.test)
         network = self.averaged or self.network
-        write_weights(self.folder.path, Weights(network, job.preprocessing, job.class_names, job.feed.size))
-        write_atomic(
-            self.folder.predictions,
-            save({"logits": test.logits, "labels": torch.from_numpy(job.test.labels)}),
-        )
         result = {
             "network": recipe.network,
             "dataset": job.dataset_name,
@@ -213,18 +218,27 @@ class Run:
             "num_test_images": test.num_images,
             "seconds": round(self.train_s + self.evaluation_s, 3),
             "train_s": round(self.train_s, 3),
-            "images_per_s": round(self.step * recipe.batch_size / max(self.train_s, 1e-9), 1),
+            "images_per_s": round(self.step * job.feed.batch_size / max(self.train_s, 1e-9), 1),
             "peak_memory_mib": round(peak_memory_mib(job.device), 1),
             "seed": recipe.seed,
             "device": job.device,
             "precision": recipe.precision,
+            "num_processes": self.world.size,
         }
-        write_json(self.folder.result, result)
-        shutil.rmtree(self.folder.checkpoint, ignore_errors=True)
-        return result
+        if self.world.is_first:
+            write_weights(self.folder.path, Weights(network, job.preprocessing, job.class_names, job.feed.size))
+            write_atomic(
+                self.folder.predictions,
+                save({"logits": test.logits, "labels": torch.from_numpy(job.test.labels)}),
+            )
+            write_json(self.folder.result, result)
+            shutil.rmtree(self.folder.checkpoint, ignore_errors=True)
+        return self.world.agree(result)
 
     def save(self) -> None:
-        """Write a checkpoint of everything that decides the rest of the run."""
+        """Write a checkpoint of everything that decides the rest of the run; the first process's, for all."""
+        if not self.world.is_first:
+            return
         self.check_weights()
         tensors: dict[str, Tensor] = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():
@@ -243,11 +257,13 @@ class Run:
 
     def restore(self) -> None:
         """Go back to the newest whole checkpoint."""
-        found, damaged = newest_checkpoint(self.folder.checkpoint)
+        with self.world.first_alone():  # which sets damaged ones aside, so that all find the same
+            found, damaged = newest_checkpoint(self.folder.checkpoint)
         for sentence in damaged:
             console().print(sentence, style="yellow", markup=False)
         if found is None:  # killed before the first checkpoint: the first weights are a function of the seed
-            self.folder.write_metrics([])
+            if self.world.is_first:
+                self.folder.write_metrics([])
             return
         if found.progress["data"] != self.job.data_digest:
             raise UsageError(
@@ -271,12 +287,13 @@ class Run:
         epochs_done, within = divmod(self.step, self.job.feed.num_batches)
         cut_at_end = within == 0 and self.meter.num_images > 0  # stopped between an epoch's last step and its record
         last_step = self.step - 1 if cut_at_end else self.step
-        self.folder.write_metrics(r for r in self.folder.read_metrics() if r["step"] <= last_step)
+        if self.world.is_first:
+            self.folder.write_metrics(r for r in self.folder.read_metrics() if r["step"] <= last_step)
         console().print(f"resumed from step {self.step:,}")
         if cut_at_end:
             self.end_epoch(epochs_done - 1)
 
     def how_to_resume(self) -> str:
         """The line that a stopped run ends with."""
-        command = self.folder.resume_command()
+        command = self.folder.resume_command(self.world.size)
         return f"stopped after step {self.step:,}; everything is saved, go on with: {command}"

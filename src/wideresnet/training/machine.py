@@ -104,8 +104,10 @@ def describe(device: str) -> dict[str, Any]:
     """Hardware, versions and command, for `env.json`."""
     versions = {name: importlib.metadata.version(name) for name in ("wideresnet", "torch", "torchvision", "numpy")}
     versions["torch"] = str(torch.__version__)  # with its build, e.g. +cpu, which the package's metadata leaves out
+    started = Path(sys.argv[0])
+    is_wrn = started.name == "wrn" or started.parts[-2:] == ("wideresnet", "__main__.py")
     return {
-        "command": " ".join(["wrn", *map(shlex.quote, sys.argv[1:])]) if Path(sys.argv[0]).name == "wrn" else "python",
+        "command": " ".join(["wrn", *map(shlex.quote, sys.argv[1:])]) if is_wrn else "python",
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),

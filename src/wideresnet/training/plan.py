@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from wideresnet.data.feed import share_of
 from wideresnet.networks.cost import cost
 from wideresnet.text import human_bytes, human_count, human_seconds
 from wideresnet.training.machine import available_memory_bytes, memory_in_use_bytes, synchronise
@@ -31,8 +32,8 @@ class Plan:
         seconds: expected, from timing a few steps on this machine; evaluation included.
         probe_images: size of the batch that was timed.
         available_bytes: memory that can be had now; 0 where the system does not say.
-        memory_bytes: expected peak: what is held now (data, weights; on a CPU the whole process), and what is still to
-            come: gradients, momentum, activations.
+        memory_bytes: expected peak of a process: what is held now (data, weights; on a CPU the whole process), and what
+            is still to come: gradients, momentum, activations.
     """
 
     steps_per_epoch: int
@@ -61,22 +62,24 @@ class Plan:
 def make_plan(job: Job) -> Plan:
     """Count and time a run; the job's network, optimiser and seeds are left as they are."""
     recipe, feed = job.recipe, job.feed
-    counted = cost(job.network, feed.size, recipe.batch_size)
+    own_images = len(range(feed.batch_size)[share_of(feed.batch_size, feed.rank, feed.num_ranks)])
+    counted = cost(job.network, feed.size, own_images)
     # work grows with the area of the images
     areas = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.epochs))
-    images = min(feed.num_images, feed.num_batches * recipe.batch_size)
-    probe_images = recipe.batch_size  # a GPU must be full to be timed
+    images = min(feed.num_images, feed.num_batches * feed.batch_size)
+    probe_images = own_images  # a GPU must be full to be timed
     if job.device == "cpu":
-        probe_images = max(1, min(recipe.batch_size, 32, int(PROBE_FLOPS / max(1, counted.training_flops))))
+        probe_images = max(1, min(own_images, 32, int(PROBE_FLOPS / max(1, counted.training_flops))))
     image_s = _seconds_per_image(job, probe_images)
     evaluated = -(-recipe.epochs // recipe.eval_every) * len(job.validation) + len(job.test)
-    still_to_come = 4 * counted.params * (3 if recipe.ema_decay else 2)  # gradients, momentum, averaged weights
+    num_copies = 2 + bool(recipe.ema_decay) + (job.world.size > 1)  # gradients, momentum, averaged weights, message
+    still_to_come = 4 * counted.params * num_copies
     return Plan(
         steps_per_epoch=feed.num_batches,
         num_steps=recipe.epochs * feed.num_batches,
         params=counted.params,
         flops=float(counted.training_flops) * images * areas,
-        seconds=image_s * (areas * images + evaluated / 3),
+        seconds=image_s * (areas * images + evaluated / 3) / job.world.size,
         probe_images=probe_images,
         memory_bytes=memory_in_use_bytes(job.device) + still_to_come + counted.activation_bytes,
         available_bytes=available_memory_bytes(job.device),

@@ -18,12 +18,15 @@ from wideresnet.data.preprocess import Preprocessing
 from wideresnet.errors import UsageError
 from wideresnet.names import is_ambiguous, parse
 from wideresnet.networks import Network, create
+from wideresnet.networks.blocks import draw_depth_from
 from wideresnet.networks.cost import cost
 from wideresnet.recipes import resolve
 from wideresnet.seeds import seed_of
+from wideresnet.training.distributed import World
 from wideresnet.training.machine import pick_device
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.schedules import Schedule, make_schedule
+from wideresnet.training.sync_norm import synchronise_norms
 from wideresnet.training.tune import arrange, settle
 
 SMALLEST_IMAGENET_PX = 112
@@ -42,6 +45,7 @@ class Job:
         test: what the result is measured on, after the last epoch.
         data_digest: tells whether a resumed run sees the same data.
         notes: what was decided for the user, one line each.
+        world: the processes that train together.
     """
 
     recipe: Recipe
@@ -57,6 +61,7 @@ class Job:
     dataset_name: str
     data_digest: str
     notes: tuple[str, ...]
+    world: World
 
 
 def resolve_for_data(
@@ -91,13 +96,18 @@ def load_for(recipe: Recipe) -> Dataset:
     )
 
 
-def prepare(recipe: Recipe, dataset: Dataset) -> Job:
+def prepare(recipe: Recipe, dataset: Dataset, world: World | None = None) -> Job:
     """Put the data on the device and build the network with its first weights.
+
+    Args:
+        world: the processes that train together; None: this one alone.
 
     Raises:
         UsageError: recipe and data do not fit (batch, holdout, limit, padding, ambiguous name).
     """
+    world = world or World.single()
     device = pick_device(recipe.device)
+    world.use(device)
     train, validation, notes = _split(recipe, dataset)
     size = (train.images.shape[1], train.images.shape[2])
     family = recipe.family
@@ -105,9 +115,10 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Job:
         family = "cifar" if max(size) < SMALLEST_IMAGENET_PX else "imagenet"
     name = parse(recipe.network, family)
     recipe = dataclasses.replace(recipe, network=str(name), family=name.family)
+    scaled = world.scaled(recipe)
     if name.family == "imagenet" and max(size) < SMALLEST_IMAGENET_PX:
         notes.append(f"{name} is made for images of 224x224; these are {size[0]}x{size[1]}")
-    notes += _settings_without_effect(recipe)
+    notes += _settings_without_effect(recipe, world)
     facts = dataset.facts
     if facts and recipe.flip and not facts.mirror:
         notes.append(f"flip is on, but mirrored images of {facts.title} are other images or none: use --no-flip")
@@ -118,28 +129,35 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Job:
         train.images,
         train.labels,
         preprocessing,
-        batch_size=recipe.batch_size,
+        batch_size=scaled.batch_size,
         drop_last=recipe.drop_last,
         padding=recipe.crop_padding,
         padding_mode=recipe.padding_mode,
         flip=recipe.flip,
         seed=recipe.seed,
         device=device,
+        rank=world.rank,
+        num_ranks=world.size,
     )
     with warnings.catch_warnings(record=True) as caught:  # a network's options without effect are told with the rest
         warnings.simplefilter("always")
         network = build_network(recipe, len(dataset.class_names), train.images.shape[3])
     notes += [str(warning.message) for warning in caught]
-    _check_smallest_batch(recipe, network, len(train), size)
-    recipe, chosen = settle(recipe, network, device, size, len(train))
+    _check_smallest_batch(scaled, network, len(train), size, world.size)
+    recipe, chosen = _settle_together(recipe, network, device, size, len(train), world)
     notes += chosen
     network = arrange(network.to(device), recipe)
+    if world.size > 1:
+        notes += _notes_on_processes(recipe)
+        draw_depth_from(network, world.depth)
+        if recipe.sync_bn:
+            synchronise_norms(network)
     return Job(
         recipe=recipe,
         device=device,
         network=network,
         optimizer=make_optimizer(network, recipe),
-        schedule=make_schedule(recipe, feed.num_batches),
+        schedule=make_schedule(scaled, feed.num_batches),
         feed=feed,
         preprocessing=preprocessing,
         validation=validation,
@@ -148,6 +166,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Job:
         dataset_name=dataset.name,
         data_digest=_digest(train, dataset.test),
         notes=(*dataset.notes, *notes),
+        world=world,
     )
 
 
@@ -173,10 +192,22 @@ def _split(recipe: Recipe, dataset: Dataset) -> tuple[ImageSet, ImageSet, list[s
     return _take(train, kept), _take(train, held), notes
 
 
-def _check_smallest_batch(recipe: Recipe, network: Network, num_images: int, size: tuple[int, int]) -> None:
-    """Batch normalisation needs two values a channel: refuse a batch of one image where maps shrink to one position."""
+def _check_smallest_batch(
+    recipe: Recipe, network: Network, num_images: int, size: tuple[int, int], num_processes: int
+) -> None:
+    """Batch normalisation needs two values a channel: refuse a batch of one image where maps shrink to one position.
+
+    Refuse, too, a last batch with fewer images than processes.
+    """
     last = num_images % recipe.batch_size
     smallest = recipe.batch_size if recipe.drop_last or last == 0 else last
+    if smallest < num_processes:
+        raise UsageError(
+            f"batch_size {recipe.batch_size} of {num_images} images leaves a last batch of {smallest}, fewer than the "
+            f"{num_processes} processes that share it; use --drop-last or another --batch-size"
+        )
+    if not recipe.sync_bn:
+        smallest //= num_processes
     if smallest > 1 or recipe.norm != "batch":
         return
     *_, height, width = next(
@@ -202,7 +233,36 @@ def _digest(train: ImageSet, test: ImageSet) -> str:
     return digest.hexdigest()[:16]
 
 
-def _settings_without_effect(recipe: Recipe) -> list[str]:
+def _settle_together(
+    recipe: Recipe, network: Network, device: str, size: tuple[int, int], num_images: int, world: World
+) -> tuple[Recipe, list[str]]:
+    """`settle`, measured by the first of several processes for all."""
+    if world.size == 1:
+        return settle(recipe, network, device, size, num_images)
+    if recipe.sync_bn:
+        if recipe.kernels == "winograd":
+            raise UsageError("kernels winograd: they do not know --sync-bn; use --kernels pytorch")
+        recipe = dataclasses.replace(recipe, kernels="pytorch")
+    recipe = dataclasses.replace(recipe, threads=recipe.threads or torch.get_num_threads())
+    settled, notes = settle(recipe, network, device, size, num_images) if world.is_first else (recipe, [])
+    values, notes = world.agree((settled.to_json(), notes))
+    return Recipe.from_json(values), notes
+
+
+def _notes_on_processes(recipe: Recipe) -> list[str]:
+    """What several processes do otherwise than one."""
+    notes = []
+    if recipe.norm == "batch" and not recipe.sync_bn:
+        notes.append(
+            "each process normalises by its own share of a batch, and the running statistics are the first process's; "
+            "--sync-bn normalises by the whole batch, as one process does"
+        )
+    if recipe.dropout:
+        notes.append("each process draws its own dropout masks: other ones than a single process would draw")
+    return notes
+
+
+def _settings_without_effect(recipe: Recipe, world: World) -> list[str]:
     """A line for every setting that differs from its default and changes nothing in this recipe."""
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
     idle: dict[str, tuple[str, ...]] = {}
@@ -210,6 +270,10 @@ def _settings_without_effect(recipe: Recipe) -> list[str]:
         idle["with schedule steps"] = ("warmup_fraction",)
     else:
         idle["with schedule one_cycle"] = ("lr_drop_epochs", "lr_drop_factor", "lr_drop_at")
+    if world.size == 1:
+        idle["in a single process"] = ("batch_rule", "sync_bn")
+    elif recipe.norm != "batch":
+        idle["without batch normalisation"] = ("sync_bn",)
     if recipe.crop_padding == 0:
         idle["without a crop"] = ("padding_mode",)
     if recipe.weight_decay == 0:

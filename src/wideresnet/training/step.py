@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wideresnet.config import Recipe
+from wideresnet.training.distributed import GradientSum
 
 
 def training_loss(
@@ -16,6 +17,11 @@ def training_loss(
     with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bf16"):
         logits = network(images)
     return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits
+
+
+def count_errors(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many images' highest logit is not their label's."""
+    return (logits.argmax(1) != labels).sum()
 
 
 class Meter:
@@ -35,9 +41,13 @@ class Meter:
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor, step: int) -> Tensor:
         """Count a batch; returns float32 1.0 when this or an earlier loss is not finite, else 0.0."""
-        errors = (logits.argmax(1) != labels).sum()
-        self.sums += torch.stack((loss.double() * len(labels), errors.double()))
-        self.num_images += len(labels)
+        return self.count(loss, count_errors(logits, labels), len(labels), step)
+
+    @torch.no_grad()
+    def count(self, loss: Tensor, errors: Tensor, num_images: int, step: int) -> Tensor:
+        """Count a batch by its mean loss and number of errors; returns what `add` does."""
+        self.sums += torch.stack((loss.double() * num_images, errors.double()))
+        self.num_images += num_images
         fails_now = ~torch.isfinite(loss) & (self.failed_step < 0)
         self.failed_step = torch.where(fails_now, step, self.failed_step)
         return (self.failed_step >= 0).float()
@@ -71,11 +81,24 @@ def train_step(
     *,
     step: int,
     lr: float,
+    together: GradientSum | None = None,
+    num_images: int = 0,
 ) -> None:
-    """Forward, backward, update. Once a loss is not finite no update is made any more, and `meter` knows since when."""
+    """Forward, backward, update. Once a loss is not finite no update is made any more, and `meter` knows since when.
+
+    Args:
+        together: the exchange with other processes, which have the other images of the batch.
+        num_images: images of the whole batch, where there are other processes.
+    """
     loss, logits = training_loss(network, images, labels, recipe, device)
-    failed = meter.add(loss.detach(), logits.detach(), labels, step)
-    loss.backward()
+    if together is None:
+        failed = meter.add(loss.detach(), logits.detach(), labels, step)
+        loss.backward()
+    else:
+        part = loss * (len(labels) / num_images)  # the parts of all processes add up to the mean over the batch
+        part.backward()
+        errors = count_errors(logits.detach(), labels)
+        failed = meter.count(*together.exchange(part.detach(), errors), num_images, step)
     for group in optimizer.param_groups:
         group["lr"] = lr
         for parameter in group["params"]:

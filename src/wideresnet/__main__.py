@@ -1,0 +1,10 @@
+"""`python -m wideresnet` is `wrn`."""
+
+from __future__ import annotations
+
+import sys
+
+from wideresnet.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
