@@ -72,10 +72,16 @@ def train_step(
     step: int,
     lr: float,
 ) -> None:
-    """Forward, backward, update. Once a loss is not finite no update is made any more, and `meter` knows since when."""
-    loss, logits = training_loss(network, images, labels, recipe, device)
-    failed = meter.add(loss.detach(), logits.detach(), labels, step)
-    loss.backward()
+    """Forward, backward, update. Once a loss is not finite no update is made any more, and `meter` knows since when.
+
+    With `recipe.accumulate` the batch goes through in parts, whose gradients add up to the mean over all its images.
+    """
+    failed: Tensor | None = None
+    num_parts = min(recipe.accumulate, len(labels))  # the last batch of an epoch may be small
+    for part, targets in zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True):
+        loss, logits = training_loss(network, part, targets, recipe, device)
+        failed = meter.add(loss.detach(), logits.detach(), targets, step)
+        (loss if num_parts == 1 else loss * (len(targets) / len(labels))).backward()
     for group in optimizer.param_groups:
         group["lr"] = lr
         for parameter in group["params"]:
