@@ -49,7 +49,7 @@ def fit(
         What `result.json` holds; `test_error_pct` is that of the last epoch.
 
     Raises:
-        UsageError: recipe, data and folder do not fit each other.
+        UsageError: recipe, data and folder do not fit each other, or data or batch do not fit into memory.
         WRNError: the loss is not finite, or the disk is full; the last checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
     """
@@ -78,7 +78,7 @@ def fit(
         env["command"] = read_json(folder.env).get("command", env["command"])
     write_json(folder.env, env)
     try:
-        return Run(job, folder, checkpoint_every_s).train(resume)
+        return Run(job, plan, folder, checkpoint_every_s).train(resume)
     except KeyboardInterrupt:  # a second Ctrl-C, or one outside the steps
         raise Interrupted(f"interrupted; go on from the last checkpoint with: {folder.resume_command()}") from None
 

@@ -19,9 +19,10 @@ from wideresnet.record import RunFolder, write_atomic, write_json
 from wideresnet.seeds import seed_of
 from wideresnet.text import human_seconds
 from wideresnet.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from wideresnet.training.evaluate import Evaluation, evaluate
+from wideresnet.training.evaluate import EVALUATION_BATCH, Evaluation, evaluate
 from wideresnet.training.interrupt import Interrupted, StopRequest
 from wideresnet.training.machine import peak_memory_mib, synchronise
+from wideresnet.training.plan import Plan
 from wideresnet.training.prepare import Job
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.step import Meter, train_step
@@ -31,8 +32,9 @@ from wideresnet.weights import Weights, write_weights
 class Run:
     """The state of a run: weights, momentum, averaged weights, the step, the epoch's sums, the time so far."""
 
-    def __init__(self, job: Job, folder: RunFolder, checkpoint_every_s: float) -> None:
+    def __init__(self, job: Job, plan: Plan, folder: RunFolder, checkpoint_every_s: float) -> None:
         self.job, self.recipe, self.folder = job, job.recipe, folder
+        self.plan = plan
         self.network, self.optimizer = job.network, job.optimizer
         self.averaged = copy.deepcopy(job.network) if job.recipe.ema_decay else None
         self.meter = Meter(job.device)
@@ -169,6 +171,7 @@ class Run:
             self.job.preprocessing,
             device=self.job.device,
             precision=self.recipe.precision,
+            batch_size=min(EVALUATION_BATCH[self.job.device], 2 * self.plan.part_images),  # less memory than a step
             advance=lambda num: self.progress.advance(task, num),
         )
         self.progress.remove_task(task)
@@ -204,7 +207,8 @@ class Run:
             "seconds": round(self.train_s + self.evaluation_s, 3),
             "train_s": round(self.train_s, 3),
             "images_per_s": round(self.step * recipe.batch_size / max(self.train_s, 1e-9), 1),
-            "peak_memory_mib": round(peak_memory_mib(job.device), 1),
+            "peak_memory_mib": round(max(peak_memory_mib(job.device), self.plan.peak_before_bytes / 2**20), 1),
+            "predicted_memory_mib": round(self.plan.memory_bytes / 2**20, 1),
             "seed": recipe.seed,
             "device": job.device,
             "precision": recipe.precision,

@@ -22,7 +22,8 @@ from wideresnet.networks import Network, create
 from wideresnet.networks.cost import cost
 from wideresnet.recipes import resolve
 from wideresnet.seeds import seed_of
-from wideresnet.training.machine import pick_device, pick_precision
+from wideresnet.text import human_bytes
+from wideresnet.training.machine import available_memory_bytes, pick_device, pick_precision
 from wideresnet.training.schedules import Schedule, make_schedule
 
 SMALLEST_IMAGENET_PX = 112
@@ -115,6 +116,7 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Job:
     preprocessing = Preprocessing.fit(
         recipe.preprocessing, train.images, facts.mean if facts else None, facts.std if facts else None
     )
+    _check_room(recipe, train, device)
     feed = Feed(
         train.images,
         train.labels,
@@ -131,6 +133,12 @@ def prepare(recipe: Recipe, dataset: Dataset) -> Job:
         warnings.simplefilter("always")
         network = build_network(recipe, len(dataset.class_names), train.images.shape[3]).to(device)
     notes += [str(warning.message) for warning in caught]
+    if recipe.accumulate > 1:
+        notes.append(
+            f"accumulate {recipe.accumulate}: a batch of {recipe.batch_size} is computed in parts of at most "
+            f"{-(-recipe.batch_size // recipe.accumulate)} images"
+            + ("; batch normalisation's statistics are those of a part" if recipe.norm == "batch" else "")
+        )
     _check_smallest_batch(recipe, network, len(train), size)
     return Job(
         recipe=recipe,
@@ -195,15 +203,32 @@ def _check_smallest_batch(recipe: Recipe, network: Network, num_images: int, siz
     """Batch normalisation needs two values a channel: refuse a batch of one image where maps shrink to one position."""
     last = num_images % recipe.batch_size
     smallest = recipe.batch_size if recipe.drop_last or last == 0 else last
+    smallest = smallest // min(smallest, recipe.accumulate)
     if smallest > 1 or recipe.norm != "batch":
         return
     *_, height, width = next(
         stage.shape for stage in reversed(cost(network, size, batch_size=2).stages) if len(stage.shape) == 3
     )
     if height * width == 1:
+        kind, fix = ("batch", "batch-size") if recipe.accumulate == 1 else ("part", "accumulate")
         raise UsageError(
-            f"batch_size {recipe.batch_size} of {num_images} images leaves a batch of one, whose last maps are 1x1: "
-            "batch normalisation has nothing to average; use another --batch-size, --drop-last or --norm group"
+            f"batch_size {recipe.batch_size} of {num_images} images leaves a {kind} of one, whose last maps are 1x1: "
+            f"batch normalisation has nothing to average; use another --{fix}, --drop-last or --norm group"
+        )
+
+
+def _check_room(recipe: Recipe, train: ImageSet, device: str) -> None:
+    """Refuse a training set that does not fit beside what is held, before it is put on the device."""
+    num, height, width, channels = train.images.shape
+    pixels = (height + 2 * recipe.crop_padding) * (width + 2 * recipe.crop_padding)
+    if device == "cuda" or recipe.preprocessing == "zca":  # the set without padding is held too, while it is padded
+        pixels += height * width if recipe.crop_padding else 0
+    needed = num * pixels * channels * (4 if recipe.preprocessing == "zca" else 1)
+    available = available_memory_bytes(device)
+    if available and needed > available:
+        raise UsageError(
+            f"{recipe.data}: {num:,} training images of {height}x{width} need {human_bytes(needed)} of memory on "
+            f"{device}, {human_bytes(available)} is available; use --limit {int(num * available / needed)} or less"
         )
 
 
