@@ -245,3 +245,10 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path, content: str, kind: s
 def test_the_lists_of_fields_name_fields() -> None:
     assert set(NETWORK_OPTIONS) <= set(FIELDS)
     assert set(ELSEWHERE) <= set(FIELDS)
+
+
+def test_a_batch_has_no_more_parts_than_images() -> None:
+    assert Recipe(batch_size=4, accumulate=4).accumulate == 4
+    assert refusal(batch_size=4, accumulate=5) == (
+        "accumulate 5: a batch of 4 has no more than 4 parts; use --accumulate 4 or less"
+    )

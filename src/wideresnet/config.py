@@ -43,6 +43,14 @@ class Recipe:
     recipe: str = _field("paper", "name of the recipe these values started from", group="what")
     epochs: int = _field(200, "passes over the training set", PAPER, low=1, group="schedule")
     batch_size: int = _field(128, "images a step", PAPER, low=1, group="schedule")
+    accumulate: int = _field(
+        1,
+        "compute a step's batch in so many parts, one after another, and add their gradients: less memory, the same "
+        "batch and lr; normalisation, dropout and stochastic depth take each part for a batch (Hoffer et al. 2017)",
+        source="own choice; the paper has 1",
+        low=1,
+        group="schedule",
+    )
     schedule: str = _field(
         "steps",
         "steps: constant with drops; one_cycle: linear warm-up, linear decay to zero",
@@ -272,6 +280,11 @@ class Recipe:
             raise UsageError(
                 f"nesterov needs momentum > 0 and dampening 0, got momentum {self.momentum} and dampening "
                 f"{self.dampening}; use --no-nesterov"
+            )
+        if self.accumulate > self.batch_size:
+            raise UsageError(
+                f"accumulate {self.accumulate}: a batch of {self.batch_size} has no more than {self.batch_size} parts; "
+                f"use --accumulate {self.batch_size} or less"
             )
         drops = list(self.lr_drop_epochs)
         if drops != sorted(set(drops)) or any(epoch < 1 for epoch in drops):

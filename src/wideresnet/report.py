@@ -151,7 +151,7 @@ def _headline(run: Run) -> list[str]:
         ("training speed", f"{result['images_per_s']:,.0f} images/s"),
         ("device", f"{result['device']}: {run.processor}"),
         ("precision", result["precision"]),
-        ("peak memory", f"{result['peak_memory_mib']:,.0f} MiB"),
+        ("peak memory", _peak_memory(result)),
     ]
     published = [
         f"{value:.2f} % (Table {row.table}{', dropout' if row.dropout else ''})"
@@ -161,6 +161,11 @@ def _headline(run: Run) -> list[str]:
     if published:
         pairs.append(("the paper's error", "; ".join(published)))
     return [*body, html.headline(f"{error_pct:.2f} %", about), html.facts(pairs)]
+
+
+def _peak_memory(result: dict[str, Any]) -> str:
+    measured, predicted = result["peak_memory_mib"], result.get("predicted_memory_mib")
+    return f"{measured:,.0f} MiB" + ("" if predicted is None else f" (predicted: {predicted:,.0f})")
 
 
 def _curves_section(run: Run) -> list[str]:

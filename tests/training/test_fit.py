@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 import wideresnet.record
 import wideresnet.training.loop as loop
+import wideresnet.training.plan as plan
 from wideresnet.config import Recipe
 from wideresnet.errors import UsageError, WRNError
 from wideresnet.record import RunFolder
@@ -77,7 +78,7 @@ def test_a_run_leaves_the_whole_record(make_npz: MakeNpz, tmp_path: Path) -> Non
     folder = RunFolder(tmp_path / "run")
     assert result == folder.read_result()
     expected = {"network", "dataset", "params", "epochs", "test_error_pct", "seconds", "images_per_s",
-                "peak_memory_mib", "seed"}  # fmt: skip
+                "peak_memory_mib", "predicted_memory_mib", "seed"}  # fmt: skip
     assert expected <= result.keys()
     assert result["num_test_images"] == 24
     assert [r["epoch"] for r in folder.read_metrics()] == [1, 2, 3]
@@ -116,6 +117,29 @@ def test_ctrl_c_and_resume_give_the_uninterrupted_weights_bit_for_bit(
     assert fit(recipe, tmp_path / "cut", resume=True)["epochs"] == 3
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_a_run_with_accumulated_gradients_resumes_bit_for_bit(
+    make_npz: MakeNpz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small(make_npz(), accumulate=3, stochastic_depth=0.7)
+    fit(recipe, tmp_path / "whole")
+    stop_after(monkeypatch, 5, interrupt)
+    with pytest.raises(Interrupted):
+        fit(recipe, tmp_path / "cut")
+    monkeypatch.setattr(loop, "train_step", train_step)
+    fit(recipe, tmp_path / "cut", resume=True)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_a_batch_that_cannot_fit_leaves_no_run(
+    make_npz: MakeNpz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "available_memory_bytes", lambda _device: 1)
+    with pytest.raises(UsageError, match=r"^batch_size 16: needs "):
+        fit(small(make_npz()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("num_steps", [1, 3, 4, 9, 12])

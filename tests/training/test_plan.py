@@ -9,6 +9,7 @@ import torch
 
 from wideresnet.config import Recipe
 from wideresnet.data import Dataset, ImageSet
+from wideresnet.errors import UsageError
 from wideresnet.networks import cost
 from wideresnet.training import plan as plan_module
 from wideresnet.training.plan import make_plan
@@ -51,21 +52,100 @@ def test_a_last_smaller_batch_costs_its_own_images() -> None:
 
 
 def test_time_is_that_of_the_steps_and_a_third_for_evaluated_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "_seconds_per_image", lambda _job, _num: 0.5)
+    def run(probe: Any, num_images: int) -> int:
+        probe.image_s, probe.num_images = 0.5, num_images
+        return 10**6
+
+    monkeypatch.setattr(plan_module._Probe, "run", run)
     assert make_plan(make_job()).seconds == pytest.approx(0.5 * (3 * 48 + (3 * 10 + 10) / 3))
     seldom = make_plan(make_job(eval_every=2))  # after the second and the last epoch, and the result
     assert seldom.seconds == pytest.approx(0.5 * (3 * 48 + (2 * 10 + 10) / 3))
 
 
 @pytest.mark.parametrize(("ema_decay", "num_copies"), [(0.0, 2), (0.9, 3)])
-def test_memory_is_what_is_held_plus_gradients_momentum_averages_and_activations(
+def test_where_the_system_keeps_no_peak_memory_is_counted(
     monkeypatch: pytest.MonkeyPatch, ema_decay: float, num_copies: int
 ) -> None:
+    monkeypatch.setattr(plan_module, "reset_peak_memory", lambda _device: False)
+    monkeypatch.setattr(plan_module, "peak_memory_mib", lambda _device: 1.0)
     monkeypatch.setattr(plan_module, "memory_in_use_bytes", lambda _device: 10**6)
     job = make_job(ema_decay=ema_decay)
     plan = make_plan(job)
-    assert plan.memory_bytes == 10**6 + num_copies * 4 * plan.params + cost(job.network, 8, 16).activation_bytes
-    assert plan.available_bytes >= 0
+    counted = 10**6 + num_copies * 4 * plan.params + cost(job.network, 8, 16).activation_bytes
+    written = 10**6 + (num_copies - 1) * 4 * plan.params + 2 * num_copies * 4 * plan.params  # a checkpoint
+    # the labels' and the loss's few bytes are not in the network's count
+    assert plan.memory_bytes == pytest.approx(max(counted, written), rel=1e-3)
+    monkeypatch.setattr(plan_module, "available_memory_bytes", lambda _device: 0)
+    large = make_plan(make_job(num_train=200, ema_decay=ema_decay, batch_size=200))
+    counted = 10**6 + num_copies * 4 * plan.params + cost(job.network, 8, 200).activation_bytes
+    assert large.memory_bytes == pytest.approx(counted, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sizes"),
+    [
+        ({"batch_size": 16}, [4, 16]),
+        ({"batch_size": 48, "accumulate": 4}, [3, 12]),
+        ({"batch_size": 2}, [2, 2]),
+    ],
+)
+def test_the_probe_takes_parts_of_a_batch_up_to_what_it_may_cost(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], sizes: list[int]
+) -> None:
+    seen: list[int] = []
+    run = plan_module._Probe.run
+    monkeypatch.setattr(plan_module._Probe, "run", lambda probe, num: [seen.append(num), run(probe, num)][1])
+    plan = make_plan(make_job(**fields))
+    assert seen == sizes
+    assert plan.part_images == sizes[-1]
+
+
+def test_every_block_counts_where_stochastic_depth_leaves_some_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    count = plan_module.kept_bytes
+    monkeypatch.setattr(plan_module, "kept_bytes", lambda *args: kept.append(count(*args)) or kept[-1])
+    make_plan(make_job())
+    make_plan(make_job(stochastic_depth=0.01))
+    assert kept[:2] == kept[2:]
+
+
+def test_an_expensive_network_is_probed_by_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "PROBE_FLOPS", 1.0)
+    assert make_plan(make_job()).probe_images == 4
+
+
+def test_a_batch_beyond_memory_is_refused_after_a_few_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "available_memory_bytes", lambda _device: 30 * 2**20)
+    job = make_job(num_train=20_000, batch_size=20_000)
+    largest = 0
+    step = plan_module.train_step
+
+    def watched(network: Any, optimizer: Any, images: torch.Tensor, *rest: Any, **more: Any) -> None:
+        nonlocal largest
+        largest = max(largest, len(images))
+        step(network, optimizer, images, *rest, **more)
+
+    monkeypatch.setattr(plan_module, "PROBE_FLOPS", 8 * cost(job.network, 8).training_flops)
+    monkeypatch.setattr(plan_module, "train_step", watched)
+    with pytest.raises(UsageError, match=r"^batch_size 20000: needs .* the largest that fits is \d+: .* --accumulate"):
+        make_plan(job)
+    assert largest <= 8
+
+
+def test_memory_is_measured_and_time_told_at_the_largest_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides: list[int] = []
+    step = plan_module.train_step
+
+    def watched(network: Any, optimizer: Any, images: torch.Tensor, *rest: Any, **more: Any) -> None:
+        sides.append(images.shape[-1])
+        step(network, optimizer, images, *rest, **more)
+
+    monkeypatch.setattr(plan_module, "train_step", watched)
+    make_plan(make_job(image_scales=((0.0, 0.5), (0.3, 2.0), (0.6, 1.0))))
+    assert set(sides) == {16}
+    sides.clear()
+    make_plan(make_job(epochs=1, image_scales=((0.0, 0.5), (0.3, 2.0))))  # the second scale is never reached
+    assert set(sides) == {4}
 
 
 @pytest.mark.parametrize("fields", [{}, {"dropout": 0.3, "network": "WRN-10-2"}, {"stochastic_depth": 0.5}])
@@ -84,11 +164,6 @@ def test_planning_leaves_the_job_and_the_random_state_as_they_were(fields: dict[
     assert job.network.training
     for images, (again, _) in zip(batches, job.feed.epoch(0), strict=True):
         assert torch.equal(images, again)
-
-
-def test_the_probe_is_never_larger_than_a_batch() -> None:
-    assert make_plan(make_job(batch_size=4)).probe_images == 4
-    assert make_plan(make_job(batch_size=48)).probe_images == 32
 
 
 def test_the_rows_say_what_will_run() -> None:

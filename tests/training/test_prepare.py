@@ -14,6 +14,8 @@ from wideresnet.data import load_dataset
 from wideresnet.errors import UsageError
 from wideresnet.training import prepare, resolve_for_data
 
+prepare_module = sys.modules["wideresnet.training.prepare"]  # the package has the function under the same name
+
 MakeNpz = Callable[..., Path]
 
 
@@ -94,6 +96,39 @@ def test_a_batch_of_one_whose_last_maps_are_one_position_is_refused(make_npz: Ma
     job_of(data, network="ResNet-18", drop_last=False, norm="group")
     job_of(data, network="ResNet-18", drop_last=True)
     job_of(data, network="WRN-10-1", drop_last=False)
+
+
+def test_a_part_of_one_whose_last_maps_are_one_position_is_refused(make_npz: MakeNpz) -> None:
+    data = make_npz(size=3)
+    with pytest.raises(UsageError, match=r"leaves a part of one.* use another --accumulate"):
+        job_of(data, crop_padding=0, accumulate=16)
+    assert job_of(data, crop_padding=0, accumulate=8)
+
+
+def test_what_accumulating_does_to_batch_normalisation_is_told(make_npz: MakeNpz) -> None:
+    data = make_npz()
+    (note,) = job_of(data, accumulate=3).notes
+    assert note == (
+        "accumulate 3: a batch of 16 is computed in parts of at most 6 images; batch normalisation's statistics are "
+        "those of a part"
+    )
+    (note,) = job_of(data, accumulate=3, norm="group").notes
+    assert note.endswith("6 images")
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "image_bytes"), [("mean_std", 3 * 10 * 10), ("zca", 4 * 3 * (10 * 10 + 8 * 8))]
+)
+def test_a_training_set_that_cannot_fit_is_refused_before_it_is_put_on_the_device(
+    make_npz: MakeNpz, monkeypatch: pytest.MonkeyPatch, preprocessing: str, image_bytes: int
+) -> None:
+    data, num_bytes = make_npz(), 64 * image_bytes  # padded by one; ZCA's is in float32, and padded from a copy
+    monkeypatch.setattr(prepare_module, "available_memory_bytes", lambda _device: num_bytes)
+    job_of(data, preprocessing=preprocessing)
+    monkeypatch.setattr(prepare_module, "available_memory_bytes", lambda _device: num_bytes - 1)
+    monkeypatch.setattr(prepare_module, "Feed", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(UsageError, match=r"own.npz: 64 training images of 8x8 need .* on cpu, .*; use --limit 63 or"):
+        job_of(data, preprocessing=preprocessing)
 
 
 def test_a_wrong_name_is_told_before_the_data_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

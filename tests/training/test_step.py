@@ -167,6 +167,51 @@ def test_a_first_loss_that_is_not_finite_changes_no_weight() -> None:
     assert int(meter.failed_step) == 0
 
 
+def step_once(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -> Meter:
+    meter = Meter("cpu")
+    train_step(network, make_optimizer(network, recipe), images, labels, meter, recipe, "cpu", step=0, lr=0.1)
+    return meter
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 7, 9])  # of 7 images: parts of unlike sizes, of one, and fewer than asked
+def test_accumulated_parts_make_the_step_of_the_whole_batch(accumulate: int) -> None:
+    torch.manual_seed(0)
+    whole = create("WRN-10-1", 5, norm="group").double()
+    parts = copy.deepcopy(whole)
+    images, labels = torch.randn(7, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4, 0, 1])
+    at_once = step_once(whole, Recipe(precision="fp32"), images, labels)
+    in_parts = step_once(parts, Recipe(precision="fp32", accumulate=accumulate), images, labels)
+    # training_loss takes the logits in float32
+    for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7, msg=name)
+    assert in_parts.num_images == at_once.num_images == 7
+    assert in_parts.to_json()["num_errors"] == at_once.to_json()["num_errors"]
+    assert in_parts.read()[0] == pytest.approx(at_once.read()[0], rel=1e-6)
+
+
+def test_batch_normalisation_takes_each_part_for_a_batch() -> None:
+    network = make_network()
+    twin, (images, labels) = copy.deepcopy(network), make_batch(0)
+    step_once(network, Recipe(precision="fp32", accumulate=3), images, labels)
+    with torch.no_grad():
+        for part in images.split(2):  # the running statistics of Hoffer et al. 2017, Algorithm 1
+            twin(part)
+    assert dict(network.named_buffers())["1.num_batches_tracked"] == 3
+    for a, b in zip(network.buffers(), twin.buffers(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("bad_image", [0, 3, 5])
+def test_a_part_whose_loss_is_not_finite_stops_the_whole_step(bad_image: int) -> None:
+    network = make_network()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    images, labels = make_batch(0)
+    images[bad_image] = float("nan")
+    meter = step_once(network, Recipe(precision="fp32", accumulate=3), images, labels)
+    assert int(meter.failed_step) == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
 def test_the_loss_is_float32_in_every_precision() -> None:
     network, (images, labels) = make_network(), make_batch(0)
     full, logits = training_loss(network, images, labels, Recipe(precision="fp32"), "cpu")

@@ -17,11 +17,11 @@ from wideresnet.bench.case import Case
 from wideresnet.bench.peers import CAREFUL, PLAIN, PeerError, build_peer
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.networks import create
-from wideresnet.training.machine import synchronise
+from wideresnet.training.machine import keep_memory, synchronise
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.prepare import build_network
 from wideresnet.training.step import Meter, train_step, training_loss
-from wideresnet.training.tune import arrange, describe_configuration, keep_memory, settle
+from wideresnet.training.tune import arrange, describe_configuration, settle
 
 OURS = "wideresnet"
 

@@ -14,6 +14,9 @@ from wideresnet.data.feed import evaluation_batches, share_of
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.training.distributed import World
 
+EVALUATION_BATCH = {"cpu": 64, "cuda": 500}
+"""Images at once. Logits on a CPU are the same bit for bit; 64 took 0.73 of the time of 500 there (WRN-16-2)."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -46,7 +49,7 @@ def evaluate(
     *,
     device: str = "cpu",
     precision: str = "fp32",
-    batch_size: int = 500,
+    batch_size: int | None = None,
     advance: Callable[[int], object] | None = None,
     world: World | None = None,
 ) -> Evaluation:
@@ -58,9 +61,11 @@ def evaluate(
         images: uint8 (N, H, W, C).
         labels: int64 (N,).
         precision: "fp32", or "bf16" for autocast.
+        batch_size: images at once; None for what is fast on the device.
         advance: called with the number of images of each batch that is done, for a progress bar.
         world: the processes that share the set; each gets the whole result.
     """
+    batch_size = batch_size or EVALUATION_BATCH[device]
     was_training = network.training
     network.eval()
     parts = []

@@ -58,7 +58,7 @@ def fit(
         What `result.json` holds; `test_error_pct` is that of the last epoch.
 
     Raises:
-        UsageError: recipe, data and folder do not fit each other.
+        UsageError: recipe, data and folder do not fit each other, or data or batch do not fit into memory.
         WRNError: the loss is not finite, the disk is full, or another process has ended; the last checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
     """
@@ -103,7 +103,7 @@ def _fit(
         if announce:
             announce(job, plan)
         _open_folder(folder, job, plan, resume=resume, overwrite=overwrite)
-    return Run(job, folder, checkpoint_every_s, watch).train(resume)
+    return Run(job, plan, folder, checkpoint_every_s, watch).train(resume)
 
 
 def _open_folder(folder: RunFolder, job: Job, plan: Plan, *, resume: bool, overwrite: bool) -> None:

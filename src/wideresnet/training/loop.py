@@ -20,9 +20,10 @@ from wideresnet.record import RunFolder, write_atomic, write_json
 from wideresnet.text import human_seconds
 from wideresnet.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from wideresnet.training.distributed import GradientSum
-from wideresnet.training.evaluate import Evaluation, evaluate
+from wideresnet.training.evaluate import EVALUATION_BATCH, Evaluation, evaluate
 from wideresnet.training.interrupt import Interrupted, StopRequest
 from wideresnet.training.machine import peak_memory_mib, synchronise
+from wideresnet.training.plan import Plan
 from wideresnet.training.prepare import Job
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.step import Meter, train_step
@@ -35,11 +36,13 @@ class Run:
     def __init__(
         self,
         job: Job,
+        plan: Plan,
         folder: RunFolder,
         checkpoint_every_s: float,
         watch: Callable[[int, float, float], None] | None = None,
     ) -> None:
         self.job, self.recipe, self.folder = job, job.recipe, folder
+        self.plan = plan
         self.network, self.optimizer = job.network, job.optimizer
         self.world = job.world
         self.together = GradientSum(job.network) if job.world.size > 1 else None
@@ -188,6 +191,7 @@ class Run:
             self.job.preprocessing,
             device=self.job.device,
             precision=self.recipe.precision,
+            batch_size=min(EVALUATION_BATCH[self.job.device], 2 * self.plan.part_images),  # less memory than a step
             advance=lambda num: self.progress.advance(task, num * self.world.size),
             world=self.world,
         )
@@ -219,7 +223,8 @@ class Run:
             "seconds": round(self.train_s + self.evaluation_s, 3),
             "train_s": round(self.train_s, 3),
             "images_per_s": round(self.step * job.feed.batch_size / max(self.train_s, 1e-9), 1),
-            "peak_memory_mib": round(peak_memory_mib(job.device), 1),
+            "peak_memory_mib": round(max(peak_memory_mib(job.device), self.plan.peak_before_bytes / 2**20), 1),
+            "predicted_memory_mib": round(self.plan.memory_bytes / 2**20, 1),
             "seed": recipe.seed,
             "device": job.device,
             "precision": recipe.precision,

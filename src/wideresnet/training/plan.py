@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from wideresnet.data.feed import share_of
-from wideresnet.networks.cost import cost
+from wideresnet.networks.blocks import PostActBlock, PreActBlock
+from wideresnet.networks.cost import Cost, cost
 from wideresnet.text import human_bytes, human_count, human_seconds
-from wideresnet.training.machine import available_memory_bytes, memory_in_use_bytes, synchronise
+from wideresnet.training.machine import (
+    available_memory_bytes,
+    memory_in_use_bytes,
+    peak_memory_mib,
+    reset_peak_memory,
+    synchronise,
+)
+from wideresnet.training.memory import Memory, fit_line, kept_bytes
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.prepare import Job
 from wideresnet.training.schedules import image_scale
-from wideresnet.training.step import Meter, train_step
+from wideresnet.training.step import Meter, train_step, training_loss
 
-PROBE_FLOPS = 60e9
-"""What the timing probe may cost: under a second on two CPU cores."""
+PROBE_FLOPS = 80e9
+"""What a step of the probe may cost: one to two seconds on two CPU cores, and WRN-16-2's whole batch of 128."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +40,11 @@ class Plan:
         params: parameters of the network.
         flops: forward and backward of the whole run, direct convolution, without evaluation.
         seconds: expected, from timing a few steps on this machine; evaluation included.
+        part_images: images computed at once: the batch, or a part of it where gradients are accumulated.
         probe_images: size of the batch that was timed.
+        memory_bytes: expected peak, of the whole process on a CPU, of PyTorch's tensors on a GPU.
         available_bytes: memory that can be had now; 0 where the system does not say.
-        memory_bytes: expected peak of a process: what is held now (data, weights; on a CPU the whole process), and what
-            is still to come: gradients, momentum, activations.
+        peak_before_bytes: the peak before the first step: loading the data.
     """
 
     steps_per_epoch: int
@@ -41,15 +52,17 @@ class Plan:
     params: int
     flops: float
     seconds: float
+    part_images: int
     probe_images: int
     memory_bytes: int
     available_bytes: int
+    peak_before_bytes: int
 
     def lines(self) -> list[tuple[str, str]]:
         """Rows for the table that is shown before the first step."""
-        memory = human_bytes(self.memory_bytes)
+        memory = f"{human_bytes(self.memory_bytes)} at the peak"
         if self.available_bytes:
-            memory += f" of {human_bytes(self.available_bytes)} free"
+            memory += f", {human_bytes(self.available_bytes)} more can be had now"
         return [
             ("parameters", f"{self.params:,}"),
             ("steps", f"{self.num_steps:,} ({self.steps_per_epoch:,} an epoch)"),
@@ -60,44 +73,130 @@ class Plan:
 
 
 def make_plan(job: Job) -> Plan:
-    """Count and time a run; the job's network, optimiser and seeds are left as they are."""
+    """Count, time and measure a run by a few steps; the job's network, optimiser and seeds are left as they are.
+
+    Raises:
+        UsageError: the batch does not fit into memory; only a few of its images were computed to know.
+    """
     recipe, feed = job.recipe, job.feed
-    own_images = len(range(feed.batch_size)[share_of(feed.batch_size, feed.rank, feed.num_ranks)])
-    counted = cost(job.network, feed.size, own_images)
+    counted = cost(job.network, feed.size)
     # work grows with the area of the images
     areas = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.epochs))
     images = min(feed.num_images, feed.num_batches * feed.batch_size)
-    probe_images = own_images  # a GPU must be full to be timed
-    if job.device == "cpu":
-        probe_images = max(1, min(own_images, 32, int(PROBE_FLOPS / max(1, counted.training_flops))))
-    image_s = _seconds_per_image(job, probe_images)
+    probe = _Probe(job, counted)
+    memory = probe.memory()
+    memory.check(probe.own_images, recipe.accumulate, 4 * counted.params)
+    memory_bytes = memory.peak_bytes(probe.part)
+    if job.device == "cuda":  # which must be full to be timed
+        memory_bytes = probe.run(probe.part)
     evaluated = -(-recipe.epochs // recipe.eval_every) * len(job.validation) + len(job.test)
-    num_copies = 2 + bool(recipe.ema_decay) + (job.world.size > 1)  # gradients, momentum, averaged weights, message
-    still_to_come = 4 * counted.params * num_copies
     return Plan(
         steps_per_epoch=feed.num_batches,
         num_steps=recipe.epochs * feed.num_batches,
         params=counted.params,
         flops=float(counted.training_flops) * images * areas,
-        seconds=image_s * (areas * images + evaluated / 3) / job.world.size,
-        probe_images=probe_images,
-        memory_bytes=memory_in_use_bytes(job.device) + still_to_come + counted.activation_bytes,
-        available_bytes=available_memory_bytes(job.device),
+        seconds=probe.image_s * (areas * images + evaluated / 3) / job.world.size,
+        part_images=probe.part,
+        probe_images=probe.num_images,
+        memory_bytes=memory_bytes,
+        available_bytes=memory.available_bytes,
+        peak_before_bytes=probe.peak_before_bytes,
     )
 
 
-def _seconds_per_image(job: Job, num_images: int) -> float:
-    """Training time of an image at full size: the best of three steps on a copy of the network."""
-    network = copy.deepcopy(job.network)
-    optimizer = make_optimizer(network, job.recipe)
-    images, labels = next(job.feed.epoch(0))
-    images, labels = images[:num_images], labels[:num_images]
-    meter, best = Meter(job.device), float("inf")
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(4):
-            synchronise(job.device)
-            start = time.perf_counter()
-            train_step(network, optimizer, images, labels, meter, job.recipe, job.device, step=0, lr=0.0)
-            synchronise(job.device)
-            best = min(best, time.perf_counter() - start)
-    return best / num_images
+class _Probe:
+    """Real steps on few images, on a copy of the network, timed and with their peaks of memory.
+
+    Attributes:
+        own_images: of a batch, this process's.
+        part: those that it computes at once.
+        num_images, image_s: the batch that was timed, and the training time of an image at full size.
+        peak_before_bytes: the peak of memory before the first step: loading the data.
+    """
+
+    def __init__(self, job: Job, counted: Cost) -> None:
+        self.job, recipe = job, job.recipe
+        self.scale = max(image_scale(recipe, epoch) for epoch in range(recipe.epochs))
+        feed, world = job.feed, job.world
+        self.own_images = len(range(feed.batch_size)[share_of(feed.batch_size, feed.rank, feed.num_ranks)])
+        self.part = -(-self.own_images // recipe.accumulate)
+        self.weights_bytes = 4 * counted.params
+        self.averaged_bytes = self.weights_bytes if recipe.ema_decay else 0
+        self.message_bytes = self.weights_bytes if world.size > 1 else 0  # to the other processes
+        most = 32 if job.device == "cuda" else int(PROBE_FLOPS / (max(1, counted.training_flops) * self.scale**2))
+        # at least two images, for batch normalisation
+        self.large = min(self.part, max(4, most))
+        self.small = min(self.part, max(2, self.large // 4))
+        self.in_use_bytes = memory_in_use_bytes(job.device)
+        self.available_bytes = available_memory_bytes(job.device) // (world.size if job.device == "cpu" else 1)
+        self.peak_before_bytes = int(peak_memory_mib(job.device) * 2**20)
+        self.image_s, self.num_images = 0.0, 0
+
+    def memory(self) -> Memory:
+        """A line through the peaks of two small batches; where the system keeps no peaks, what can be counted.
+
+        The larger one is run only where it is expected to fit.
+        """
+        kept_image = self._kept_image_bytes()
+        small = (self.small, self.run(self.small))
+        if not reset_peak_memory(self.job.device):
+            return self._memory(self.in_use_bytes + self.averaged_bytes + 2 * self.weights_bytes, kept_image)
+        memory = self._memory(*fit_line(small, small, kept_image))
+        if not memory.fits(self.large):
+            return memory
+        return self._memory(*fit_line(small, (self.large, self.run(self.large)), kept_image))
+
+    def _memory(self, fixed_bytes: int, image_bytes: float) -> Memory:
+        floor = 0  # a GPU's run loads and writes in the host's memory
+        if self.job.device == "cpu":  # writing a checkpoint takes its tensors in the file's order, and the file
+            saved = 2 * self.weights_bytes + self.averaged_bytes
+            floor = max(self.peak_before_bytes, self.in_use_bytes + saved - self.weights_bytes + 2 * saved)
+        return Memory(fixed_bytes + self.message_bytes, image_bytes, floor, self.in_use_bytes, self.available_bytes)
+
+    def run(self, num_images: int) -> int:
+        """Time two steps whose parts have so many images, and return what their peak of memory is in a run, bytes."""
+        device = self.job.device
+        recipe = dataclasses.replace(self.job.recipe, accumulate=min(2, self.job.recipe.accumulate))
+        reset_peak_memory(device)
+        network = self._network()
+        optimizer, meter, best = make_optimizer(network, recipe), Meter(device), float("inf")
+        images, labels = self._batch(num_images * recipe.accumulate)
+        with torch.random.fork_rng(devices=[]):
+            for _ in range(2):
+                synchronise(device)
+                start = time.perf_counter()
+                train_step(network, optimizer, images, labels, meter, recipe, device, step=0, lr=0.0)
+                synchronise(device)
+                best = min(best, time.perf_counter() - start)
+        peak = int(peak_memory_mib(device) * 2**20)
+        if not recipe.ema_decay:  # a run has averages in place of this copy, or neither
+            peak -= self.weights_bytes
+        self.image_s, self.num_images = best / len(labels) / self.scale**2, len(labels)
+        reset_peak_memory(device)
+        return peak
+
+    def _kept_image_bytes(self) -> float:
+        """What autograd keeps of an image, from the difference of two batches: it may keep weights in bf16 too."""
+        few, more = self._kept_bytes(2), self._kept_bytes(4)
+        return (more - few) / 2 if self.part >= 4 else few / min(self.part, 2)
+
+    def _kept_bytes(self, num_images: int) -> int:
+        recipe, device = self.job.recipe, self.job.device
+        network = self._network()
+        images, labels = self._batch(min(num_images, self.part))
+        with torch.random.fork_rng(devices=[]):
+            return kept_bytes(lambda: training_loss(network, images, labels, recipe, device), network)
+
+    def _network(self) -> nn.Module:
+        """A copy in which every block counts, as it may in any step."""
+        network = copy.deepcopy(self.job.network)
+        for module in network.modules():
+            if isinstance(module, PreActBlock | PostActBlock):
+                module.survival = 1.0
+        return network
+
+    def _batch(self, num_images: int) -> tuple[Tensor, Tensor]:
+        """The first images of the run, at the largest of its scales, and never more than were asked for."""
+        feed = copy.copy(self.job.feed)
+        feed.batch_size, feed.rank, feed.num_ranks = min(num_images, self.own_images), 0, 1
+        return next(feed.epoch(0, scale=self.scale))

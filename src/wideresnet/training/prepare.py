@@ -22,8 +22,9 @@ from wideresnet.networks.blocks import draw_depth_from
 from wideresnet.networks.cost import cost
 from wideresnet.recipes import resolve
 from wideresnet.seeds import seed_of
+from wideresnet.text import human_bytes
 from wideresnet.training.distributed import World
-from wideresnet.training.machine import pick_device
+from wideresnet.training.machine import available_memory_bytes, pick_device
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.schedules import Schedule, make_schedule
 from wideresnet.training.sync_norm import synchronise_norms
@@ -125,6 +126,7 @@ def prepare(recipe: Recipe, dataset: Dataset, world: World | None = None) -> Job
     preprocessing = Preprocessing.fit(
         recipe.preprocessing, train.images, facts.mean if facts else None, facts.std if facts else None
     )
+    _check_room(recipe, train, device)
     feed = Feed(
         train.images,
         train.labels,
@@ -143,6 +145,12 @@ def prepare(recipe: Recipe, dataset: Dataset, world: World | None = None) -> Job
         warnings.simplefilter("always")
         network = build_network(recipe, len(dataset.class_names), train.images.shape[3])
     notes += [str(warning.message) for warning in caught]
+    if recipe.accumulate > 1:
+        notes.append(
+            f"accumulate {recipe.accumulate}: a batch of {recipe.batch_size} is computed in parts of at most "
+            f"{-(-recipe.batch_size // recipe.accumulate)} images"
+            + ("; batch normalisation's statistics are those of a part" if recipe.norm == "batch" else "")
+        )
     _check_smallest_batch(scaled, network, len(train), size, world.size)
     recipe, chosen = _settle_together(recipe, network, device, size, len(train), world)
     notes += chosen
@@ -208,15 +216,32 @@ def _check_smallest_batch(
         )
     if not recipe.sync_bn:
         smallest //= num_processes
+    smallest = smallest // min(smallest, recipe.accumulate)
     if smallest > 1 or recipe.norm != "batch":
         return
     *_, height, width = next(
         stage.shape for stage in reversed(cost(network, size, batch_size=2).stages) if len(stage.shape) == 3
     )
     if height * width == 1:
+        kind, fix = ("batch", "batch-size") if recipe.accumulate == 1 else ("part", "accumulate")
         raise UsageError(
-            f"batch_size {recipe.batch_size} of {num_images} images leaves a batch of one, whose last maps are 1x1: "
-            "batch normalisation has nothing to average; use another --batch-size, --drop-last or --norm group"
+            f"batch_size {recipe.batch_size} of {num_images} images leaves a {kind} of one, whose last maps are 1x1: "
+            f"batch normalisation has nothing to average; use another --{fix}, --drop-last or --norm group"
+        )
+
+
+def _check_room(recipe: Recipe, train: ImageSet, device: str) -> None:
+    """Refuse a training set that does not fit beside what is held, before it is put on the device."""
+    num, height, width, channels = train.images.shape
+    pixels = (height + 2 * recipe.crop_padding) * (width + 2 * recipe.crop_padding)
+    if device == "cuda" or recipe.preprocessing == "zca":  # the set without padding is held too, while it is padded
+        pixels += height * width if recipe.crop_padding else 0
+    needed = num * pixels * channels * (4 if recipe.preprocessing == "zca" else 1)
+    available = available_memory_bytes(device)
+    if available and needed > available:
+        raise UsageError(
+            f"{recipe.data}: {num:,} training images of {height}x{width} need {human_bytes(needed)} of memory on "
+            f"{device}, {human_bytes(available)} is available; use --limit {int(num * available / needed)} or less"
         )
 
 

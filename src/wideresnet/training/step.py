@@ -86,19 +86,27 @@ def train_step(
 ) -> None:
     """Forward, backward, update. Once a loss is not finite no update is made any more, and `meter` knows since when.
 
+    With `recipe.accumulate` the batch goes through in parts, whose gradients add up to the mean over all its images.
+
     Args:
         together: the exchange with other processes, which have the other images of the batch.
         num_images: images of the whole batch, where there are other processes.
     """
-    loss, logits = training_loss(network, images, labels, recipe, device)
-    if together is None:
-        failed = meter.add(loss.detach(), logits.detach(), labels, step)
-        loss.backward()
-    else:
-        part = loss * (len(labels) / num_images)  # the parts of all processes add up to the mean over the batch
-        part.backward()
-        errors = count_errors(logits.detach(), labels)
-        failed = meter.count(*together.exchange(part.detach(), errors), num_images, step)
+    failed: Tensor | None = None
+    shares, errors = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
+    num_parts = min(recipe.accumulate, len(labels))  # the last batch of an epoch may be small
+    for part, targets in zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True):
+        loss, logits = training_loss(network, part, targets, recipe, device)
+        if together is None:
+            failed = meter.add(loss.detach(), logits.detach(), targets, step)
+            (loss if num_parts == 1 else loss * (len(targets) / len(labels))).backward()
+        else:
+            share = loss * (len(targets) / num_images)  # those of all parts and processes add up to the batch's mean
+            share.backward()
+            shares += share.detach()
+            errors += count_errors(logits.detach(), targets)
+    if together is not None:
+        failed = meter.count(*together.exchange(shares, errors), num_images, step)
     for group in optimizer.param_groups:
         group["lr"] = lr
         for parameter in group["params"]:

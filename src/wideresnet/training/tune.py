@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import dataclasses
 import itertools
 import json
 import os
-import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -23,7 +21,7 @@ from wideresnet.networks import Network
 from wideresnet.networks.cost import cost
 from wideresnet.places import data_root
 from wideresnet.record import read_json, write_json
-from wideresnet.training.machine import hardware_name, pick_precision, synchronise
+from wideresnet.training.machine import hardware_name, keep_memory, pick_precision, synchronise
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.step import Meter, train_step
 
@@ -101,15 +99,6 @@ def set_threads(threads: int | None) -> None:
     """Let PyTorch and the kernels use so many threads; None leaves them as they are."""
     if threads and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
-
-
-def keep_memory() -> None:
-    """Have glibc keep freed memory for the next step, instead of handing it back and having it zeroed page by page."""
-    if sys.platform == "linux":
-        with suppress(AttributeError, OSError):
-            no_mmap, no_trim = (-4, 0), (-1, 2**31 - 1)  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
-            for setting in (no_mmap, no_trim):
-                ctypes.CDLL(None).mallopt(*setting)
 
 
 def describe_configuration(recipe: Recipe) -> str:

@@ -1,0 +1,105 @@
+"""How much memory a run will take, from the peaks of real steps on few images, and what is refused for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wideresnet.errors import UsageError
+from wideresnet.text import human_bytes
+
+HEAP_SHARE = 1.5
+"""The most that an image's memory is taken to be of what autograd keeps of it. Measured with WRN-10-1, 16-2, 16-4, 40-4
+and 28-10 on glibc's heap: 1.1 to 1.5 at large batches. What exceeds it is a few images lost among large weights."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A run's memory as a line over the images that are computed at once, and what is there for it.
+
+    Attributes:
+        fixed_bytes: without any image: the process or PyTorch's tensors, data, weights, gradients, momentum, averages.
+        image_bytes: of each image in a part of the batch.
+        floor_bytes: the peak of all else: loading the data, writing a checkpoint.
+        in_use_bytes: held before the first step.
+        available_bytes: what can be had on top; 0 where the system does not say.
+    """
+
+    fixed_bytes: int
+    image_bytes: float
+    floor_bytes: int
+    in_use_bytes: int
+    available_bytes: int
+
+    def peak_bytes(self, num_images: int) -> int:
+        """The expected peak with so many images at once."""
+        return max(self.floor_bytes, round(self.fixed_bytes + self.image_bytes * num_images))
+
+    def fits(self, num_images: int) -> bool:
+        """Whether that peak can be had; True where the system does not say."""
+        return not self.available_bytes or self.peak_bytes(num_images) <= self.in_use_bytes + self.available_bytes
+
+    def most_images(self, extra_bytes: int = 0) -> int:
+        """The most images at once that fit beside `extra_bytes`; below 1 where none does."""
+        left = self.in_use_bytes + self.available_bytes - self.fixed_bytes - extra_bytes
+        return int(left / max(self.image_bytes, 1.0))
+
+    def check(self, batch_size: int, accumulate: int, gradient_bytes: int) -> None:
+        """Refuse a batch that cannot fit.
+
+        Args:
+            batch_size: images a step.
+            accumulate: parts in which they are computed.
+            gradient_bytes: gradients, which stay from part to part where there are several.
+
+        Raises:
+            UsageError: naming the batch, its memory, what is available, and the largest that fits.
+        """
+        part = -(-batch_size // accumulate)
+        if self.fits(part):
+            return
+        needed, free = (human_bytes(n) for n in (self.peak_bytes(part) - self.in_use_bytes, self.available_bytes))
+        in_parts = f" in {accumulate} parts" if accumulate > 1 else ""
+        refusal = f"batch_size {batch_size}{in_parts}: needs {needed} more memory, {free} is available"
+        most, most_of_part = self.most_images(), self.most_images(gradient_bytes if accumulate == 1 else 0)
+        if not self.fits(1):
+            raise UsageError(f"{refusal}, too little for one image; use a smaller network or --image-size")
+        fix = f"the largest that fits is {most * accumulate}: use --batch-size {most * accumulate}"
+        if most_of_part > 0:
+            fix += f", or keep the batch with --accumulate {-(-batch_size // most_of_part)}"
+        raise UsageError(f"{refusal}; {fix}")
+
+
+def fit_line(small: tuple[int, int], large: tuple[int, int], kept_image_bytes: float) -> tuple[int, float]:
+    """The line through two measured peaks: (bytes without any image, bytes an image).
+
+    An image takes no less than autograd keeps of it, and not much more: within these bounds the slope is that of the
+    two peaks. The line goes through the larger one.
+
+    Args:
+        small, large: (images, peak in bytes).
+        kept_image_bytes: what autograd keeps of an image.
+    """
+    (few, low), (many, high) = small, large
+    slope = (high - low) / max(1, many - few)
+    slope = min(max(slope, kept_image_bytes), HEAP_SHARE * kept_image_bytes)
+    return round(high - slope * many), slope
+
+
+def kept_bytes(forward: Callable[[], object], network: nn.Module) -> int:
+    """Bytes of the distinct tensors, other than weights, that autograd keeps of a forward pass, however computed."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(kept.values())
