@@ -160,6 +160,7 @@ def compiled_step() -> list[bool]:
         return [torch.allclose(plain, fast, rtol=1e-9) for plain, fast in zip(*gradients, strict=True)]
 
 
+@pytest.mark.slow
 def test_synchronised_norms_work_in_a_compiled_network() -> None:
     pytest.importorskip("torch._inductor")
     for same in in_processes(2, compiled_step):

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from wideresnet.training.distributed import all_gather, all_reduce
 
 
-class SyncBatchNorm2d(nn.BatchNorm2d):
+class SyncBatchNorm2d(nn.SyncBatchNorm):
     """In training, normalises by mean and variance over all processes' images; in evaluation a plain BatchNorm2d.
 
-    Same parameters, buffers and names as BatchNorm2d. `torch.nn.SyncBatchNorm` does the same on GPUs only. Processes
-    may hold different numbers of images.
+    Same parameters, buffers and names as BatchNorm2d. PyTorch's own SyncBatchNorm is for GPUs only; this is for any
+    device, so that what trains on GPUs is tested on CPUs. Processes may hold different numbers of images.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.training or input.is_meta:  # meta: shapes only, nothing to exchange
-            return super().forward(input)
+            return super(nn.SyncBatchNorm, self).forward(input)  # a plain BatchNorm2d's
         if torch.compiler.is_compiling():
             return _without_compiler(self._normalise_together, input)
         return self._normalise_together(input)
