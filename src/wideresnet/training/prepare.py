@@ -214,6 +214,11 @@ def _check_smallest_batch(
             f"batch_size {recipe.batch_size} of {num_images} images leaves a last batch of {smallest}, fewer than the "
             f"{num_processes} processes that share it; use --drop-last or another --batch-size"
         )
+    if num_processes > 1 and recipe.sync_bn and recipe.accumulate > smallest // num_processes:  # they go in step
+        raise UsageError(
+            f"accumulate {recipe.accumulate}: more parts than the {smallest // num_processes} images that a process has "
+            f"of a batch of {smallest}; use --accumulate {smallest // num_processes} or less"
+        )
     if not recipe.sync_bn:
         smallest //= num_processes
     smallest = smallest // min(smallest, recipe.accumulate)
