@@ -216,8 +216,8 @@ def _check_smallest_batch(
         )
     if num_processes > 1 and recipe.sync_bn and recipe.accumulate > smallest // num_processes:  # they go in step
         raise UsageError(
-            f"accumulate {recipe.accumulate}: more parts than the {smallest // num_processes} images that a process has "
-            f"of a batch of {smallest}; use --accumulate {smallest // num_processes} or less"
+            f"accumulate {recipe.accumulate}: more parts than the {smallest // num_processes} images of a process in "
+            f"a batch of {smallest}; use --accumulate {smallest // num_processes} or less"
         )
     if not recipe.sync_bn:
         smallest //= num_processes
