@@ -141,10 +141,11 @@ class _Probe:
         small = (self.small, self.run(self.small))
         if not reset_peak_memory(self.job.device):
             return self._memory(self.in_use_bytes + self.averaged_bytes + 2 * self.weights_bytes, kept_image)
-        memory = self._memory(*fit_line(small, small, kept_image))
+        memory = self._memory(*fit_line(small, small, kept_image, self.weights_bytes))
         if not memory.fits(self.large):
             return memory
-        return self._memory(*fit_line(small, (self.large, self.run(self.large)), kept_image))
+        large = (self.large, self.run(self.large))
+        return self._memory(*fit_line(small, large, kept_image, self.weights_bytes))
 
     def _memory(self, fixed_bytes: int, image_bytes: float) -> Memory:
         floor = 0  # a GPU's run loads and writes in the host's memory
