@@ -224,7 +224,7 @@ INLINE void strip(long num, long K, const float *A, const float *B, float *C, lo
  * a, b: (in), or NULL for no normalisation and activation. add: like y, or NULL.
  * Where `gate` (like y) is given, y is a gradient that passes backwards through relu(gate_a gate + gate_b): it is zeroed
  * where that was zero, and sums (2, out) gets the sums over the map of y and of y (gate - centre).
- * Else sums, if given, gets those of y - centre and of its square. Returns 0, or 1 without memory. */
+ * Else sums, if given, gets those of y and of its square. Returns 0, or 1 without memory. */
 int wrn_conv(const float *x, long B, long H, long W, long in, long out, const float *a, const float *b, const float *U,
              const float *add, const float *gate, const float *gate_a, const float *gate_b, const float *centre,
              float *y, double *sums, int threads) {
@@ -235,7 +235,7 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
     long num_blocks = (tiles + block - 1) / block, size_f = in * panels * NB;
     long slices = num_blocks < threads ? least((threads + num_blocks - 1) / num_blocks, panels) : 1; /* or by channel */
     long slice = (panels + slices - 1) / slices * NB, v_f = block * in + 16, m_f = block * slice + 16;
-    float *partial = sums ? malloc(sizeof(float) * num_blocks * 2 * out) : NULL;
+    double *partial = sums ? calloc(num_blocks * 2 * out, sizeof(double)) : NULL;
     int failed = sums && !partial;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
     for (long blk = 0; blk < num_blocks; blk++)
@@ -247,17 +247,25 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
             }
             long first = blk * block, num = least(block, tiles - first), to = least(from + slice, panels * NB);
             Place places[MAX_BLOCK];
+            long count = 0;
             for (long t = 0; t < num; t++) {
                 places[t] = place(s, first + t);
+                count += least(4, H - places[t].top) * least(4, W - places[t].left);
                 if (a) input_tile(x, s, first + t, a, b, V + t * in, v_f, 16);
                 else input_tile(x, s, first + t, NULL, NULL, V + t * in, v_f, 16);
             }
             for (int f = 0; f < NF; f++)
                 for (long n = from; n < to; n += NB)
                     strip(num, in, V + f * v_f, U + f * size_f + n * in, M + f * m_f + n - from, slice);
-            float *part = partial + blk * 2 * out;
+            double *part = partial + blk * 2 * out;
+            long at0 = ((places[0].image * H + places[0].top) * W + places[0].left) * out;
             for (long c = from; c < least(to, out); c += VL) {
-                vec sum = {0}, second = {0}, mid = sums ? LOAD(centre + c) : (vec){0};
+                vec sum = {0}, second = {0}, mid = gate ? LOAD(centre + c) : (vec){0};
+                if (sums && !gate) { /* squares around the block's first output lose no digits */
+                    for (int i = 0; i < 5; i++)
+                        for (int j = 0; j < 5; j++) mid += LOAD(M + (i * 6 + j) * m_f + c - from);
+                    if (add) mid += LOAD(add + at0 + c);
+                }
                 vec scale = gate ? LOAD(gate_a + c) : (vec){0}, shift = gate ? LOAD(gate_b + c) : (vec){0};
                 for (long t = 0; t < num; t++) {
                     Place p = places[t];
@@ -290,10 +298,8 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
                         }
                     }
                 }
-                if (sums) {
-                    STORE(part + c, sum);
-                    STORE(part + out + c, second);
-                }
+                for (int l = 0; sums && l < VL; l++)
+                    move_sums(gate ? 0 : mid[l], count, sum[l], second[l], part + c + l, part + out + c + l);
             }
         }
     if (sums && !failed) {

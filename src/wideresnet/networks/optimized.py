@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wideresnet.kernels import ops
-from wideresnet.kernels.library import Unavailable, library
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.fast import layers_of
 from wideresnet.networks.models import Network, PostActNet, PreActNet
@@ -54,6 +53,7 @@ class Optimized(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (B, num_classes) of images (B, C, H, W), as `Network.forward` gives them."""
+        self.network.check(x)
         if not self.blocks or self.network.why_no_kernels(x) is not None:
             return self.network(x.contiguous(memory_format=torch.channels_last))
         trunk = cast("PreActNet", self.network)
@@ -97,13 +97,7 @@ class _Block:
 def _kernels_can_run(network: Network) -> bool:
     images = torch.zeros(1, network.in_channels, 8, 8)
     with torch.no_grad():
-        if next(network.parameters()).is_cuda or network.why_no_kernels(images) is not None:
-            return False
-    try:
-        library()
-    except Unavailable:
-        return False
-    return True
+        return not next(network.parameters()).is_cuda and network.why_no_kernels(images) is None
 
 
 def _fold(network: PostActNet) -> None:
