@@ -128,12 +128,16 @@ def _load() -> ctypes.CDLL | str:
     """The library, or why there is none: what failed once is not tried again by the same process."""
     global _building
     try:
-        place = _find()
-        if place is None:
-            build, _building = _building or _Build(), None
-            place = build.finish()
         _share_openmp()
-        loaded = ctypes.CDLL(os.fspath(place))
+        loaded = None
+        if place := _find():
+            try:
+                loaded = ctypes.CDLL(os.fspath(place))
+            except OSError:  # removed a moment ago, or of no use here: compiled anew
+                place.unlink(missing_ok=True)
+        if loaded is None:
+            build, _building = _building or _Build(), None
+            loaded = ctypes.CDLL(os.fspath(build.finish()))
     except Unavailable as reason:
         return str(reason)
     except OSError as error:

@@ -9,16 +9,22 @@
  *
  * Source of the algorithm and of its matrices: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3.
  */
+#include <pthread.h>
+
 #include "vector.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
 
-/* Scratch of a thread: grows and is kept. */
+/* Scratch of a thread: grows and is kept until the thread ends. */
 enum { HUGE_PAGE = 1 << 21 };
 static __thread float *scratch_memory;
 static __thread long scratch_size;
+static pthread_key_t scratch_key; /* has a thread's scratch freed at its end */
+static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
+
+static void make_scratch_key(void) { pthread_key_create(&scratch_key, free); }
 
 static float *scratch(long num) {
     if (num > scratch_size) {
@@ -28,6 +34,8 @@ static float *scratch(long num) {
         if (scratch_memory) madvise(scratch_memory, up(4 * num, HUGE_PAGE), MADV_HUGEPAGE);
 #endif
         scratch_size = scratch_memory ? num : 0;
+        pthread_once(&scratch_once, make_scratch_key);
+        pthread_setspecific(scratch_key, scratch_memory);
     }
     return scratch_memory;
 }
