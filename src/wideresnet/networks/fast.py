@@ -27,7 +27,7 @@ _KNOWN = (PreActBlock, nn.Linear, nn.ReLU, nn.Dropout, nn.Identity, nn.Sequentia
 """Modules of a pre-activation network beside convolutions and normalisations: these very classes, no heirs of them."""
 
 
-def why_not(network: nn.Module, x: Tensor) -> str | None:
+def why_not(network: PreActNet, x: Tensor) -> str | None:
     """Why the kernels would not compute what the plain forward pass does, here and now; None where they would."""
     if type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return "the kernels are for fp32 on a CPU"
@@ -43,6 +43,8 @@ def why_not(network: nn.Module, x: Tensor) -> str | None:
         return "the kernels have no gradients in evaluation mode"
     if x.numel() == 0:
         return "there are no images"
+    if any(type(block) is not PreActBlock for group in network.groups for block in cast("nn.Sequential", group)):
+        return "the kernels are for pre-activation blocks"
     modules = [module for module in network.modules() if module is not network]
     if any(module.training != network.training for module in modules):
         return "the kernels have all modules either in training or in evaluation mode"
