@@ -40,8 +40,7 @@ class Optimized(nn.Module):
             self.blocks = [_Block(cast("PreActBlock", block)) for block in blocks]
             self.last = ops.normalise_running(cast("nn.BatchNorm2d", trunk.norm))
             self.how = "Winograd kernels, weights transformed beforehand"
-        elif isinstance(self.network, PostActNet):
-            _fold(self.network)
+        elif isinstance(self.network, PostActNet) and _fold(self.network):
             self.how = "normalisations folded into convolutions, channels last in memory"
         self.eval()
 
@@ -100,17 +99,20 @@ def _kernels_can_run(network: Network) -> bool:
         return not next(network.parameters()).is_cuda and network.why_no_kernels(images) is None
 
 
-def _fold(network: PostActNet) -> None:
-    """Fold each batch normalisation into the convolution before it."""
+def _fold(network: PostActNet) -> bool:
+    """Fold each batch normalisation into the convolution before it; False where there is none."""
     pairs: list[tuple[nn.Module, str, str]] = [(network, "conv1", "bn1")]
     for block in network.modules():
         if isinstance(block, PostActBlock):
             pairs += [(block, f"conv{i}", f"bn{i}") for i in range(1, block.num_convs + 1)]
             if block.downsample is not None:
                 pairs.append((block.downsample, "0", "1"))
+    folded_any = False
     for parent, conv_name, norm_name in pairs:
         conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             folded = fuse_conv_bn_eval(conv, norm)
             setattr(parent, conv_name, folded.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
             setattr(parent, norm_name, nn.Identity())
+            folded_any = True
+    return folded_any
