@@ -136,8 +136,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     _bench_verb(verbs)
 
-    cache = _verb(verbs, "cache", _cache, "show or clear the folder of decoded images", "wrn cache --clear")
-    cache.add_argument("--clear", action="store_true", help="remove the decoded images (never your own files)")
+    cache = _verb(verbs, "cache", _cache, "show or clear what is kept for the next run", "wrn cache --clear")
+    cache.add_argument(
+        "--clear", action="store_true", help="remove decoded images, kernels and measurements (never your own files)"
+    )
     return parser
 
 
@@ -418,8 +420,8 @@ def _cache(args: argparse.Namespace) -> None:
         print(json.dumps({"folder": str(data_root()), "contents": contents, "downloads_bytes": downloads}))
         return
     print(f"{data_root()} (set WRN_DATA to move it)")
-    for name, num_bytes, source in contents:
-        print(f"  {human_bytes(num_bytes):>10}  decoded from {source}  ({name})")
+    for name, num_bytes, what in contents:
+        print(f"  {human_bytes(num_bytes):>10}  {what}  ({name})")
     print(f"  {human_bytes(downloads):>10}  downloads, which --clear leaves alone")
 
 

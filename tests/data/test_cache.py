@@ -145,11 +145,28 @@ def test_the_cache_can_be_listed_and_cleared_without_touching_other_files(folder
         other.write_bytes(b"mine")
     size = entry.stat().st_size
     assert cache.cache_contents() == [
-        (unfinished.name, 3, "damaged or unfinished"),
-        (entry.name, size, str(folder)),
+        (unfinished.name, 3, "decoded images, damaged or unfinished"),
+        (entry.name, size, f"decoded from {folder}"),
     ]
     assert cache.clear_cache() == size + 3
     assert sorted(data_root.rglob("*.*")) == sorted(others)
+
+
+def test_kernels_and_measurements_are_listed_and_cleared_and_are_no_downloads(data_root: Path) -> None:
+    kernels = data_root / "kernels"
+    kernels.mkdir(parents=True)
+    library = kernels / f"{'0' * 32}-{'1' * 32}.so"
+    files = {library: 5, data_root / "fastest.json": 7, kernels / "mine.so": 11, data_root / "cifar-10.tar.gz": 13}
+    for path, size in files.items():
+        path.write_bytes(bytes(size))
+    (kernels / ".build-1").mkdir()
+    (kernels / ".build-1" / "winograd.o").write_bytes(bytes(17))
+    assert [(name, size) for name, size, _ in cache.cache_contents()] == [(library.name, 5), ("fastest.json", 7)]
+    assert cache.downloads_bytes() == 13
+    assert cache.clear_cache() == 12
+    assert cache.cache_contents() == []
+    assert cache.downloads_bytes() == 13
+    assert (kernels / "mine.so").exists()
 
 
 def test_the_data_root_is_named_by_the_environment(

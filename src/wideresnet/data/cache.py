@@ -1,4 +1,4 @@
-"""Decoded images on disk, so that a second run starts at once: one folder that can be listed and cleared."""
+"""Decoded images on disk, so that a second run starts at once; and all that can be had again, listed and cleared."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from wideresnet.places import data_root
+from wideresnet.places import data_root, kernels_folder, measurements_file
 
 # Part of every key: raise it when decoding changes, so that older entries are never taken for current ones.
 _FORMAT_VERSION = 1
 _ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.(safetensors|\d+\.tmp)")
+_KERNELS_NAME = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.so")
 
 
 @dataclass(frozen=True)
@@ -97,18 +98,22 @@ def store(key: str, entry: Entry) -> tuple[str, ...]:
 
 
 def cache_contents() -> list[tuple[str, int, str]]:
-    """List what the cache holds: (file name, size in bytes, the folder it was decoded from)."""
-    return [(path.name, path.stat().st_size, _source(path)) for path in _entries()]
+    """List what the cache holds: (file name, size in bytes, what it is)."""
+    return [
+        *((path.name, path.stat().st_size, _origin(path)) for path in _entries()),
+        *((path.name, path.stat().st_size, "kernels compiled for this processor") for path in _kernels()),
+        *((path.name, path.stat().st_size, "the fastest ways to train, as measured") for path in _measurements()),
+    ]
 
 
 def clear_cache() -> int:
-    """Remove all decoded images, and nothing else.
+    """Remove what `cache_contents` lists, and nothing else: each comes back when it is needed.
 
     Returns:
         The number of bytes freed.
     """
     freed = 0
-    for path in _entries():
+    for path in (*_entries(), *_kernels(), *_measurements()):
         freed += path.stat().st_size
         path.unlink()
     return freed
@@ -116,8 +121,8 @@ def clear_cache() -> int:
 
 def downloads_bytes() -> int:
     """Bytes of all other files in the data root: what torchvision fetched there."""
-    decoded = set(_entries())
-    return sum(path.stat().st_size for path in data_root().rglob("*") if path.is_file() and path not in decoded)
+    files = (path for path in data_root().rglob("*") if path.is_file() and kernels_folder() not in path.parents)
+    return sum(path.stat().st_size for path in set(files) - {*_entries(), *_measurements()})
 
 
 def _folder() -> Path:
@@ -125,18 +130,29 @@ def _folder() -> Path:
 
 
 def _entries() -> list[Path]:
-    folder = _folder()
+    return _files(_folder(), _ENTRY_NAME)
+
+
+def _kernels() -> list[Path]:
+    return _files(kernels_folder(), _KERNELS_NAME)
+
+
+def _measurements() -> list[Path]:
+    return [path for path in (measurements_file(),) if path.is_file()]
+
+
+def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if _ENTRY_NAME.fullmatch(path.name) and path.is_file())
+    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_file())
 
 
-def _source(path: Path) -> str:
+def _origin(path: Path) -> str:
     try:
         with safe_open(path, framework="numpy") as file:
-            return json.loads(file.metadata()["about"])["source"]
+            return f"decoded from {json.loads(file.metadata()['about'])['source']}"
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        return "damaged or unfinished"
+        return "decoded images, damaged or unfinished"
 
 
 def _checksum(images: np.ndarray, kept: np.ndarray) -> int:

@@ -16,8 +16,8 @@ static void add_up(const float *partial, long num_blocks, long width, double *su
         for (long c = 0; c < width; c++) sums[c] += partial[blk * width + c];
 }
 
-/* sums (2, C): of x - centre and of its square. */
-int wrn_statistics(const float *x, long num, long C, const float *centre, double *sums, int threads) {
+/* sums (2, C): of x and of its square, each block's around its first position, so that squares lose no digits. */
+int wrn_statistics(const float *x, long num, long C, double *sums, int threads) {
     long num_blocks = (num + BLOCK - 1) / BLOCK;
     float *partial = malloc(sizeof(float) * num_blocks * 2 * C);
     if (!partial) return 1;
@@ -27,23 +27,28 @@ int wrn_statistics(const float *x, long num, long C, const float *centre, double
         memset(part, 0, sizeof(float) * 2 * C);
         for (long n = blk * BLOCK; n < least((blk + 1) * BLOCK, num); n++)
             for (long c = 0; c < C; c += VL) {
-                vec far = LOAD(x + n * C + c) - LOAD(centre + c);
+                vec far = LOAD(x + n * C + c) - LOAD(x + blk * BLOCK * C + c);
                 STORE(part + c, LOAD(part + c) + far);
                 STORE(part + C + c, LOAD(part + C + c) + far * far);
             }
     }
-    add_up(partial, num_blocks, 2 * C, sums);
+    memset(sums, 0, sizeof(double) * 2 * C);
+    for (long blk = 0; blk < num_blocks; blk++) {
+        const float *part = partial + blk * 2 * C, *first = x + blk * BLOCK * C;
+        long count = least(BLOCK, num - blk * BLOCK);
+        for (long c = 0; c < C; c++) move_sums(first[c], count, part[c], part[C + c], sums + c, sums + C + c);
+    }
     free(partial);
     return 0;
 }
 
-/* From the sums of `wrn_statistics`: mean and 1 / standard deviation of the batch, the running statistics moved towards
+/* From the sums of x and of its square: mean and 1 / standard deviation of the batch, the running statistics moved towards
  * it, and scale and shift such that scale x + shift is the normalised x. */
 void wrn_normalise(const double *sums, long num, long C, const float *gamma, const float *beta, float eps,
                    float momentum, float *running_mean, float *running_var, float *mean, float *rstd, float *scale,
                    float *shift) {
     for (long c = 0; c < C; c++) {
-        double far = sums[c] / num, m = running_mean[c] + far, var = sums[C + c] / num - far * far;
+        double m = sums[c] / num, var = sums[C + c] / num - m * m;
         if (var < 0) var = 0;
         double r = 1 / sqrt(var + eps);
         mean[c] = (float)m;

@@ -61,26 +61,27 @@ def convolve(
     out_channels: int,
     norm: Normalised | None = None,
     add: Tensor | None = None,
-    centre: Tensor | None = None,
+    *,
+    summed: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """conv3x3(relu(norm(x))) + add, and the sums that the next normalisation needs.
+    """conv3x3(relu(norm(x))) + add, and the sums that a normalisation of it needs.
 
     Args:
         x: (B, in, H, W).
         transformed: from `transform_weight`.
         norm: normalisation and activation before the convolution; None for neither.
         add: (B, out, H, W).
-        centre: (out,), near the means; None when no sums are needed.
+        summed: whether the sums are needed.
 
     Returns:
-        (B, out, H, W), and float64 (2, out): sums of the result less `centre` and of its square.
+        (B, out, H, W), and float64 (2, out): sums of the result and of its square; else None.
     """
     batch, channels, height, width = x.shape
     y = empty(batch, out_channels, height, width)
-    sums = None if centre is None else torch.empty(2, out_channels, dtype=torch.float64)
+    sums = torch.empty(2, out_channels, dtype=torch.float64) if summed else None
     failed = library().wrn_conv(
         _at(x), *map(_long, (batch, height, width, channels, out_channels)), _at(norm and norm.scale),
-        _at(norm and norm.shift), _at(transformed), _at(add), None, None, None, _at(centre), _at(y), _at(sums),
+        _at(norm and norm.shift), _at(transformed), _at(add), None, None, None, None, _at(y), _at(sums),
         _threads(),
     )  # fmt: skip
     _check(failed)
@@ -121,18 +122,18 @@ def convolve_weight_gradient(x: Tensor, gradient: Tensor, norm: Normalised | Non
     return result
 
 
-def statistics(x: Tensor, centre: Tensor) -> Tensor:
-    """float64 (2, C): sums over a map (B, C, H, W) of x - centre and of its square."""
+def statistics(x: Tensor) -> Tensor:
+    """float64 (2, C): sums over a map (B, C, H, W) of x and of its square."""
     sums = torch.empty(2, x.shape[1], dtype=torch.float64)
-    _check(library().wrn_statistics(_at(x), *_positions(x), _at(centre), _at(sums), _threads()))
+    _check(library().wrn_statistics(_at(x), *_positions(x), _at(sums), _threads()))
     return sums
 
 
 def normalise(sums: Tensor, num: int, norm: nn.BatchNorm2d) -> Normalised:
-    """A batch's normalisation from the sums around the running means, which then move towards it.
+    """A batch's normalisation; the running statistics move towards it.
 
     Args:
-        sums: of `statistics` with `norm.running_mean` as the centre.
+        sums: of `statistics`.
         num: positions that were summed over.
 
     Raises:

@@ -22,5 +22,10 @@ INLINE vec all(float s) { return s - (vec){0}; }
 /* v, or 0 where z is not above 0; what is not a number stays so. */
 INLINE vec where_positive(vec z, vec v) { return (vec)((ivec)v & ~(z <= 0)); }
 INLINE vec relu(vec v) { return where_positive(v, v); }
+/* Adds to the sums of n numbers and of their squares what is known of them around a point near their mean. */
+INLINE void move_sums(double point, long n, double sum, double second, double *total, double *total_second) {
+    *total += sum + n * point;
+    *total_second += second + point * (2 * sum + n * point);
+}
 INLINE long up(long n, long to) { return (n + to - 1) / to * to; }
 INLINE long least(long a, long b) { return a < b ? a : b; }

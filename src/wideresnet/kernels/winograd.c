@@ -9,16 +9,22 @@
  *
  * Source of the algorithm and of its matrices: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3.
  */
+#include <pthread.h>
+
 #include "vector.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
 
-/* Scratch of a thread: grows and is kept. */
+/* Scratch of a thread: grows and is kept until the thread ends. */
 enum { HUGE_PAGE = 1 << 21 };
 static __thread float *scratch_memory;
 static __thread long scratch_size;
+static pthread_key_t scratch_key; /* has a thread's scratch freed at its end */
+static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
+
+static void make_scratch_key(void) { pthread_key_create(&scratch_key, free); }
 
 static float *scratch(long num) {
     if (num > scratch_size) {
@@ -28,6 +34,8 @@ static float *scratch(long num) {
         if (scratch_memory) madvise(scratch_memory, up(4 * num, HUGE_PAGE), MADV_HUGEPAGE);
 #endif
         scratch_size = scratch_memory ? num : 0;
+        pthread_once(&scratch_once, make_scratch_key);
+        pthread_setspecific(scratch_key, scratch_memory);
     }
     return scratch_memory;
 }
@@ -224,7 +232,7 @@ INLINE void strip(long num, long K, const float *A, const float *B, float *C, lo
  * a, b: (in), or NULL for no normalisation and activation. add: like y, or NULL.
  * Where `gate` (like y) is given, y is a gradient that passes backwards through relu(gate_a gate + gate_b): it is zeroed
  * where that was zero, and sums (2, out) gets the sums over the map of y and of y (gate - centre).
- * Else sums, if given, gets those of y - centre and of its square. Returns 0, or 1 without memory. */
+ * Else sums, if given, gets those of y and of its square. Returns 0, or 1 without memory. */
 int wrn_conv(const float *x, long B, long H, long W, long in, long out, const float *a, const float *b, const float *U,
              const float *add, const float *gate, const float *gate_a, const float *gate_b, const float *centre,
              float *y, double *sums, int threads) {
@@ -235,7 +243,7 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
     long num_blocks = (tiles + block - 1) / block, size_f = in * panels * NB;
     long slices = num_blocks < threads ? least((threads + num_blocks - 1) / num_blocks, panels) : 1; /* or by channel */
     long slice = (panels + slices - 1) / slices * NB, v_f = block * in + 16, m_f = block * slice + 16;
-    float *partial = sums ? malloc(sizeof(float) * num_blocks * 2 * out) : NULL;
+    double *partial = sums ? calloc(num_blocks * 2 * out, sizeof(double)) : NULL;
     int failed = sums && !partial;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
     for (long blk = 0; blk < num_blocks; blk++)
@@ -247,17 +255,25 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
             }
             long first = blk * block, num = least(block, tiles - first), to = least(from + slice, panels * NB);
             Place places[MAX_BLOCK];
+            long count = 0;
             for (long t = 0; t < num; t++) {
                 places[t] = place(s, first + t);
+                count += least(4, H - places[t].top) * least(4, W - places[t].left);
                 if (a) input_tile(x, s, first + t, a, b, V + t * in, v_f, 16);
                 else input_tile(x, s, first + t, NULL, NULL, V + t * in, v_f, 16);
             }
             for (int f = 0; f < NF; f++)
                 for (long n = from; n < to; n += NB)
                     strip(num, in, V + f * v_f, U + f * size_f + n * in, M + f * m_f + n - from, slice);
-            float *part = partial + blk * 2 * out;
+            double *part = partial + blk * 2 * out;
+            long at0 = ((places[0].image * H + places[0].top) * W + places[0].left) * out;
             for (long c = from; c < least(to, out); c += VL) {
-                vec sum = {0}, second = {0}, mid = sums ? LOAD(centre + c) : (vec){0};
+                vec sum = {0}, second = {0}, mid = gate ? LOAD(centre + c) : (vec){0};
+                if (sums && !gate) { /* squares around the block's first output lose no digits */
+                    for (int i = 0; i < 5; i++)
+                        for (int j = 0; j < 5; j++) mid += LOAD(M + (i * 6 + j) * m_f + c - from);
+                    if (add) mid += LOAD(add + at0 + c);
+                }
                 vec scale = gate ? LOAD(gate_a + c) : (vec){0}, shift = gate ? LOAD(gate_b + c) : (vec){0};
                 for (long t = 0; t < num; t++) {
                     Place p = places[t];
@@ -290,10 +306,8 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
                         }
                     }
                 }
-                if (sums) {
-                    STORE(part + c, sum);
-                    STORE(part + out + c, second);
-                }
+                for (int l = 0; sums && l < VL; l++)
+                    move_sums(gate ? 0 : mid[l], count, sum[l], second[l], part + c + l, part + out + c + l);
             }
         }
     if (sums && !failed) {

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.module import _has_any_global_hook
 
 from wideresnet.kernels import ops
+from wideresnet.kernels.library import why_unavailable
 from wideresnet.kernels.ops import Normalised
 from wideresnet.networks.blocks import PreActBlock
 
@@ -24,7 +27,7 @@ _KNOWN = (PreActBlock, nn.Linear, nn.ReLU, nn.Dropout, nn.Identity, nn.Sequentia
 """Modules of a pre-activation network beside convolutions and normalisations: these very classes, no heirs of them."""
 
 
-def why_not(network: nn.Module, x: Tensor) -> str | None:
+def why_not(network: PreActNet, x: Tensor) -> str | None:
     """Why the kernels would not compute what the plain forward pass does, here and now; None where they would."""
     if type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return "the kernels are for fp32 on a CPU"
@@ -32,14 +35,22 @@ def why_not(network: nn.Module, x: Tensor) -> str | None:
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
     ):
         return "the kernels cannot be traced"
     if torch.is_grad_enabled() and not network.training:
         return "the kernels have no gradients in evaluation mode"
     if x.numel() == 0:
         return "there are no images"
-    modules = (module for module in network.modules() if module is not network)
-    return next((reason for module in modules if (reason := _why_not(module))), None)
+    if any(type(block) is not PreActBlock for group in network.groups for block in cast("nn.Sequential", group)):
+        return "the kernels are for pre-activation blocks"
+    modules = [module for module in network.modules() if module is not network]
+    if any(module.training != network.training for module in modules):
+        return "the kernels have all modules either in training or in evaluation mode"
+    if _has_any_global_hook():
+        return "the kernels would pass by the hooks of all modules"
+    return next((reason for module in modules if (reason := _why_not(module))), None) or why_unavailable()
 
 
 def _why_not(module: nn.Module) -> str | None:
@@ -47,8 +58,9 @@ def _why_not(module: nn.Module) -> str | None:
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "the kernels would pass by the hooks of its modules"
     if type(module) is nn.BatchNorm2d:
-        known = module.affine and module.track_running_stats and module.momentum is not None
-        if not known or module.num_features % ops.LANES or module.weight.dtype != torch.float32:
+        tensors = (module.weight, module.bias, module.running_mean, module.running_var)
+        known = all(t is not None and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
+        if not known or module.momentum is None or module.num_features % ops.LANES:
             return f"the kernels are for batch normalisation of multiples of {ops.LANES} channels"
     elif type(module) is nn.Conv2d:
         plain = module.bias is None and module.groups == 1 and module.dilation == (1, 1)
@@ -56,6 +68,8 @@ def _why_not(module: nn.Module) -> str | None:
             return "the kernels are for plain convolutions without bias"
     elif type(module) not in _KNOWN:
         return f"the kernels know no {type(module).__name__}"
+    elif type(module) is PreActBlock and type(module.activation) is not nn.ReLU:
+        return "the kernels are for ReLU"
     return "the kernels leave out no blocks" if getattr(module, "survival", 1) != 1 else None
 
 
@@ -63,16 +77,16 @@ def forward(network: PreActNet, x: Tensor) -> Tensor:
     """Logits (B, num_classes), where `why_not` has nothing to say."""
     x = ops.channels_last(network.stem(x))
     blocks = [cast(PreActBlock, block) for group in network.groups for block in cast("nn.Sequential", group)]
-    norms = cast("list[nn.BatchNorm2d]", [*(block.norms[0] for block in blocks), network.norm])
+    norm = cast("nn.BatchNorm2d", network.norm)
     if not network.training:
         for block in blocks:
             x = _residual_at_test_time(block, x)
-        x = ops.activate(x, ops.normalise_running(norms[-1]))
+        x = ops.activate(x, ops.normalise_running(norm))
     else:
-        sums = ops.statistics(x.detach(), _centre(norms[0]))
-        for block, following in zip(blocks, norms[1:], strict=True):
-            x, sums = _Residual.apply(block, sums, _centre(following), x, *block.parameters())  # type: ignore[misc]
-        x = _Activation.apply(norms[-1], sums, x, norms[-1].weight, norms[-1].bias)  # type: ignore[assignment]
+        sums = ops.statistics(x.detach())
+        for block in blocks:
+            x, sums = _Residual.apply(block, sums, x, *block.parameters())  # type: ignore[misc]
+        x = _Activation.apply(norm, sums, x, norm.weight, norm.bias)  # type: ignore[assignment]
     return network.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
@@ -81,24 +95,13 @@ def layers_of(block: PreActBlock) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
     return cast("list[tuple[nn.BatchNorm2d, nn.Conv2d]]", list(zip(block.norms, block.convs, strict=True)))
 
 
-def _centre(norm: nn.BatchNorm2d) -> Tensor:
-    """Something near the means of what is normalised, so that sums of squares around it lose no digits."""
-    assert norm.running_mean is not None
-    return norm.running_mean
-
-
 class _Residual(torch.autograd.Function):
-    """A block in training: from its input, and the input's sums around its first running means, to its output and that
-    output's sums around the running means that follow."""
+    """A block in training: from its input, and the sums of that and of its square, to the same of its output."""
 
     @staticmethod
-    def forward(
-        ctx: Any, block: PreActBlock, sums: Tensor, centre: Tensor, x: Tensor, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        del parameters  # the block's own; given so that autograd knows of them
+    def forward(ctx: Any, block: PreActBlock, sums: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         shortcut, inputs, norms, masks = x, [], [], []
         layers = layers_of(block)
-        centres = [*(_centre(module) for module, _ in layers[1:]), centre]
         for i, (module, conv) in enumerate(layers):
             norm = ops.normalise(sums, x.numel() // x.shape[1], module)
             inputs.append(x)
@@ -113,9 +116,9 @@ class _Residual(torch.autograd.Function):
                 active *= mask
             masks.append(mask)
             add = shortcut if i == len(layers) - 1 else None
-            x, sums = cast("tuple[Tensor, Tensor]", _forward(conv, x, norm, active, add, centres[i]))
+            x, sums = cast("tuple[Tensor, Tensor]", _forward(conv, x, norm, active, add, summed=True))
         ctx.block, ctx.norms, ctx.masks = block, norms, masks
-        ctx.save_for_backward(*inputs, *(conv.weight for _, conv in layers))
+        ctx.save_for_backward(*inputs, *parameters)  # which the block may have others of on the way back
         ctx.mark_non_differentiable(sums)
         return x, sums
 
@@ -124,21 +127,24 @@ class _Residual(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         block: PreActBlock = ctx.block
         arrived = gradient = ops.channels_last(gradients[0])
-        layers, inputs = layers_of(block), ctx.saved_tensors
-        found: dict[int, Tensor] = {}
-        for i, (module, conv) in reversed(list(enumerate(layers))):
+        num, names = len(block.convs), [name for name, _ in block.named_parameters()]
+        inputs, parameters = ctx.saved_tensors[:num], dict(zip(names, ctx.saved_tensors[num:], strict=True))
+        found: dict[str, Tensor] = {}
+        for i, (_, conv) in reversed(list(enumerate(layers_of(block)))):
             x, norm, mask = inputs[i], ctx.norms[i], ctx.masks[i]
             add, through = None, arrived
             if i == 0 and block.shortcut is not None:
-                add, found[id(block.shortcut.weight)] = _convolve_backward(
-                    arrived, ops.activate(x, norm), block.shortcut
+                weight = parameters["shortcut.weight"]
+                add, found["shortcut.weight"] = _convolve_backward(
+                    arrived, ops.activate(x, norm), block.shortcut, weight
                 )
                 through = None
-            gradient, sums, found[id(conv.weight)] = _backward(conv, gradient, x, norm, mask, add)
-            gradient, found[id(module.weight)], found[id(module.bias)] = ops.normalise_backward(
-                gradient, sums, x, norm, module.weight, through if i == 0 else None
+            weight, gamma = parameters[f"convs.{i}.weight"], parameters[f"norms.{i}.weight"]
+            gradient, sums, found[f"convs.{i}.weight"] = _backward(conv, weight, gradient, x, norm, mask, add)
+            gradient, found[f"norms.{i}.weight"], found[f"norms.{i}.bias"] = ops.normalise_backward(
+                gradient, sums, x, norm, gamma, through if i == 0 else None
             )
-        return None, None, None, gradient, *(found[id(parameter)] for parameter in block.parameters())
+        return None, None, gradient, *(found[name] for name in names)
 
 
 class _Activation(torch.autograd.Function):
@@ -146,18 +152,17 @@ class _Activation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, norm: nn.BatchNorm2d, sums: Tensor, x: Tensor, *parameters: Tensor) -> Tensor:
-        del parameters
-        ctx.norm, ctx.normalised = norm, ops.normalise(sums, x.numel() // x.shape[1], norm)
-        ctx.save_for_backward(x)
+        ctx.normalised = ops.normalise(sums, x.numel() // x.shape[1], norm)
+        ctx.save_for_backward(x, *parameters)
         return ops.activate(x, ctx.normalised)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (x,) = ctx.saved_tensors
+        x, gamma, _ = ctx.saved_tensors
         gradient = ops.empty(*x.shape).copy_(gradients[0])  # what arrives is a view of the pool's, to be left alone
         sums = ops.activate_backward(gradient, x, ctx.normalised)
-        return None, None, *ops.normalise_backward(gradient, sums, x, ctx.normalised, ctx.norm.weight)
+        return None, None, *ops.normalise_backward(gradient, sums, x, ctx.normalised, gamma)
 
 
 def _residual_at_test_time(block: PreActBlock, x: Tensor) -> Tensor:
@@ -167,40 +172,52 @@ def _residual_at_test_time(block: PreActBlock, x: Tensor) -> Tensor:
         if i == 0 and block.shortcut is not None:
             active = ops.activate(x, norm)
             shortcut = _convolve(active, block.shortcut)
-        x, _ = _forward(conv, x, norm, active, shortcut if i == len(layers) - 1 else None, None)
+        x, _ = _forward(conv, x, norm, active, shortcut if i == len(layers) - 1 else None)
     return x
 
 
 def _forward(
-    conv: nn.Conv2d, x: Tensor, norm: Normalised, active: Tensor | None, add: Tensor | None, centre: Tensor | None
+    conv: nn.Conv2d,
+    x: Tensor,
+    norm: Normalised,
+    active: Tensor | None,
+    add: Tensor | None,
+    *,
+    summed: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """conv(relu(norm(x))) + add and its sums around the centre; `active`, where it is known, is what is convolved."""
+    """conv(relu(norm(x))) + add and, where asked for, its sums; `active`, where it is known, is what is convolved."""
     if ops.fits(conv):
-        prologue = (x, norm) if active is None else (active, None)
-        return ops.convolve(prologue[0], ops.transform_weight(conv.weight), conv.out_channels, prologue[1], add, centre)
+        source, prologue = (x, norm) if active is None else (active, None)
+        weight = ops.transform_weight(conv.weight)
+        return ops.convolve(source, weight, conv.out_channels, prologue, add, summed=summed)
     y = _convolve(ops.activate(x, norm) if active is None else active, conv)
     if add is not None:
         y += add
-    return y, None if centre is None else ops.statistics(y, centre)
+    return y, ops.statistics(y) if summed else None
 
 
 def _backward(
-    conv: nn.Conv2d, gradient: Tensor, x: Tensor, norm: Normalised, mask: Tensor | None, add: Tensor | None
+    conv: nn.Conv2d,
+    weight: Tensor,
+    gradient: Tensor,
+    x: Tensor,
+    norm: Normalised,
+    mask: Tensor | None,
+    add: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Back through `_forward` to the normalisation: the gradient there, its sums, the weights' gradient."""
     if ops.fits(conv) and mask is None:
         found = ops.convolve_weight_gradient(x, gradient, norm)
-        weight = ops.transform_weight(conv.weight, backwards=True)
-        return *ops.convolve_backward(gradient, weight, x, norm, add), found
+        backwards = ops.transform_weight(weight, backwards=True)
+        return *ops.convolve_backward(gradient, backwards, x, norm, add), found
     active = ops.activate(x, norm)
     if mask is not None:
         active *= mask
     if ops.fits(conv):
         found = ops.convolve_weight_gradient(active, gradient)
-        weight = ops.transform_weight(conv.weight, backwards=True)
-        through, _ = ops.convolve(gradient, weight, conv.in_channels)
+        through, _ = ops.convolve(gradient, ops.transform_weight(weight, backwards=True), conv.in_channels)
     else:
-        through, found = _convolve_backward(gradient, active, conv)
+        through, found = _convolve_backward(gradient, active, conv, weight)
     if mask is not None:
         through *= mask
     if add is not None:
@@ -212,9 +229,9 @@ def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return ops.channels_last(F.conv2d(x, conv.weight, None, conv.stride, conv.padding))
 
 
-def _convolve_backward(gradient: Tensor, x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def _convolve_backward(gradient: Tensor, x: Tensor, conv: nn.Conv2d, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the input and of the weights, by PyTorch."""
     through, found, _ = torch.ops.aten.convolution_backward(
-        gradient, x, conv.weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), 1, (True, True, False)
+        gradient, x, weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), 1, (True, True, False)
     )
     return ops.channels_last(through), found

@@ -67,7 +67,7 @@ class Network(nn.Module):
         Raises:
             UsageError: x has another type or shape.
         """
-        self._check(x)
+        self.check(x)
         if self.kernels and self.why_no_kernels(x) is None:
             return fast.forward(self, x)  # type: ignore[arg-type]
         x = self.maxpool(self.enter(x))
@@ -97,7 +97,7 @@ class Network(nn.Module):
             Maps (B, channels, H, W), in pre-activation networks as the residual sum leaves them, before the
             next normalisation; "pooled" is (B, channels), the input of the linear layer.
         """
-        self._check(x)
+        self.check(x)
         stages = {"conv1": self.enter(x)}
         x = self.maxpool(stages["conv1"])
         for number, group in enumerate(self.trunk(), start=2):
@@ -105,7 +105,8 @@ class Network(nn.Module):
         stages["pooled"] = _pool(self.finish(x))
         return stages
 
-    def _check(self, x: Tensor) -> None:
+    def check(self, x: Tensor) -> None:
+        """Raise a UsageError for what `forward` does not take."""
         if not isinstance(x, torch.Tensor):
             raise UsageError(f"{self.name}: the input is a {type(x).__name__}, not a tensor (B, C, H, W)")
         if x.dim() != 4 or x.shape[1] != self.in_channels:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wideresnet.kernels import ops
-from wideresnet.kernels.library import Unavailable, library
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.fast import layers_of
 from wideresnet.networks.models import Network, PostActNet, PreActNet
@@ -41,8 +40,7 @@ class Optimized(nn.Module):
             self.blocks = [_Block(cast("PreActBlock", block)) for block in blocks]
             self.last = ops.normalise_running(cast("nn.BatchNorm2d", trunk.norm))
             self.how = "Winograd kernels, weights transformed beforehand"
-        elif isinstance(self.network, PostActNet):
-            _fold(self.network)
+        elif isinstance(self.network, PostActNet) and _fold(self.network):
             self.how = "normalisations folded into convolutions, channels last in memory"
         self.eval()
 
@@ -54,6 +52,7 @@ class Optimized(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (B, num_classes) of images (B, C, H, W), as `Network.forward` gives them."""
+        self.network.check(x)
         if not self.blocks or self.network.why_no_kernels(x) is not None:
             return self.network(x.contiguous(memory_format=torch.channels_last))
         trunk = cast("PreActNet", self.network)
@@ -97,26 +96,23 @@ class _Block:
 def _kernels_can_run(network: Network) -> bool:
     images = torch.zeros(1, network.in_channels, 8, 8)
     with torch.no_grad():
-        if next(network.parameters()).is_cuda or network.why_no_kernels(images) is not None:
-            return False
-    try:
-        library()
-    except Unavailable:
-        return False
-    return True
+        return not next(network.parameters()).is_cuda and network.why_no_kernels(images) is None
 
 
-def _fold(network: PostActNet) -> None:
-    """Fold each batch normalisation into the convolution before it."""
+def _fold(network: PostActNet) -> bool:
+    """Fold each batch normalisation into the convolution before it; False where there is none."""
     pairs: list[tuple[nn.Module, str, str]] = [(network, "conv1", "bn1")]
     for block in network.modules():
         if isinstance(block, PostActBlock):
             pairs += [(block, f"conv{i}", f"bn{i}") for i in range(1, block.num_convs + 1)]
             if block.downsample is not None:
                 pairs.append((block.downsample, "0", "1"))
+    folded_any = False
     for parent, conv_name, norm_name in pairs:
         conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             folded = fuse_conv_bn_eval(conv, norm)
             setattr(parent, conv_name, folded.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
             setattr(parent, norm_name, nn.Identity())
+            folded_any = True
+    return folded_any

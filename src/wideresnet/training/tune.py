@@ -8,18 +8,18 @@ import itertools
 import json
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import nn
 
 from wideresnet.config import Recipe
-from wideresnet.errors import UsageError
-from wideresnet.kernels.library import Unavailable, library
+from wideresnet.errors import UsageError, WRNError
 from wideresnet.networks import Network
 from wideresnet.networks.cost import cost
-from wideresnet.places import data_root
+from wideresnet.places import measurements_file
 from wideresnet.record import read_json, write_json
 from wideresnet.training.machine import hardware_name, keep_memory, pick_precision, synchronise
 from wideresnet.training.optimizer import make_optimizer
@@ -58,7 +58,8 @@ def settle(
     remembered = _remembered()
     with suppress(KeyError, TypeError):
         known = remembered[key]
-        if {**known["settings"], "compile": candidates[0]["compile"]} in candidates:
+        compiled = [{**candidate, "compile": True} for candidate in candidates if recipe.compile is None]
+        if known["settings"] in (candidates if device == "cpu" else candidates + compiled):
             return dataclasses.replace(recipe, **known["settings"]), [*notes, f"{known['told']} (measured before)"]
     rates = _measure(recipe, network, device, size, candidates)
     if device == "cuda" and recipe.compile is None and recipe.epochs * num_images / max(rates) > LONG_RUN_S:
@@ -70,19 +71,17 @@ def settle(
             notes.append(f"not compiled: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
     best = max(range(len(candidates)), key=lambda i: rates[i])
     chosen = best if rates[best] > CLEARLY_FASTER * rates[0] else 0
-    others = ", ".join(
+    told = f"{describe_settings(candidates[chosen])}: {rates[chosen]:.3g} images/s in a trial"
+    if others := [
         f"{describe_settings(c, candidates[chosen])} {rate:.3g}"
         for i, (c, rate) in enumerate(zip(candidates, rates, strict=True))
         if i != chosen
-    )
-    told = (
-        f"fastest of {len(candidates)} ways tried: {describe_settings(candidates[chosen])}, "
-        f"{rates[chosen]:.3g} images/s ({others})"
-    )
+    ]:
+        told += f" ({', '.join(others)})"
     newest = dict(itertools.islice(remembered.items(), max(0, len(remembered) + 1 - REMEMBERED), None))
-    with suppress(OSError):  # a folder that cannot be written to costs the next run a few seconds, no more
-        _memory().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_memory(), {**newest, key: {"settings": candidates[chosen], "told": told}})
+    with suppress(OSError, WRNError):  # a folder that cannot be written to costs the next run a few seconds, no more
+        measurements_file().parent.mkdir(parents=True, exist_ok=True)
+        write_json(measurements_file(), {**newest, key: {"settings": candidates[chosen], "told": told}})
     return dataclasses.replace(recipe, **candidates[chosen]), [*notes, told]
 
 
@@ -128,7 +127,9 @@ def _candidates(
     """The ways to try, the likely fastest first; all that the recipe says already holds in each."""
     kernels = ["pytorch"]
     if device == "cpu" and recipe.kernels != "pytorch" and recipe.precision != "bf16" and not recipe.compile:
-        reason = _reason_against_kernels(network, size)
+        reason = network.why_no_kernels(torch.zeros(2, network.in_channels, *size))
+        if reason is None and recipe.layout == "contiguous":
+            reason = "the kernels need layout channels_last"
         if reason is None:
             kernels = ["winograd"] if recipe.kernels == "winograd" else ["winograd", "pytorch"]
         elif recipe.kernels == "winograd":
@@ -136,31 +137,20 @@ def _candidates(
         else:
             notes.append(f"PyTorch's kernels are used: {reason}")
     elif recipe.kernels == "winograd":
-        raise UsageError("kernels winograd: they compute in fp32 on a CPU, uncompiled; use --kernels pytorch")
+        raise UsageError("kernels winograd: the kernels are for fp32 on a CPU, not compiled; use --kernels pytorch")
     layouts = ["channels_last", "contiguous"] if recipe.layout == "auto" else [recipe.layout]
     precisions = [pick_precision(recipe.precision, device)]
     if device == "cpu" and recipe.precision == "auto" and precisions == ["bf16"]:
         precisions = ["fp32", "bf16"]
     ways = []
     for kernel, layout, precision in itertools.product(kernels, layouts, precisions):
-        if kernel == "winograd" and (layout == "contiguous" or precision == "bf16"):
+        if kernel == "winograd" and (layout, precision) != ("channels_last", "fp32"):
             continue
         if precision == "bf16" and layout == "contiguous" and recipe.layout == "auto":
             continue  # never the faster one where matrix units multiply
         for threads in _thread_counts(recipe, device):
             ways.append(dict(zip(_SETTINGS, (kernel, layout, precision, threads, bool(recipe.compile)), strict=True)))
     return ways
-
-
-def _reason_against_kernels(network: Network, size: tuple[int, int]) -> str | None:
-    """Why the kernels cannot run this network here; None where they can."""
-    reason = network.why_no_kernels(torch.zeros(2, network.in_channels, *size))
-    if reason is None:
-        try:
-            library()
-        except Unavailable as error:
-            reason = str(error)
-    return reason
 
 
 def _thread_counts(recipe: Recipe, device: str) -> list[int]:
@@ -179,13 +169,13 @@ def _measure(
 ) -> list[float]:
     """Images a second of each way: the best of a few training steps, taken in turns."""
     low, high = PROBE_IMAGES
-    num_images = recipe.batch_size
+    num_images = -(-recipe.batch_size // recipe.accumulate)  # what goes through at once
+    recipe = dataclasses.replace(recipe, accumulate=1)
     if device == "cpu":
         flops = max(1, cost(network, size, batch_size=1).training_flops)
-        num_images = min(recipe.batch_size, high, max(low, int(PROBE_FLOPS / flops)))
+        num_images = min(num_images, high, max(low, int(PROBE_FLOPS / flops)))
     best = [float("inf")] * len(candidates)
-    before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    with _threads_kept(), torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
         images = torch.randn(num_images, network.in_channels, *size, device=device)
         labels = torch.randint(network.num_classes, (num_images,), device=device)
         runs = []
@@ -208,18 +198,23 @@ def _measure(
                 synchronise(device)
                 if not warm_up:
                     best[i] = min(best[i], time.perf_counter() - start)
-    set_threads(before)
     return [num_images / seconds for seconds in best]
 
 
-def _memory() -> Any:
-    return data_root() / "fastest.json"
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Leave PyTorch's number of threads as it was."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        set_threads(before)
 
 
 def _remembered() -> dict[str, Any]:
     """What was measured before; nothing where that cannot be read."""
     try:
-        values = read_json(_memory())
+        values = read_json(measurements_file())
     except Exception:  # damaged or not there: it is measured again
         return {}
     return values if isinstance(values, dict) else {}
@@ -237,6 +232,6 @@ def _key(
     options = {name: value for name, value in network.options.items() if name not in ("init", "bn_scale")}
     compiling = [recipe.compile, num_images * recipe.epochs] if device == "cuda" else []
     return json.dumps(
-        [str(network.name), network.num_classes, options, size, recipe.batch_size, str(torch.__version__),
-         hardware_name(device), compiling, candidates]
+        [str(network.name), network.num_classes, options, size, recipe.batch_size, recipe.accumulate,
+         str(torch.__version__), hardware_name(device), compiling, candidates]
     )  # fmt: skip
