@@ -22,7 +22,8 @@ from pathlib import Path
 
 from wideresnet.places import data_root
 
-SOURCES = ("winograd.c", "norm.c")
+SOURCES = ("winograd.c", "norm.c", "quantised.c")
+HEADERS = ("vector.h", "tiles.h")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 COMPILERS = ("gcc", "cc", "clang")
 FOLDER = Path(__file__).parent
@@ -99,14 +100,14 @@ def library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(os.fspath(place))
     except OSError as error:
         raise Unavailable(f"the kernels cannot be used ({error})") from None
-    loaded.wrn_weight_size.restype = ctypes.c_long
+    loaded.wrn_weight_size.restype = loaded.wrn_panel.restype = ctypes.c_long
     return loaded
 
 
 def _place() -> Path:
     """Where the library is kept: a name for what decides its content, in a folder that only this user can write to."""
     digest = hashlib.sha256(" ".join((_compiler(), *FLAGS, platform.machine(), _processor())).encode())
-    for name in ("vector.h", *SOURCES):
+    for name in (*HEADERS, *SOURCES):
         digest.update((FOLDER / name).read_bytes())
     folder = data_root() / "kernels"
     try:
