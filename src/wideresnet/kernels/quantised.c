@@ -188,8 +188,8 @@ long wrn_panel(void) { return NB; }
 /* conv(x), `kernel` / 2 zeros around the map, of which `values` gets the result + add, `bytes` that quantised.
  *
  * x: (B, H, W, in). U: [f][n / NB][k / 2][n % NB][k % 2], with k = (row, column, channel) where f is one only; rescale:
- * [f][n], what a unit of the products is worth, n up to a multiple of NB. add, values: (B, H', W', out) or NULL.
- * bytes: the same or NULL; scale and shift (out) are for it. Returns 0, or 1 without memory. */
+ * [f][n], what a unit of the products is worth, n up to a multiple of NB. add, values: (B, H', W', out) or NULL,
+ * and may be the same. bytes: the same shape or NULL; scale and shift (out) are for it. Returns 0, or 1 without memory. */
 int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out, long kernel, long stride,
                        const short *U, const float *rescale, const float *add, const float *scale, const float *shift,
                        float *values, byte *bytes, int threads) {

@@ -100,7 +100,7 @@ class QuantisedConv:
 
         Args:
             q: uint8 (B, in, H, W).
-            add: float32 (B, out, H', W').
+            add: float32 (B, out, H', W'); its memory is where the values go.
             quantiser: of the result; None where no bytes are needed.
             values: whether the values are needed.
 
@@ -109,7 +109,7 @@ class QuantisedConv:
         """
         batch, _, height, width = q.shape
         shape = batch, self.out_channels, -(-height // self.stride), -(-width // self.stride)
-        result = empty(*shape) if values else None
+        result = None if not values else empty(*shape) if add is None else add
         quantised = _empty_bytes(*shape) if quantiser else None
         failed = library().wrn_quantised_conv(
             _at(q),
