@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from wideresnet.kernels import ops, quantised
 from wideresnet.kernels.library import FOLDER
-from wideresnet.kernels.quantised import B_T, MAX_BYTE, MAX_SUM, QuantisedConv, Quantiser
+from wideresnet.kernels.quantised import MAX_BYTE, MAX_SUM, QuantisedConv, Quantiser
 
-A_T = torch.tensor(
-    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], dtype=torch.float64
-)
+A_T = {
+    6: torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+    9: torch.tensor([[1, 1, 1, 1, 0, 1, 0, 0, 0], [0, 1, -1, 2, 0, 0, 1, 0, 0], [0, 1, 1, 4, 0, 0, 0, 1, 0],
+                     [0, 1, -1, 8, 1, 0, 0, 0, 1]]),
+}  # fmt: skip
 
 # batch, height, width, channels in and out, kernel, stride
 SHAPES = [
@@ -32,7 +34,8 @@ SHAPES = [
     (1, 4, 4, 640, 48, 3, 1),
     (2, 5, 7, 16, 48, 3, 2),
     (1, 13, 4, 48, 16, 3, 2),
-    (1, 8, 8, 640, 16, 3, 2),
+    (5, 16, 16, 32, 32, 3, 2),
+    (1, 8, 8, 640, 96, 3, 2),  # so many weights that it goes by the definition
     (2, 5, 7, 48, 16, 1, 1),
     (7, 13, 4, 16, 640, 1, 2),
 ]
@@ -66,19 +69,21 @@ def plainly(conv: QuantisedConv, q: Tensor) -> Tensor:
         patches = patches.unflatten(1, (conv.in_channels, -1)).transpose(1, 2).flatten(1, 2)  # channels last
         size = -(-height // conv.stride), -(-width // conv.stride)
         return ((weight[0] @ patches) * worth[0][:, None]).unflatten(2, size)
-    padded = F.pad(q.long(), (1, 5, 1, 5))
-    result = torch.zeros(len(q), conv.out_channels, height + 4, width + 4, dtype=torch.float64)
-    b_t = B_T.long()
-    for top in range(0, height, 4):
-        for left in range(0, width, 4):
-            tile = padded[:, :, top : top + 6, left : left + 6]
+    step, points = conv.stride, conv.points
+    down, across = -(-height // step), -(-width // step)
+    padded = F.pad(q.long(), (1, 9, 1, 9))
+    result = torch.zeros(len(q), conv.out_channels, down + 4, across + 4, dtype=torch.float64)
+    b_t, a_t = quantised.tiles(step).b_t.long(), A_T[points].double()
+    for top in range(0, down, 4):
+        for left in range(0, across, 4):
+            tile = padded[:, :, top * step : top * step + points, left * step : left * step + points]
             seen = torch.einsum("fi,gj,bkij->fgbk", b_t, b_t, tile).flatten(0, 1)
             assert seen.abs().max() < 2**15
             products = torch.einsum("fbk,fnk->fbn", seen, weight)
             assert products.abs().max() <= MAX_SUM
-            scaled = (products * worth[:, None]).unflatten(0, (6, 6))
-            result[:, :, top : top + 4, left : left + 4] = torch.einsum("if,jg,fgbn->bnij", A_T, A_T, scaled)
-    return result[:, :, :height, :width]
+            scaled = (products * worth[:, None]).unflatten(0, (points, points))
+            result[:, :, top : top + 4, left : left + 4] = torch.einsum("if,jg,fgbn->bnij", a_t, a_t, scaled)
+    return result[:, :, :down, :across]
 
 
 def assert_equal(found: Tensor | None, wanted: Tensor) -> None:
@@ -102,7 +107,7 @@ def test_it_is_integer_arithmetic_and_near_the_true_convolution(shape: tuple[int
     assert (found - true).norm() < 0.01 * true.norm()
 
 
-@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SHAPES[9]])
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SHAPES[10]])
 def test_a_sum_is_added_and_the_result_quantised_for_what_follows(shape: tuple[int, ...]) -> None:
     batch, height, width, ins, outs, kernel, stride = shape
     conv, q = make(ins, outs, kernel, stride), bytes_of(batch, ins, height, width)
@@ -114,7 +119,7 @@ def test_a_sum_is_added_and_the_result_quantised_for_what_follows(shape: tuple[i
     normalised = ops.normalise_running(norm)
     step = torch.rand(outs, dtype=torch.float64) / 100 + 0.005
     quantiser = Quantiser.after(normalised, step)
-    values, found = conv(q, add=add, quantiser=quantiser)
+    values, found = conv(q, add=add.clone(), quantiser=quantiser)
     assert values is not None
     assert found is not None
     torch.testing.assert_close(values, alone + add)
@@ -133,23 +138,25 @@ def test_a_sum_is_added_and_the_result_quantised_for_what_follows(shape: tuple[i
 @pytest.mark.parametrize("channels", [16, 640])
 def test_no_sum_overflows_where_every_product_is_the_highest(kernel: int, stride: int, channels: int) -> None:
     conv = make(channels, 16, kernel, stride)
-    highest = MAX_BYTE * (quantised.transform_bounds().flatten() if (kernel, stride) == (3, 1) else torch.ones(1))
+    way = quantised.tiles(stride)
+    highest = MAX_BYTE * (way.highest() if conv.points > 1 else torch.ones(1))
     whole, _ = quantised.to_whole(torch.ones(matrices(conv).shape, dtype=torch.float64), highest)
     sums = whole.sum(2) * highest[:, None]
     assert sums.max() <= MAX_SUM
     assert sums.max() > 0.95 * MAX_SUM or whole.max() == quantised.MAX_WEIGHT
     conv.weight, conv.rescale = quantised._pack(whole, torch.ones(whole.shape[:2]))
-    if len(highest) == 1:
+    if conv.points == 1:
         inputs = [torch.full((6, 6), MAX_BYTE)]
     else:  # for each frequency the tiles that make its number the highest, and the lowest
-        products = torch.einsum("fi,gj->fgij", B_T, B_T).flatten(0, 1)[:: 1 if channels == 16 else 7]
+        products = torch.einsum("fi,gj->fgij", way.b_t, way.b_t).flatten(0, 1)[:: 1 if channels == 16 else 7]
         inputs = [MAX_BYTE * (sign * product > 0) for product in products for sign in (1, -1)]
     q = torch.stack(inputs).to(torch.uint8)[:, None].expand(-1, channels, -1, -1)
-    q = channels_last(F.pad(q, (3, 3, 3, 3)))  # such that a tile sees all of it
+    border = 4 * stride - 1  # such that a tile sees all of it
+    q = channels_last(F.pad(q, (border, 0, border, 0)))
     assert_equal(conv(q)[0], plainly(conv, q))
 
 
-@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[3], SHAPES[5], SHAPES[6], SHAPES[10]])
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[3], SHAPES[5], SHAPES[6], SHAPES[9], SHAPES[11]])
 def test_any_number_of_threads_makes_the_same_bits(shape: tuple[int, ...]) -> None:
     batch, height, width, ins, outs, kernel, stride = shape
     conv, q = make(ins, outs, kernel, stride), bytes_of(batch, ins, height, width)

@@ -3,9 +3,11 @@
  *
  * Maps are unsigned bytes, channels last: (B, H, W, C), C a multiple of 16. All products are of 16-bit integers, summed
  * in 32 bits, exactly: weights are quantised so that no sum can overflow. 3x3 convolutions of stride 1 go by Winograd's
- * F(4x4, 3x3) as in winograd.c, whose input transform is exact in integers; all others by the definition. Both are the
- * same matrix product of `units` (tiles, or outputs) by channels: 36 of them or one. Results are the same bits for any
- * number of threads.
+ * F(4x4, 3x3) as in winograd.c, whose input transform is exact in integers. Those of stride 2 may go by tiles too: of
+ * the nine inputs that four outputs in a row see, every other one meets the outer two weights, which is F(4, 2), and the
+ * rest the middle one: 9 multiplications instead of 12, in two dimensions 81 instead of 144. All others go by the
+ * definition. It is always the same matrix product of `units` (tiles, or outputs) by channels: 36, 81 or one of them.
+ * Results are the same bits for any number of threads.
  */
 #include "tiles.h"
 
@@ -66,7 +68,7 @@ static __attribute__((noinline)) void strip(long num, long K, const short *A, co
     if (t < num) product(1, K, A + t * K, K, B, rescale, C + t * ldc, ldc);
 }
 
-/* ---- inputs --------------------------------------------------------------------------------------------------------- */
+/* ---- inputs ------------------------------------------------------------------------------------------------------- */
 
 INLINE void input_1d(const shorts16 d[6], shorts16 v[6]) { /* B^T; below 2^15 for bytes, after both dimensions too */
     shorts16 even = d[4] - (d[2] << 2), odd = d[3] - (d[1] << 2), e2 = d[4] - d[2], o = d[3] - d[1], o2 = o + o;
@@ -78,25 +80,37 @@ INLINE void input_1d(const shorts16 d[6], shorts16 v[6]) { /* B^T; below 2^15 fo
     v[5] = d[5] - d[3] - (o2 + o2);
 }
 
-/* The 36 numbers of each channel of a tile; frequency f of channel c goes to V[f stride_f + c]. */
-INLINE void input_tile(const byte *x, Shape s, Place p, const byte *zeros, short *V, long stride_f) {
-    const byte *at[6][6];
-    for (int i = 0; i < 6; i++)
-        for (int j = 0; j < 6; j++) {
-            long row = p.top + i - 1, column = p.left + j - 1;
+INLINE void strided_input_1d(const shorts16 d[9], shorts16 v[9]) {
+    shorts16 far = d[6] - d[2];
+    v[0] = far - (d[4] - d[0]) - (d[4] - d[0]);
+    v[1] = far - d[4] - d[2];
+    v[2] = d[6] + d[2] + d[2] - d[4] - d[4] - d[4];
+    v[3] = far;
+    v[4] = d[8] - d[4] - far - far;
+    for (int i = 0; i < 4; i++) v[5 + i] = d[2 * i + 1];
+}
+
+/* The numbers of each channel of a tile, `points` squared; frequency f of channel c goes to V[f stride_f + c]. */
+INLINE void input_tile(int points, const byte *x, Shape s, Place p, const byte *zeros, short *V, long stride_f) {
+    const byte *at[9][9];
+    for (int i = 0; i < points; i++)
+        for (int j = 0; j < points; j++) {
+            long step = points == 9 ? 2 : 1, row = p.top * step + i - 1, column = p.left * step + j - 1;
             int inside = row >= 0 && row < s.H && column >= 0 && column < s.W;
             at[i][j] = inside ? x + ((p.image * s.H + row) * s.W + column) * s.C : zeros;
         }
     for (long c = 0; c < s.C; c += 16) {
-        shorts16 rows[6][6], d[6], v[6];
-        for (int j = 0; j < 6; j++) {
-            for (int i = 0; i < 6; i++) d[i] = __builtin_convertvector(*(const bytes16 *)(at[i][j] + c), shorts16);
-            input_1d(d, v);
-            for (int i = 0; i < 6; i++) rows[i][j] = v[i];
+        shorts16 rows[9][9], d[9], v[9];
+        for (int j = 0; j < points; j++) {
+            for (int i = 0; i < points; i++) d[i] = __builtin_convertvector(*(const bytes16 *)(at[i][j] + c), shorts16);
+            if (points == 6) input_1d(d, v);
+            else strided_input_1d(d, v);
+            for (int i = 0; i < points; i++) rows[i][j] = v[i];
         }
-        for (int i = 0; i < 6; i++) {
-            input_1d(rows[i], v);
-            for (int j = 0; j < 6; j++) *(shorts16 *)(V + (i * 6 + j) * stride_f + c) = v[j];
+        for (int i = 0; i < points; i++) {
+            if (points == 6) input_1d(rows[i], v);
+            else strided_input_1d(rows[i], v);
+            for (int j = 0; j < points; j++) *(shorts16 *)(V + (i * points + j) * stride_f + c) = v[j];
         }
     }
 }
@@ -114,7 +128,7 @@ INLINE void input_patch(const byte *x, Shape s, long image, long row, long colum
         }
 }
 
-/* ---- outputs -------------------------------------------------------------------------------------------------------- */
+/* ---- outputs ------------------------------------------------------------------------------------------------------ */
 
 /* Where results go: plus `add` to `values`; and scale value + shift, cut to 0..255 and to a whole number, to `bytes`. */
 typedef struct {
@@ -157,20 +171,30 @@ INLINE void put(Result r, vec v[4], int num, long at, long step, long c) {
     }
 }
 
-/* The outputs of a tile from its 36 numbers a channel, for channels from..to; s is the shape of the result. */
-INLINE void output_tile(const float *M, long stride_f, Shape s, Place p, long from, long to, Result r) {
+INLINE void strided_output_1d(const vec m[9], vec y[4]) {
+    vec sum = m[1] + m[2], difference = m[1] - m[2];
+    y[0] = m[0] + sum + m[3] + m[5];
+    y[1] = difference + 2 * m[3] + m[6];
+    y[2] = sum + 4 * m[3] + m[7];
+    y[3] = difference + 8 * m[3] + m[4] + m[8];
+}
+
+/* The outputs of a tile from its numbers a channel, for channels from..to; s is the shape of the result. */
+INLINE void output_tile(int points, const float *M, long stride_f, Shape s, Place p, long from, long to, Result r) {
     int height = (int)least(4, s.H - p.top), width = (int)least(4, s.W - p.left);
     for (long c = from; c < to; c += VL) {
-        vec rows[4][6];
-        for (int j = 0; j < 6; j++) {
-            vec m[6], o[4];
-            for (int i = 0; i < 6; i++) m[i] = LOAD(M + (i * 6 + j) * stride_f + c - from);
-            output_1d(m, o);
+        vec rows[4][9];
+        for (int j = 0; j < points; j++) {
+            vec m[9], o[4];
+            for (int i = 0; i < points; i++) m[i] = LOAD(M + (i * points + j) * stride_f + c - from);
+            if (points == 6) output_1d(m, o);
+            else strided_output_1d(m, o);
             for (int i = 0; i < 4; i++) rows[i][j] = o[i];
         }
         for (int i = 0; i < height; i++) {
             vec o[4];
-            output_1d(rows[i], o);
+            if (points == 6) output_1d(rows[i], o);
+            else strided_output_1d(rows[i], o);
             long at = ((p.image * s.H + p.top + i) * s.W + p.left) * s.C + c;
             if (width == 4) put(r, o, 4, at, s.C, c);
             else
@@ -179,7 +203,7 @@ INLINE void output_tile(const float *M, long stride_f, Shape s, Place p, long fr
     }
 }
 
-/* ---- convolution ---------------------------------------------------------------------------------------------------- */
+/* ---- convolution -------------------------------------------------------------------------------------------------- */
 
 enum { MAX_UNITS = 192 };
 
@@ -187,13 +211,14 @@ long wrn_panel(void) { return NB; }
 
 /* conv(x), `kernel` / 2 zeros around the map, of which `values` gets the result + add, `bytes` that quantised.
  *
- * x: (B, H, W, in). U: [f][n / NB][k / 2][n % NB][k % 2], with k = (row, column, channel) where f is one only; rescale:
- * [f][n], what a unit of the products is worth, n up to a multiple of NB. add, values: (B, H', W', out) or NULL,
- * and may be the same. bytes: the same shape or NULL; scale and shift (out) are for it. Returns 0, or 1 without memory. */
+ * x: (B, H, W, in). points: 6 or 9 for tiles, with kernels of 3x3 and stride 1 or 2; 1 without. U: weights, [f][n / NB]
+ * [k / 2][n % NB][k % 2], k is (row, column, channel) without tiles. rescale: [f][n], what a unit of the products is
+ * worth. n goes up to a multiple of NB. add, values: (B, H', W', out) or NULL; they may be the same memory. bytes: the
+ * same shape or NULL; scale and shift (out) are for it. Returns 0, or 1 without memory. */
 int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out, long kernel, long stride,
-                       const short *U, const float *rescale, const float *add, const float *scale, const float *shift,
-                       float *values, byte *bytes, int threads) {
-    int tiled = kernel == 3 && stride == 1, num_f = tiled ? NF : 1;
+                       int points, const short *U, const float *rescale, const float *add, const float *scale,
+                       const float *shift, float *values, byte *bytes, int threads) {
+    int tiled = points > 1, num_f = points * points;
     Shape s = {B, H, W, in}, y = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
     Result result = {add, scale, shift, values, bytes};
     long units = tiled ? num_tiles(y) : B * y.H * y.W, K = tiled ? in : kernel * kernel * in, N = up(out, NB);
@@ -218,7 +243,8 @@ int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out,
             long first = blk * block, num = least(block, units - first), to = least(from + slice, N);
             for (long t = 0; t < num; t++) {
                 long unit = first + t;
-                if (tiled) input_tile(x, s, place(s, unit), zeros, V + t * K, v_f);
+                if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V + t * K, v_f);
+                else if (points == 9) input_tile(9, x, s, place(y, unit), zeros, V + t * K, v_f);
                 else
                     input_patch(x, s, unit / y.W / y.H, unit / y.W % y.H, unit % y.W, kernel, stride, zeros, V + t * K);
             }
@@ -226,7 +252,9 @@ int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out,
                 for (long n = from; n < to; n += NB)
                     strip(num, K, V + f * v_f, U + (f * N + n) * K, rescale + f * N + n, M + f * m_f + n - from, slice);
             for (long t = 0; t < num; t++) {
-                if (tiled) output_tile(M + t * slice, m_f, y, place(s, first + t), from, least(to, out), result);
+                Place p = place(y, first + t);
+                if (points == 6) output_tile(6, M + t * slice, m_f, y, p, from, least(to, out), result);
+                else if (points == 9) output_tile(9, M + t * slice, m_f, y, p, from, least(to, out), result);
                 else
                     for (long c = from; c < least(to, out); c += VL) {
                         vec v[4] = {LOAD(M + t * slice + c - from)};

@@ -18,15 +18,55 @@ MAX_BYTE = 255
 MAX_WEIGHT = 2**15 - 1
 MAX_SUM = 2**31 - 1
 
-# Winograd's F(4x4, 3x3): Lavin & Gray 2015 (arXiv 1509.09308), section 4.3
-B_T = torch.tensor(
-    [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
-     [0, 4, 0, -5, 0, 1]], dtype=torch.float64,
-)  # fmt: skip
-G = torch.tensor(
-    [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
-     [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]], dtype=torch.float64,
-)  # fmt: skip
+MAX_STRIDED_BYTES = 8 * 2**20
+"""Weights of a strided convolution by tiles are nine times as many as by the definition: more than a processor's caches
+hold take longer to read, for few images, than the multiplications that they save."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Winograd's algorithm for tiles of 4x4 outputs: the matrices of one dimension.
+
+    Attributes:
+        b_t: float64 (points, points), from inputs.
+        g: float64 (points, 3), from weights.
+    """
+
+    b_t: Tensor
+    g: Tensor
+
+    def highest(self) -> Tensor:
+        """float64 (points^2,): the most that the input transform makes of values of 0..1, in magnitude."""
+        up, down = self.b_t.clamp(min=0).sum(1), -self.b_t.clamp(max=0).sum(1)
+        same, other = torch.outer(up, up) + torch.outer(down, down), torch.outer(up, down) + torch.outer(down, up)
+        return torch.maximum(same, other).flatten()
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """float64 (points^2, out, in) of float64 (out, in, 3, 3)."""
+        return torch.einsum("fi,gj,nkij->fgnk", self.g, self.g, weight).flatten(0, 1)
+
+
+def tiles(stride: int) -> Tiles:
+    """F(4x4, 3x3) for stride 1; for stride 2, F(4, 2) of every other input and the outer weights beside the rest.
+
+    Source: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3, for the former; its section 4 says how the latter's F(4, 2)
+    follows from its points, 0, 1, -1, 2 and infinity.
+    """
+    if stride == 1:
+        b_t = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0],
+               [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]  # fmt: skip
+        g = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
+             [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]  # fmt: skip
+        return Tiles(torch.tensor(b_t, dtype=torch.float64), torch.tensor(g, dtype=torch.float64))
+    b_t, g = torch.zeros(9, 9, dtype=torch.float64), torch.zeros(9, 3, dtype=torch.float64)
+    b_t[:5, ::2] = torch.tensor(
+        [[2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]]
+    )
+    g[:5, ::2] = torch.tensor(
+        [[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]], dtype=torch.float64
+    )
+    b_t[5:, 1::2], g[5:, 1] = torch.eye(4), 1
+    return Tiles(b_t, g)
 
 
 def fits(conv: nn.Conv2d) -> bool:
@@ -76,19 +116,21 @@ class QuantisedConv:
         step: float64 (in_channels,), what a unit of the input's bytes is worth.
 
     Attributes:
+        points: 6 or 9 by tiles, which have so many squared numbers a channel; 1 by the definition.
         weight: int16, as the kernel takes them.
-        rescale: float32 (number of frequencies or 1, output channels), what a unit of the products is worth.
+        rescale: float32 (points^2, output channels), what a unit of the products is worth.
     """
 
     def __init__(self, conv: nn.Conv2d, step: Tensor) -> None:
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
         weight = conv.weight.detach().double() * step[:, None, None]  # (out, in, kernel, kernel)
-        if self.kernel == 3 and self.stride == 1:
-            matrices = torch.einsum("fi,gj,nkij->fgnk", G, G, weight).flatten(0, 1)
-            highest = MAX_BYTE * transform_bounds().flatten()
+        strided_bytes = 2 * 81 * self.in_channels * self.out_channels
+        if self.kernel == 3 and (self.stride == 1 or strided_bytes <= MAX_STRIDED_BYTES):
+            way = tiles(self.stride)
+            self.points, matrices, highest = len(way.g), way.weight(weight), MAX_BYTE * way.highest()
         else:
-            matrices = weight.permute(0, 2, 3, 1).flatten(1)[None]
+            self.points, matrices = 1, weight.permute(0, 2, 3, 1).flatten(1)[None]
             highest = torch.tensor([MAX_BYTE])
         whole, worth = to_whole(matrices, highest)
         self.weight, self.rescale = _pack(whole, worth)
@@ -114,17 +156,11 @@ class QuantisedConv:
         failed = library().wrn_quantised_conv(
             _at(q),
             *map(_long, (batch, height, width, self.in_channels, self.out_channels, self.kernel, self.stride)),
-            _at(self.weight), _at(self.rescale), _at(add), _at(quantiser and quantiser.scale),
+            self.points, _at(self.weight), _at(self.rescale), _at(add), _at(quantiser and quantiser.scale),
             _at(quantiser and quantiser.shift), _at(result), _at(quantised), _threads(),
         )  # fmt: skip
         _check(failed)
         return result, quantised
-
-
-def transform_bounds() -> Tensor:
-    """float64 (6, 6): the most that the input transform makes of values of 0..1, by frequency."""
-    up, down = B_T.clamp(min=0).sum(1), -B_T.clamp(max=0).sum(1)
-    return torch.maximum(torch.outer(up, up) + torch.outer(down, down), torch.outer(up, down) + torch.outer(down, up))
 
 
 def to_whole(matrices: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
