@@ -200,3 +200,18 @@ def test_the_answer_is_plain_json_and_a_page_that_shows_any_name(home: Path) -> 
     assert "[red]dog" in text
     worst = max(got["classes"], key=lambda row: row["error_pct"])
     assert f"{worst['error_pct']:.2f} %" in text
+
+
+def test_in_8_bits_it_is_nearly_the_same_and_says_by_how_many_images(home: Path) -> None:
+    exact = evaluate_weights(home / "run", home / "data.npz", device="cpu", precision="fp32")
+    result = evaluate_weights(home / "run", home / "data.npz", int8=True)
+    assert (result["device"], result["precision"]) == ("cpu", "int8")
+    assert result["loss"] == pytest.approx(exact["loss"], abs=0.02)
+    assert result["loss"] != exact["loss"]
+    assert "8-bit kernels, calibrated on 64 images" in result["notes"]
+
+
+@pytest.mark.parametrize("asked", [{"device": "cuda"}, {"precision": "bf16"}])
+def test_8_bits_elsewhere_or_in_another_precision_are_refused(home: Path, asked: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"^--int8: is for a CPU"):
+        evaluate_weights(home / "run", home / "data.npz", int8=True, **asked)  # type: ignore[arg-type]

@@ -109,6 +109,9 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
     evaluate.add_argument("--data", required=True, help="as for wrn train")
     evaluate.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
+    evaluate.add_argument(
+        "--int8", action="store_true", help="in 8 bits on a CPU, quantised by training images: fast, not exact"
+    )
     _machine_flags(evaluate)
 
     predict = _verb(verbs, "predict", _predict, "classify image files", "wrn predict runs/my-run cat.jpg photos/")
@@ -167,6 +170,8 @@ def _bench_verb(verbs: Any) -> None:
             "channels_last and our precision",
         )  # fmt: skip
         measure.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
+        if job == "infer":
+            measure.add_argument("--int8", action="store_true", help="ours in 8 bits too")
         _bench_flags(measure)
     figure4 = _verb(jobs, "figure4", _bench, "the paper's Figure 4 on this machine, beside its bars",
                     "wrn bench figure4")  # fmt: skip
@@ -339,8 +344,9 @@ def _eval(args: argparse.Namespace) -> None:
     from wideresnet.evaluation import evaluate_weights, render
 
     result = evaluate_weights(
-        args.weights, args.data, device=args.device, precision=args.precision, skip_unreadable=args.skip_unreadable
-    )
+        args.weights, args.data, device=args.device, precision=args.precision, skip_unreadable=args.skip_unreadable,
+        int8=args.int8,
+    )  # fmt: skip
     _show(args, result, render)
 
 
@@ -400,7 +406,7 @@ def _bench(args: argparse.Namespace) -> None:
         document = run_figure4(out, **machine)
     else:
         document = run_bench(args.job, args.networks, out, batch_sizes=args.batch_size, against=args.against,
-                             family=args.family, **machine)  # fmt: skip
+                             family=args.family, int8=getattr(args, "int8", False), **machine)  # fmt: skip
     _show(args, document, render)
     if not args.json:
         print(f"record {out / RECORD}, plot {out / PLOT}")

@@ -229,3 +229,19 @@ def test_pages_are_made_from_records_and_are_true_without_any(load_tool: Callabl
 def test_the_committed_pages_are_what_the_records_say() -> None:
     done = subprocess.run([sys.executable, "tools/speed.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("short")
+def test_8_bits_have_a_row_and_a_ratio_of_their_own(
+    others: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bench"
+    words = ("infer", "WRN-10-1", "--batch-size", "2", "--int8", "--against", f"{others}:same")
+    assert wrn("bench", *words, "--out", out, *QUICK) == 0
+    (case,) = json.loads((out / "bench.json").read_text())["cases"]
+    ours, int8, peer = case["contenders"]
+    assert [ours["name"], int8["name"], peer["name"]] == ["wideresnet", "wideresnet int8", f"{others}:same"]
+    assert case["best_peer"] == peer["name"]
+    low, high = sorted(other / mine for mine, other in zip(int8["seconds"], peer["seconds"], strict=True))
+    assert low <= case["int8_is_faster"]["median"] <= high
+    assert "ours in 8 bits is" in capsys.readouterr().out

@@ -24,9 +24,13 @@ from wideresnet.training.step import Meter, train_step, training_loss
 from wideresnet.training.tune import arrange, describe_configuration, settle
 
 OURS = "wideresnet"
+OURS_INT8 = "wideresnet int8"
 
 NUM_IMAGES = 50_000
 """Of an epoch, CIFAR's: decides whether compiling would pay for itself."""
+
+NUM_CALIBRATION_IMAGES = 8
+"""Speed does not depend on what the network is quantised by."""
 
 LR = 0.0
 """Of every step that is timed: the arithmetic is the same, and the thousandth step works on what the first one did."""
@@ -52,7 +56,7 @@ class Contender:
 
 
 def make_contender(name: str, case: Case) -> Contender:
-    """The contender of a name: "wideresnet", "plain" or an implementation's, as `--against` takes it.
+    """The contender of a name: "wideresnet", "wideresnet int8", "plain", or an implementation's as in `--against`.
 
     Raises:
         PeerError: another implementation is not installed, or has another network or none.
@@ -61,6 +65,8 @@ def make_contender(name: str, case: Case) -> Contender:
     with torch.random.fork_rng(devices=[]):
         if name == OURS:
             return ours_train(case) if case.job == "train" else ours_infer(case)
+        if name == OURS_INT8:
+            return ours_int8(case)
         if name == PLAIN:
             network: nn.Module = create(case.network, case.num_classes, family=case.family)
         else:
@@ -137,6 +143,22 @@ def ours_infer(case: Case) -> Contender:
 
     threads = f", {case.num_threads} threads" if case.device == "cpu" else ""
     return Contender(OURS, f"{network.how}, {case.precision}{threads}", forward, case.num_threads, parts)
+
+
+def ours_int8(case: Case) -> Contender:
+    """This package's forward pass in 8 bits."""
+    keep_memory()
+    generator = torch.Generator().manual_seed(0)
+    calibration = torch.randn(NUM_CALIBRATION_IMAGES, 3, case.size_px, case.size_px, generator=generator)
+    network = build_network(case.recipe, case.num_classes, in_channels=3).to(case.device).quantise(calibration)
+    images = case.batch()[0].contiguous(memory_format=torch.channels_last)
+
+    def forward() -> Tensor:
+        with torch.inference_mode():
+            return network(images)
+
+    configuration = f"8-bit kernels, {case.num_threads} thread{'s' * (case.num_threads > 1)}"
+    return Contender(OURS_INT8, configuration, forward, case.num_threads)
 
 
 def _as_users_run_it(name: str, network: nn.Module, case: Case) -> Contender:

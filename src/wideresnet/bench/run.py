@@ -13,7 +13,7 @@ import torch
 from rich.progress import Progress
 
 from wideresnet.bench.case import Case
-from wideresnet.bench.contenders import OURS, Contender, make_contender
+from wideresnet.bench.contenders import OURS, OURS_INT8, Contender, make_contender
 from wideresnet.bench.measure import Lane, attempt, matmul_contender, num_rounds, take_turns
 from wideresnet.bench.memory import PeakMemory, memory_in_own_process
 from wideresnet.bench.peers import check_peer
@@ -59,6 +59,7 @@ def run_bench(
     batch_sizes: Sequence[int] = (),
     against: Sequence[str] = (),
     family: str | None = None,
+    int8: bool = False,
     **machine: Any,
 ) -> dict[str, Any]:
     """Measure networks, each beside other implementations in this process; the record grows with every case.
@@ -70,6 +71,7 @@ def run_bench(
         batch_sizes: images a step; none for 128 (train), or 1 and 64 (infer).
         against: "plain", "torchvision", "timm", "pytorchcv" or "module:callable", each also with "+careful" behind.
         family: for names that both families have.
+        int8: measure this package's networks in 8 bits too; "infer" only.
         machine: as for `settled`.
 
     Returns:
@@ -80,6 +82,7 @@ def run_bench(
     """
     names = [parse(network, family) for network in networks]
     peers = list(dict.fromkeys(against))
+    contenders = [OURS, OURS_INT8, *peers] if int8 else [OURS, *peers]
     for size in batch_sizes:
         if size < 1:
             raise UsageError(f"--batch-size {size}: must be at least 1")
@@ -93,7 +96,7 @@ def run_bench(
                 case = Case(
                     job, str(name), name.family, size, settings.device, settings.precision, settings.num_threads
                 )
-                document["cases"] += _measure([(case, [OURS, *peers])], settings, progress)
+                document["cases"] += _measure([(case, contenders)], settings, progress)
                 write_record(document, out)
     return document
 

@@ -29,6 +29,8 @@ def render(document: dict[str, Any]) -> RenderableType:
             )
         if verdict(case):
             parts.append(Text(f"ours is {verdict(case)}, the fastest other as its users run it", style="bold"))
+        if case.get("int8_is_faster"):
+            parts.append(Text(f"ours in 8 bits is {case['int8_is_faster']['median']:.2f} x the same", style="bold"))
         parts.append(Text(f"a step of ours in pieces: {parts_line(case)}"))
         parts.append(
             Text(f"matrix product {human_count(case['matmul']['flops_per_s'])}FLOP/s ({case['matmul']['what']}); "

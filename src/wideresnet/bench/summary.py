@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wideresnet.bench.case import Case
-from wideresnet.bench.contenders import OURS
+from wideresnet.bench.contenders import OURS, OURS_INT8
 from wideresnet.bench.measure import Lane
 from wideresnet.bench.peers import CAREFUL, PLAIN, peer_version
 
@@ -38,12 +38,15 @@ def case_document(case: Case, lanes: Sequence[Lane], matmul: Lane, matmul_flops:
 
     Returns:
         JSON-ready: the case, its cost, the machine's rate, a list of contenders with all their times, which of the
-        others is the best, and the pieces of a step of ours. Who was not timed has `problem` instead of times.
+        others is the best, how much faster than it our network in 8 bits is (None without one of them), and the pieces
+        of a step of ours. Who was not timed has `problem` instead of times.
     """
     ours = lanes[0]
     assert ours.contender.name == OURS
     matmul_rate = matmul_flops / statistics.median(matmul.seconds)
     contenders = [_contender_document(lane, ours, case, matmul_rate) for lane in lanes]
+    best = best_peer(contenders)
+    seconds = {lane.contender.name: lane.seconds for lane in lanes if not lane.problem}
     return {
         **case.to_json(),
         "size_px": case.size_px,
@@ -57,14 +60,15 @@ def case_document(case: Case, lanes: Sequence[Lane], matmul: Lane, matmul_flops:
             "flops_per_s": round(matmul_rate),
         },
         "contenders": contenders,
-        "best_peer": best_peer(contenders),
+        "best_peer": best,
+        "int8_is_faster": ratio(seconds[OURS_INT8], seconds[best]) if best and OURS_INT8 in seconds else None,
         "parts": _parts_document(ours.parts),
     }
 
 
 def best_peer(contenders: Sequence[dict[str, Any]]) -> str | None:
     """The fastest other implementation as its users run it; among careful ones only where there is no other."""
-    peers = [row for row in contenders if row["name"] not in (OURS, PLAIN) and "problem" not in row]
+    peers = [row for row in contenders if row["name"] not in (OURS, OURS_INT8, PLAIN) and "problem" not in row]
     usual = [row for row in peers if not row["name"].endswith(CAREFUL)]
     return min(usual or peers, key=lambda row: row["call_s"]["median"])["name"] if peers else None
 

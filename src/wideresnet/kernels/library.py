@@ -25,7 +25,7 @@ from pathlib import Path
 
 from wideresnet.places import kernels_folder
 
-SOURCES = ("winograd.c", "norm.c")
+SOURCES = ("winograd.c", "norm.c", "quantised.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 COMPILERS = ("gcc", "cc", "clang")
 FOLDER = Path(__file__).parent
@@ -142,7 +142,7 @@ def _load() -> ctypes.CDLL | str:
         return str(reason)
     except OSError as error:
         return f"the kernels cannot be used ({error})"
-    loaded.wrn_weight_size.restype = ctypes.c_long
+    loaded.wrn_weight_size.restype = loaded.wrn_panel.restype = ctypes.c_long
     return loaded
 
 

@@ -11,7 +11,7 @@
  */
 #include <pthread.h>
 
-#include "vector.h"
+#include "tiles.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -26,7 +26,7 @@ static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
 
 static void make_scratch_key(void) { pthread_key_create(&scratch_key, free); }
 
-static float *scratch(long num) {
+float *wrn_scratch(long num) {
     if (num > scratch_size) {
         free(scratch_memory);
         scratch_memory = aligned_alloc(HUGE_PAGE, up(4 * num, HUGE_PAGE));
@@ -70,14 +70,6 @@ INLINE void input_1d(const vec d[6], vec v[6]) { /* B^T */
     v[5] = 4 * d[1] - 5 * d[3] + d[5];
 }
 
-INLINE void output_1d(const vec m[6], vec y[4]) { /* A^T */
-    vec s1 = m[1] + m[2], d1 = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4];
-    y[0] = m[0] + s1 + s2;
-    y[1] = d1 + 2 * d2;
-    y[2] = s1 + 4 * s2;
-    y[3] = d1 + 8 * d2 + m[5];
-}
-
 INLINE void gradient_1d(const vec g[4], vec v[6]) { /* A */
     vec even = g[0] + g[2], odd = g[1] + g[3], even2 = g[0] + 4 * g[2], odd2 = 2 * g[1] + 8 * g[3];
     v[0] = g[0];
@@ -106,17 +98,6 @@ INLINE void weight_gradient_1d(const vec u[6], vec w[3]) { /* G^T */
 }
 
 /* ---- tiles --------------------------------------------------------------------------------------------------------- */
-
-typedef struct { long B, H, W, C; } Shape;
-INLINE long tiles_down(Shape s) { return (s.H + 3) / 4; }
-INLINE long tiles_across(Shape s) { return (s.W + 3) / 4; }
-INLINE long num_tiles(Shape s) { return s.B * tiles_down(s) * tiles_across(s); }
-
-typedef struct { long image, top, left; } Place;
-INLINE Place place(Shape s, long tile) {
-    long across = tiles_across(s), down = tiles_down(s);
-    return (Place){tile / across / down, tile / across % down * 4, tile % across * 4};
-}
 
 /* Tiles a block: two scratch maps of 36 numbers a tile and channel fit in half a megabyte, which most second-level
  * caches hold, but a block is so large that reading the weights again for each costs little beside the products. */
@@ -248,7 +229,7 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
     for (long blk = 0; blk < num_blocks; blk++)
         for (long from = 0; from < panels * NB; from += slice) {
-            float *V = scratch(NF * (v_f + m_f)), *M = V + NF * v_f;
+            float *V = wrn_scratch(NF * (v_f + m_f)), *M = V + NF * v_f;
             if (!V || failed) {
                 failed = 1;
                 continue;
@@ -333,12 +314,12 @@ int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, lon
     long slices = least((threads + parts - 1) / parts, panels), slice = (panels + slices - 1) / slices;
     long share = (tiles + parts - 1) / parts, block = least(2 * block_tiles(in + slice * NB, tiles), up(share, 2));
     long v_f = block * in + 16, d_f = block * slice * NB + 16;
-    float *sums = scratch(parts * size + NF * (v_f + d_f));  /* the caller's thread keeps its own part behind them */
+    float *sums = wrn_scratch(parts * size + NF * (v_f + d_f)); /* the caller's thread keeps its own part behind them */
     int failed = !sums;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
     for (long part = 0; part < parts; part++)
         for (long first_panel = 0; first_panel < panels; first_panel += slice) {
-            float *V = sums == scratch_memory ? sums + parts * size : scratch(NF * (v_f + d_f)), *D = V + NF * v_f;
+            float *V = sums == scratch_memory ? sums + parts * size : wrn_scratch(NF * (v_f + d_f)), *D = V + NF * v_f;
             if (!V || failed) {
                 failed = 1;
                 continue;

@@ -1,0 +1,276 @@
+/* Convolutions of maps of 8 bits for inference on a CPU: the sum with a shortcut, and the normalisation, activation and
+ * quantisation that come next, are done on the way.
+ *
+ * Maps are unsigned bytes, channels last: (B, H, W, C), C a multiple of 16. All products are of 16-bit integers, summed
+ * in 32 bits, exactly: weights are quantised so that no sum can overflow. 3x3 convolutions of stride 1 go by Winograd's
+ * F(4x4, 3x3) as in winograd.c, whose input transform is exact in integers. Those of stride 2 may go by tiles too: of
+ * the nine inputs that four outputs in a row see, every other one meets the outer two weights, which is F(4, 2), and the
+ * rest the middle one: 9 multiplications instead of 12, in two dimensions 81 instead of 144. All others go by the
+ * definition. It is always the same matrix product of `units` (tiles, or outputs) by channels: 36, 81 or one of them.
+ * Results are the same bits for any number of threads.
+ */
+#include "tiles.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+typedef unsigned char byte;
+typedef byte bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
+typedef short shorts16 __attribute__((vector_size(32), aligned(2), may_alias));
+typedef int pair __attribute__((may_alias));  /* two 16-bit numbers */
+typedef ivec pairs __attribute__((aligned(4), may_alias));
+
+/* sum + the products of two pairs a lane; both products, and their sum, are within 32 bits. */
+INLINE ivec add_products(ivec sum, ivec a, ivec b) {
+#if defined(__AVX512VNNI__)
+    return (ivec)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#elif defined(__AVX512BW__)
+    return sum + (ivec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    return sum + (ivec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__) && !defined(__AVX__)
+    return sum + (ivec)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+    return sum + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
+/* C (mr, NB) = rescale * A (mr, K) B (K, NB); rows of A lie `lda` apart, B has its rows in pairs. */
+INLINE void product(int mr, long K, const short *A, long lda, const short *B, const float *rescale, float *C,
+                    long ldc) {
+    ivec sum[MR][NV];
+    for (int r = 0; r < mr; r++)
+        for (int v = 0; v < NV; v++) sum[r][v] = (ivec){0};
+#pragma GCC unroll 2
+    for (long k = 0; k < K; k += 2) {
+        ivec b[NV];
+        for (int v = 0; v < NV; v++) b[v] = *(const pairs *)(B + k * NB + 2 * v * VL);
+        for (int r = 0; r < mr; r++) {
+            ivec a = (ivec){0} + *(const pair *)(A + r * lda + k);
+            for (int v = 0; v < NV; v++) sum[r][v] = add_products(sum[r][v], a, b[v]);
+        }
+    }
+    for (int r = 0; r < mr; r++)
+        for (int v = 0; v < NV; v++)
+            STORE(C + r * ldc + v * VL, __builtin_convertvector(sum[r][v], vec) * LOAD(rescale + v * VL));
+}
+
+/* As a function of its own, the compiler finds registers for all that its innermost loop needs. */
+static __attribute__((noinline)) void strip(long num, long K, const short *A, const short *B, const float *rescale,
+                                            float *C, long ldc) {
+    long t = 0;
+    for (; t + MR <= num; t += MR) product(MR, K, A + t * K, K, B, rescale, C + t * ldc, ldc);
+    for (; t + 4 <= num; t += 4) product(4, K, A + t * K, K, B, rescale, C + t * ldc, ldc);
+    if (t + 2 <= num) product(2, K, A + t * K, K, B, rescale, C + t * ldc, ldc), t += 2;
+    if (t < num) product(1, K, A + t * K, K, B, rescale, C + t * ldc, ldc);
+}
+
+/* ---- inputs ------------------------------------------------------------------------------------------------------- */
+
+INLINE void input_1d(const shorts16 d[6], shorts16 v[6]) { /* B^T; below 2^15 for bytes, after both dimensions too */
+    shorts16 even = d[4] - (d[2] << 2), odd = d[3] - (d[1] << 2), e2 = d[4] - d[2], o = d[3] - d[1], o2 = o + o;
+    v[0] = ((d[0] - d[2]) << 2) + e2;
+    v[1] = even + odd;
+    v[2] = even - odd;
+    v[3] = e2 + o2;
+    v[4] = e2 - o2;
+    v[5] = d[5] - d[3] - (o2 + o2);
+}
+
+INLINE void strided_input_1d(const shorts16 d[9], shorts16 v[9]) {
+    shorts16 far = d[6] - d[2];
+    v[0] = far - (d[4] - d[0]) - (d[4] - d[0]);
+    v[1] = far - d[4] - d[2];
+    v[2] = d[6] + d[2] + d[2] - d[4] - d[4] - d[4];
+    v[3] = far;
+    v[4] = d[8] - d[4] - far - far;
+    for (int i = 0; i < 4; i++) v[5 + i] = d[2 * i + 1];
+}
+
+/* The numbers of each channel of a tile, `points` squared; frequency f of channel c goes to V[f stride_f + c]. */
+INLINE void input_tile(int points, const byte *x, Shape s, Place p, const byte *zeros, short *V, long stride_f) {
+    const byte *at[9][9];
+    for (int i = 0; i < points; i++)
+        for (int j = 0; j < points; j++) {
+            long step = points == 9 ? 2 : 1, row = p.top * step + i - 1, column = p.left * step + j - 1;
+            int inside = row >= 0 && row < s.H && column >= 0 && column < s.W;
+            at[i][j] = inside ? x + ((p.image * s.H + row) * s.W + column) * s.C : zeros;
+        }
+    for (long c = 0; c < s.C; c += 16) {
+        shorts16 rows[9][9], d[9], v[9];
+        for (int j = 0; j < points; j++) {
+            for (int i = 0; i < points; i++) d[i] = __builtin_convertvector(*(const bytes16 *)(at[i][j] + c), shorts16);
+            if (points == 6) input_1d(d, v);
+            else strided_input_1d(d, v);
+            for (int i = 0; i < points; i++) rows[i][j] = v[i];
+        }
+        for (int i = 0; i < points; i++) {
+            if (points == 6) input_1d(rows[i], v);
+            else strided_input_1d(rows[i], v);
+            for (int j = 0; j < points; j++) *(shorts16 *)(V + (i * points + j) * stride_f + c) = v[j];
+        }
+    }
+}
+
+/* What the output at (row, column) sees: `kernel` x `kernel` inputs of all channels. */
+INLINE void input_patch(const byte *x, Shape s, long image, long row, long column, long kernel, long stride,
+                        const byte *zeros, short *V) {
+    for (long i = 0; i < kernel; i++)
+        for (long j = 0; j < kernel; j++, V += s.C) {
+            long y = row * stride + i - kernel / 2, z = column * stride + j - kernel / 2;
+            int inside = y >= 0 && y < s.H && z >= 0 && z < s.W;
+            const byte *at = inside ? x + ((image * s.H + y) * s.W + z) * s.C : zeros;
+            for (long c = 0; c < s.C; c += 16)
+                *(shorts16 *)(V + c) = __builtin_convertvector(*(const bytes16 *)(at + c), shorts16);
+        }
+}
+
+/* ---- outputs ------------------------------------------------------------------------------------------------------ */
+
+/* Where results go: plus `add` to `values`; and scale value + shift, cut to 0..255 and to a whole number, to `bytes`. */
+typedef struct {
+    const float *add, *scale, *shift;
+    float *values;
+    byte *bytes;
+} Result;
+
+/* `num` vectors, at most 4, to addresses `step` apart. */
+INLINE void to_bytes(const vec v[4], int num, byte *at, long step) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    __m256i w[4];  /* packing cuts to the range; what does not even fit in an int is cut before */
+    for (int j = 0; j < 4; j++) w[j] = _mm256_cvttps_epi32(_mm256_min_ps((__m256)v[j < num ? j : 0], (__m256)all(255)));
+    __m256i all4 = _mm256_packus_epi16(_mm256_packs_epi32(w[0], w[1]), _mm256_packs_epi32(w[2], w[3]));
+    all4 = _mm256_permutevar8x32_epi32(all4, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    __m128i low = _mm256_castsi256_si128(all4), high = _mm256_extracti128_si256(all4, 1);
+    _mm_storel_epi64((__m128i *)at, low);
+    if (num > 1) _mm_storeh_pd((double *)(at + step), (__m128d)low);
+    if (num > 2) _mm_storel_epi64((__m128i *)(at + 2 * step), high);
+    if (num > 3) _mm_storeh_pd((double *)(at + 3 * step), (__m128d)high);
+#else
+    for (int j = 0; j < num; j++) {
+        vec value = relu(v[j]);
+        ivec over = value > 255;
+        ivec whole = __builtin_convertvector((vec)(((ivec)value & ~over) | ((ivec)all(255) & over)), ivec);
+        for (int l = 0; l < VL; l++) at[j * step + l] = (byte)whole[l];
+    }
+#endif
+}
+
+/* `num` outputs side by side, at most 4, of channels c and on; the first goes to `at`, the others `step` behind. */
+INLINE void put(Result r, vec v[4], int num, long at, long step, long c) {
+    if (r.add)
+        for (int j = 0; j < num; j++) v[j] += LOAD(r.add + at + j * step);
+    if (r.values)
+        for (int j = 0; j < num; j++) STORE(r.values + at + j * step, v[j]);
+    if (r.bytes) {
+        for (int j = 0; j < num; j++) v[j] = v[j] * LOAD(r.scale + c) + LOAD(r.shift + c);
+        to_bytes(v, num, r.bytes + at, step);
+    }
+}
+
+INLINE void strided_output_1d(const vec m[9], vec y[4]) {
+    vec sum = m[1] + m[2], difference = m[1] - m[2];
+    y[0] = m[0] + sum + m[3] + m[5];
+    y[1] = difference + 2 * m[3] + m[6];
+    y[2] = sum + 4 * m[3] + m[7];
+    y[3] = difference + 8 * m[3] + m[4] + m[8];
+}
+
+/* The outputs of a tile from its numbers a channel, for channels from..to; s is the shape of the result. */
+INLINE void output_tile(int points, const float *M, long stride_f, Shape s, Place p, long from, long to, Result r) {
+    int height = (int)least(4, s.H - p.top), width = (int)least(4, s.W - p.left);
+    for (long c = from; c < to; c += VL) {
+        vec rows[4][9];
+        for (int j = 0; j < points; j++) {
+            vec m[9], o[4];
+            for (int i = 0; i < points; i++) m[i] = LOAD(M + (i * points + j) * stride_f + c - from);
+            if (points == 6) output_1d(m, o);
+            else strided_output_1d(m, o);
+            for (int i = 0; i < 4; i++) rows[i][j] = o[i];
+        }
+        for (int i = 0; i < height; i++) {
+            vec o[4];
+            if (points == 6) output_1d(rows[i], o);
+            else strided_output_1d(rows[i], o);
+            long at = ((p.image * s.H + p.top + i) * s.W + p.left) * s.C + c;
+            if (width == 4) put(r, o, 4, at, s.C, c);
+            else
+                for (int j = 0; j < width; j++) put(r, o + j, 1, at + j * s.C, s.C, c);
+        }
+    }
+}
+
+/* ---- convolution -------------------------------------------------------------------------------------------------- */
+
+enum { MAX_UNITS = 192 };
+
+long wrn_panel(void) { return NB; }
+
+/* conv(x), `kernel` / 2 zeros around the map, of which `values` gets the result + add, `bytes` that quantised.
+ *
+ * x: (B, H, W, in). points: 6 or 9 for tiles, with kernels of 3x3 and stride 1 or 2; 1 without. U: weights, [f][n / NB]
+ * [k / 2][n % NB][k % 2], k is (row, column, channel) without tiles. rescale: [f][n], what a unit of the products is
+ * worth. n goes up to a multiple of NB. add, values: (B, H', W', out) or NULL; they may be the same memory. bytes: the
+ * same shape or NULL; scale and shift (out) are for it. Returns 0, or 1 without memory. */
+int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out, long kernel, long stride,
+                       int points, const short *U, const float *rescale, const float *add, const float *scale,
+                       const float *shift, float *values, byte *bytes, int threads) {
+    int tiled = points > 1, num_f = points * points;
+    Shape s = {B, H, W, in}, y = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
+    Result result = {add, scale, shift, values, bytes};
+    long units = tiled ? num_tiles(y) : B * y.H * y.W, K = tiled ? in : kernel * kernel * in, N = up(out, NB);
+    long size = num_f * (sizeof(short) * K + sizeof(float) * N), block = (320 << 10) / size / MR * MR;
+    block = least(block > 48 ? block : 48, MAX_UNITS);
+    long even = up((units + threads - 1) / threads, MR);  /* few units are shared out evenly, */
+    if (even < block) block = even > 24 ? even : least(24, up(units, MR));
+    long num_blocks = (units + block - 1) / block;
+    long slices = num_blocks < threads ? least((threads + num_blocks - 1) / num_blocks, N / NB) : 1; /* or by channel */
+    long slice = (N / NB + slices - 1) / slices * NB, v_f = block * K + 32, m_f = block * slice + 16;
+    int failed = 0;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
+    for (long blk = 0; blk < num_blocks; blk++)
+        for (long from = 0; from < N; from += slice) {
+            float *M = wrn_scratch(num_f * m_f + num_f * v_f / 2 + in);
+            if (!M) {
+                failed = 1;
+                continue;
+            }
+            short *V = (short *)(M + num_f * m_f);
+            byte *zeros = memset(V + num_f * v_f, 0, in);
+            long first = blk * block, num = least(block, units - first), to = least(from + slice, N);
+            for (long t = 0; t < num; t++) {
+                long unit = first + t;
+                if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V + t * K, v_f);
+                else if (points == 9) input_tile(9, x, s, place(y, unit), zeros, V + t * K, v_f);
+                else
+                    input_patch(x, s, unit / y.W / y.H, unit / y.W % y.H, unit % y.W, kernel, stride, zeros, V + t * K);
+            }
+            for (int f = 0; f < num_f; f++)
+                for (long n = from; n < to; n += NB)
+                    strip(num, K, V + f * v_f, U + (f * N + n) * K, rescale + f * N + n, M + f * m_f + n - from, slice);
+            for (long t = 0; t < num; t++) {
+                Place p = place(y, first + t);
+                if (points == 6) output_tile(6, M + t * slice, m_f, y, p, from, least(to, out), result);
+                else if (points == 9) output_tile(9, M + t * slice, m_f, y, p, from, least(to, out), result);
+                else
+                    for (long c = from; c < least(to, out); c += VL) {
+                        vec v[4] = {LOAD(M + t * slice + c - from)};
+                        put(result, v, 1, (first + t) * out + c, out, c);
+                    }
+            }
+        }
+    return failed;
+}
+
+/* bytes = scale x + shift, cut to 0..255 and to a whole number; `num` positions of C channels. */
+void wrn_quantise(const float *x, long num, long C, const float *scale, const float *shift, byte *bytes, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long n = 0; n < num; n++)
+        for (long c = 0; c < C; c += VL) {
+            vec v[4] = {LOAD(x + n * C + c) * LOAD(scale + c) + LOAD(shift + c)};
+            to_bytes(v, 1, bytes + n * C + c, C);
+        }
+}

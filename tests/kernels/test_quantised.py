@@ -1,0 +1,215 @@
+"""Convolutions in 8 bits: exact in integers, whatever the shapes, the threads and the processor."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wideresnet.kernels import ops, quantised
+from wideresnet.kernels.library import FOLDER
+from wideresnet.kernels.quantised import MAX_BYTE, MAX_SUM, QuantisedConv, Quantiser
+
+A_T = {
+    6: torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+    9: torch.tensor([[1, 1, 1, 1, 0, 1, 0, 0, 0], [0, 1, -1, 2, 0, 0, 1, 0, 0], [0, 1, 1, 4, 0, 0, 0, 1, 0],
+                     [0, 1, -1, 8, 1, 0, 0, 0, 1]]),
+}  # fmt: skip
+
+# batch, height, width, channels in and out, kernel, stride
+SHAPES = [
+    (1, 32, 32, 16, 16, 3, 1),
+    (2, 5, 7, 16, 48, 3, 1),
+    (3, 13, 4, 48, 16, 3, 1),
+    (5, 8, 8, 32, 32, 3, 1),
+    (1, 1, 1, 16, 32, 3, 1),
+    (1, 4, 4, 640, 48, 3, 1),
+    (2, 5, 7, 16, 48, 3, 2),
+    (1, 13, 4, 48, 16, 3, 2),
+    (5, 16, 16, 32, 32, 3, 2),
+    (1, 8, 8, 640, 96, 3, 2),  # so many weights that it goes by the definition
+    (2, 5, 7, 48, 16, 1, 1),
+    (7, 13, 4, 16, 640, 1, 2),
+]
+
+
+def make(in_channels: int, out_channels: int, kernel: int, stride: int) -> QuantisedConv:
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+    return QuantisedConv(conv, torch.rand(in_channels, dtype=torch.float64) + 0.01)
+
+
+def bytes_of(batch: int, channels: int, height: int, width: int) -> Tensor:
+    return channels_last(torch.randint(0, 256, (batch, channels, height, width), dtype=torch.uint8))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def matrices(conv: QuantisedConv) -> Tensor:
+    """The whole weights, int64 (frequencies or 1, out, K)."""
+    num_f, panels, pairs, panel, _ = conv.weight.shape
+    return conv.weight.transpose(2, 3).reshape(num_f, panels * panel, 2 * pairs)[:, : conv.out_channels].long()
+
+
+def plainly(conv: QuantisedConv, q: Tensor) -> Tensor:
+    """What `conv` should make of q: sums of products in int64, the rest in float64."""
+    weight, worth = matrices(conv), conv.rescale[:, : conv.out_channels].double()
+    height, width = q.shape[2:]
+    if len(weight) == 1:
+        patches = F.unfold(q.double(), conv.kernel, padding=conv.kernel // 2, stride=conv.stride).long()
+        patches = patches.unflatten(1, (conv.in_channels, -1)).transpose(1, 2).flatten(1, 2)  # channels last
+        size = -(-height // conv.stride), -(-width // conv.stride)
+        return ((weight[0] @ patches) * worth[0][:, None]).unflatten(2, size)
+    step, points = conv.stride, conv.points
+    down, across = -(-height // step), -(-width // step)
+    padded = F.pad(q.long(), (1, 9, 1, 9))
+    result = torch.zeros(len(q), conv.out_channels, down + 4, across + 4, dtype=torch.float64)
+    b_t, a_t = quantised.tiles(step).b_t.long(), A_T[points].double()
+    for top in range(0, down, 4):
+        for left in range(0, across, 4):
+            tile = padded[:, :, top * step : top * step + points, left * step : left * step + points]
+            seen = torch.einsum("fi,gj,bkij->fgbk", b_t, b_t, tile).flatten(0, 1)
+            assert seen.abs().max() < 2**15
+            products = torch.einsum("fbk,fnk->fbn", seen, weight)
+            assert products.abs().max() <= MAX_SUM
+            scaled = (products * worth[:, None]).unflatten(0, (points, points))
+            result[:, :, top : top + 4, left : left + 4] = torch.einsum("if,jg,fgbn->bnij", a_t, a_t, scaled)
+    return result[:, :, :down, :across]
+
+
+def assert_equal(found: Tensor | None, wanted: Tensor) -> None:
+    """Up to the rounding of what follows the integers."""
+    assert found is not None
+    assert (found.double() - wanted).abs().max() <= 3e-6 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_is_integer_arithmetic_and_near_the_true_convolution(shape: tuple[int, ...]) -> None:
+    batch, height, width, ins, outs, kernel, stride = shape
+    torch.manual_seed(0)
+    conv = nn.Conv2d(ins, outs, kernel, stride, kernel // 2, bias=False)
+    step = torch.rand(ins, dtype=torch.float64) + 0.01
+    whole, q = QuantisedConv(conv, step), bytes_of(batch, ins, height, width)
+    found, nothing = whole(q)
+    assert nothing is None
+    assert_equal(found, plainly(whole, q))
+    assert found is not None
+    true = F.conv2d(q * step[:, None, None], conv.weight.double(), None, stride, kernel // 2)
+    assert (found - true).norm() < 0.01 * true.norm()
+
+
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SHAPES[10]])
+def test_a_sum_is_added_and_the_result_quantised_for_what_follows(shape: tuple[int, ...]) -> None:
+    batch, height, width, ins, outs, kernel, stride = shape
+    conv, q = make(ins, outs, kernel, stride), bytes_of(batch, ins, height, width)
+    alone = conv(q)[0]
+    assert alone is not None
+    add = channels_last(torch.randn(alone.shape) * alone.std())
+    norm = nn.BatchNorm2d(outs)
+    norm.running_mean, norm.running_var = torch.randn(outs), alone.var((0, 2, 3)) + 1
+    normalised = ops.normalise_running(norm)
+    step = torch.rand(outs, dtype=torch.float64) / 100 + 0.005
+    quantiser = Quantiser.after(normalised, step)
+    values, found = conv(q, add=add.clone(), quantiser=quantiser)
+    assert values is not None
+    assert found is not None
+    torch.testing.assert_close(values, alone + add)
+    active = norm.eval()(values).relu().detach() / step[:, None, None]
+    assert (found - active.clamp(max=MAX_BYTE)).abs().max() < 0.5 + 1e-3
+    assert found.min() == 0
+    assert found.max() == MAX_BYTE
+    assert torch.equal(quantiser(values), found)
+    without_values, same = conv(q, add=add, quantiser=quantiser, values=False)
+    assert without_values is None
+    assert same is not None
+    assert torch.equal(same, found)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1)])
+@pytest.mark.parametrize("channels", [16, 640])
+def test_no_sum_overflows_where_every_product_is_the_highest(kernel: int, stride: int, channels: int) -> None:
+    conv = make(channels, 16, kernel, stride)
+    way = quantised.tiles(stride)
+    highest = MAX_BYTE * (way.highest() if conv.points > 1 else torch.ones(1))
+    whole, _ = quantised.to_whole(torch.ones(matrices(conv).shape, dtype=torch.float64), highest)
+    sums = whole.sum(2) * highest[:, None]
+    assert sums.max() <= MAX_SUM
+    assert sums.max() > 0.95 * MAX_SUM or whole.max() == quantised.MAX_WEIGHT
+    conv.weight, conv.rescale = quantised._pack(whole, torch.ones(whole.shape[:2]))
+    if conv.points == 1:
+        inputs = [torch.full((6, 6), MAX_BYTE)]
+    else:  # for each frequency the tiles that make its number the highest, and the lowest
+        products = torch.einsum("fi,gj->fgij", way.b_t, way.b_t).flatten(0, 1)[:: 1 if channels == 16 else 7]
+        inputs = [MAX_BYTE * (sign * product > 0) for product in products for sign in (1, -1)]
+    q = torch.stack(inputs).to(torch.uint8)[:, None].expand(-1, channels, -1, -1)
+    border = 4 * stride - 1  # such that a tile sees all of it
+    q = channels_last(F.pad(q, (border, 0, border, 0)))
+    assert_equal(conv(q)[0], plainly(conv, q))
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[3], SHAPES[5], SHAPES[6], SHAPES[9], SHAPES[11]])
+def test_any_number_of_threads_makes_the_same_bits(shape: tuple[int, ...]) -> None:
+    batch, height, width, ins, outs, kernel, stride = shape
+    conv, q = make(ins, outs, kernel, stride), bytes_of(batch, ins, height, width)
+    quantiser = Quantiser(torch.rand(outs), torch.rand(outs))
+    values, result = conv(q, quantiser=quantiser)
+    before = torch.get_num_threads()
+    try:
+        for num in (2, 3, 5):
+            torch.set_num_threads(num)
+            again, same = conv(q, quantiser=quantiser)
+            assert values is not None
+            assert again is not None
+            assert result is not None
+            assert same is not None
+            assert torch.equal(again, values)
+            assert torch.equal(same, result)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_image_is_the_same_bits_in_any_batch() -> None:
+    conv, q = make(16, 32, 3, 1), bytes_of(6, 16, 13, 4)
+    together = conv(q)[0]
+    assert together is not None
+    for i, image in enumerate(q):
+        alone = conv(image[None])[0]
+        assert alone is not None
+        assert torch.equal(alone[0], together[i])
+
+
+def test_weights_of_zero_are_no_division_by_zero() -> None:
+    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    nn.init.zeros_(conv.weight)
+    values = QuantisedConv(conv, torch.ones(16, dtype=torch.float64))(bytes_of(1, 16, 4, 4))[0]
+    assert values is not None
+    assert torch.equal(values, torch.zeros(1, 16, 4, 4))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="compiles for older processors of this family")
+@pytest.mark.parametrize("processor", ["x86-64", "sandybridge"])
+def test_older_processors_compute_the_same(processor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sandy Bridge has wide floats but not wide integers: the portable code."""
+    compiler = next(path for name in ("gcc", "cc", "clang") if (path := shutil.which(name)))
+    sources = [os.fspath(FOLDER / name) for name in ("winograd.c", "quantised.c")]
+    flags = ["-O1", f"-march={processor}", "-shared", "-fPIC", "-Wno-unknown-pragmas"]
+    subprocess.run([compiler, *flags, *sources, "-o", os.fspath(tmp_path / "old.so")], check=True)
+    old = ctypes.CDLL(os.fspath(tmp_path / "old.so"))
+    old.wrn_panel.restype = ctypes.c_long
+    monkeypatch.setattr(quantised, "library", lambda: old)
+    for batch, height, width, ins, outs, kernel, stride in (SHAPES[1], SHAPES[6]):
+        conv, q = make(ins, outs, kernel, stride), bytes_of(batch, ins, height, width)
+        values, result = conv(q, quantiser=Quantiser(torch.full((outs,), 0.1), torch.full((outs,), 100.0)))
+        assert_equal(values, plainly(conv, q))
+        assert values is not None
+        assert result is not None
+        assert (result - (values * 0.1 + 99.5).clamp(0, MAX_BYTE)).abs().max() < 0.5 + 1e-3
