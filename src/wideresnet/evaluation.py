@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
