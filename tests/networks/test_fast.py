@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -28,15 +29,15 @@ def _ready() -> None:
     torch.manual_seed(0)
 
 
-def a_network(name: str = "WRN-10-1", *, kernels: bool = True, **options: object) -> Network:
+def a_network(name: str = "WRN-10-1", **options: Any) -> Network:
     """A network whose normalisations differ from channel to channel."""
-    network = create(name, 10, **options)  # type: ignore[arg-type]
+    network = create(name, 10, **options)
     for tensor_name, tensor in network.state_dict().items():
         if "running_var" in tensor_name or (tensor.dim() == 1 and tensor_name.endswith("weight")):
             tensor.uniform_(0.5, 1.5)
         elif tensor.dim() == 1:
             tensor.normal_(std=0.2)
-    network.kernels = kernels
+    network.kernels = True
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -417,7 +418,7 @@ def test_what_is_no_number_reaches_the_loss() -> None:
 
 def digits_losses(*, kernels: bool, layout: torch.memory_format) -> Tensor:
     """Losses of 200 training steps on scikit-learn's digits."""
-    digits = load_digits()
+    digits: Any = load_digits()
     images, labels = torch.tensor(digits.images[:, None] / 16 - 0.3, dtype=torch.float32), torch.tensor(digits.target)
     torch.manual_seed(0)
     network = create("WRN-10-1", 10, in_channels=1).to(memory_format=layout)  # type: ignore[call-overload]

@@ -172,7 +172,7 @@ def _measure(
     num_images = -(-recipe.batch_size // recipe.accumulate)  # what goes through at once
     recipe = dataclasses.replace(recipe, accumulate=1)
     if device == "cpu":
-        flops = max(1, cost(network, size, batch_size=1).training_flops)
+        flops = max(1, cost(network, size, batch_size=2).training_flops)
         num_images = min(num_images, high, max(low, int(PROBE_FLOPS / flops)))
     best = [float("inf")] * len(candidates)
     with _threads_kept(), torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
