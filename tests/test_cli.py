@@ -73,6 +73,7 @@ def test_train_shows_the_recipe_what_was_overridden_and_the_arithmetic_first(
     assert wrn("train", "WRN-10-1", "--data", make_npz(), "--out", tmp_path / "run", *QUICK, "--lr", "0.05") == 0
     captured = capsys.readouterr()
     before_training = " ".join(captured.err.split("epoch 1", 1)[0].split())
+    before_training = " ".join(before_training.replace("│", " ").split())  # a cell of several lines
     for words in ("lr 0.05 (recipe: 0.1)", "overridden: epochs", "steps", "FLOP", "expected time", "expected memory"):
         assert words in before_training, words
     assert "test error" in captured.out

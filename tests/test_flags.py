@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -123,8 +123,8 @@ def test_a_choice_that_does_not_exist_names_the_flag(capsys: pytest.CaptureFixtu
 def test_every_default_can_be_given_back_as_it_is_shown() -> None:
     for field in FIELDS:
         shown = show_value(field.default)
-        if TYPES[field.name] is bool:
-            assert shown == ("on" if field.default else "off")
+        if bool in (TYPES[field.name], *get_args(TYPES[field.name])):
+            assert shown == {None: "none", True: "on", False: "off"}[field.default]
         elif not field.metadata["choices"]:
             assert parse(flag(field.name), shown) == {field.name: field.default}
 

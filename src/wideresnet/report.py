@@ -14,7 +14,7 @@ import numpy as np
 
 from wideresnet import paper, recipes
 from wideresnet import report_page as html
-from wideresnet.config import ELSEWHERE, Recipe
+from wideresnet.config import ELSEWHERE, SETTLED, Recipe
 from wideresnet.data import Dataset
 from wideresnet.data.facts import FACTS
 from wideresnet.errors import UsageError
@@ -236,8 +236,7 @@ def _mistakes_section(predictions: Answers) -> list[str]:
 def _recipe_section(run: Run, dataset: Dataset | None) -> list[str]:
     base, about = _named_recipe(run, dataset)
     changed = recipes.overridden(run.recipe, base) if base else {}
-    # a run settles these by itself, from the data and the machine
-    for name in ("family", "precision"):
+    for name in SETTLED:  # by the run itself, from the data and the machine
         if base and getattr(base, name) in ("auto", None):
             changed.pop(name, None)
     groups: dict[str, list[tuple[str, str, str | None, str]]] = {}

@@ -162,7 +162,8 @@ def test_careful_users_take_our_precision_and_others_stay_in_fp32(others: str) -
 def test_the_plain_twin_computes_what_ours_does(make_case: MakeCase) -> None:
     for job in ("train", "infer"):
         names = [make_contender(name, make_case(job=job)).configuration for name in ("wideresnet", "plain")]
-        assert names == ["channels_last, eager, fp32, 1 thread", "NCHW, eager, fp32, 1 thread"]
+        assert names[0].startswith("Winograd kernels")
+        assert names[1] == "NCHW, eager, fp32, 1 thread"
 
 
 def test_adapters_say_what_is_unset(load_tool: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:

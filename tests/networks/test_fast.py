@@ -105,7 +105,7 @@ def assert_same_step(network: Network, x: Tensor) -> None:
     ],
     ids=str,
 )
-def test_a_step_by_the_kernels_is_the_plain_one(name: str, shape: tuple[int, ...], options: dict[str, object]) -> None:
+def test_a_step_by_the_kernels_is_the_plain_one(name: str, shape: tuple[int, ...], options: dict[str, Any]) -> None:
     network = a_network(name, **options)
     # away from zero, so that the statistics have something to tell
     assert_same_step(network, torch.randn(shape) + 0.5)
@@ -208,7 +208,7 @@ def stride_the_statistics(network: Network) -> None:
     ],
 )
 def test_what_the_kernels_do_not_know_is_done_by_pytorch(
-    name: str, options: dict[str, object], change: Callable[[Network], None] | None, reason: str
+    name: str, options: dict[str, Any], change: Callable[[Network], None] | None, reason: str
 ) -> None:
     network = a_network(name, **options)
     x = torch.randn(2, 3, 32, 32)

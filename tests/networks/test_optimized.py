@@ -60,7 +60,7 @@ def off(actual: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("name", "shape", "options"), CASES, ids=str)
-def test_outputs_are_the_network_s(name: str, shape: tuple[int, ...], options: dict[str, object]) -> None:
+def test_outputs_are_the_network_s(name: str, shape: tuple[int, ...], options: dict[str, Any]) -> None:
     network, x = a_network(name, **options), torch.randn(shape)
     optimized = network.optimize()
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_outputs_are_the_network_s(name: str, shape: tuple[int, ...], options: d
         ("PreActResNet-18", {}, "channels last in memory"),
     ],
 )
-def test_it_says_what_was_done(name: str, options: dict[str, object], how: str) -> None:
+def test_it_says_what_was_done(name: str, options: dict[str, Any], how: str) -> None:
     if how.startswith("Winograd") and (reason := why_unavailable()):
         pytest.skip(reason)
     assert a_network(name, **options).optimize().how == how

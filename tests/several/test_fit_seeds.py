@@ -55,7 +55,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert sorted(path.name for path in one.iterdir()) == names
     for name in ("recipe.json", "env.json", "config.json", "model.safetensors", "test_predictions.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    measured = ("seconds", "train_s", "images_per_s", "peak_memory_mib")
+    measured = ("seconds", "train_s", "images_per_s", "peak_memory_mib", "predicted_memory_mib")
     for records in ([RunFolder(path).read_result(), *RunFolder(path).read_metrics()] for path in (one, other)):
         for record in records:
             for key in measured:

@@ -107,12 +107,12 @@ def test_a_part_of_one_whose_last_maps_are_one_position_is_refused(make_npz: Mak
 
 def test_what_accumulating_does_to_batch_normalisation_is_told(make_npz: MakeNpz) -> None:
     data = make_npz()
-    (note,) = job_of(data, accumulate=3).notes
+    note = job_of(data, accumulate=3).notes[0]
     assert note == (
         "accumulate 3: a batch of 16 is computed in parts of at most 6 images; batch normalisation's statistics are "
         "those of a part"
     )
-    (note,) = job_of(data, accumulate=3, norm="group").notes
+    note = job_of(data, accumulate=3, norm="group").notes[0]
     assert note.endswith("6 images")
 
 

@@ -49,7 +49,7 @@ class Tiles:
 def tiles(stride: int) -> Tiles:
     """F(4x4, 3x3) for stride 1; for stride 2, F(4, 2) of every other input and the outer weights beside the rest.
 
-    Source: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3, for the former; its section 4 says how the latter's F(4, 2)
+    Source: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3, for the former; its section 4 for the latter, which
     follows from its points, 0, 1, -1, 2 and infinity.
     """
     if stride == 1:

@@ -40,7 +40,7 @@ class Quantised(nn.Module):
 
     def __init__(self, network: Network, images: Tensor) -> None:
         super().__init__()
-        network._check(images)
+        network.check(images)
         if not len(images):
             raise UsageError(f"{network.name}: no images to quantise by; give a few hundred of the training images")
         frozen = copy.deepcopy(network).eval().requires_grad_(False)
@@ -66,7 +66,7 @@ class Quantised(nn.Module):
         Raises:
             UsageError: the images have another shape, or are not float32 on the CPU.
         """
-        self.network._check(x)
+        self.network.check(x)
         if x.device.type != "cpu" or x.dtype != torch.float32:
             raise UsageError(
                 f"{self.network.name} in 8 bits: takes float32 images on a CPU, not {x.dtype} on {x.device}"
