@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wideresnet.data.feed import share_of
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.cost import Cost, cost
 from wideresnet.text import human_bytes, human_count, human_seconds
@@ -108,7 +107,7 @@ class _Probe:
     """Real steps on few images, on a copy of the network, timed and with their peaks of memory.
 
     Attributes:
-        own_images: of a batch, this process's.
+        own_images: of a batch, a process's.
         part: those that it computes at once.
         num_images, image_s: the batch that was timed, and the training time of an image at full size.
         peak_before_bytes: the peak of memory before the first step: loading the data.
@@ -118,7 +117,7 @@ class _Probe:
         self.job, recipe = job, job.recipe
         self.scale = max(image_scale(recipe, epoch) for epoch in range(recipe.epochs))
         feed, world = job.feed, job.world
-        self.own_images = len(range(feed.batch_size)[share_of(feed.batch_size, feed.rank, feed.num_ranks)])
+        self.own_images = -(-feed.batch_size // world.size)  # the largest share, for all to plan alike
         self.part = -(-self.own_images // recipe.accumulate)
         self.weights_bytes = 4 * counted.params
         self.averaged_bytes = self.weights_bytes if recipe.ema_decay else 0
