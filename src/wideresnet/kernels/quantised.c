@@ -3,11 +3,11 @@
  *
  * Maps are unsigned bytes, channels last: (B, H, W, C), C a multiple of 16. All products are of 16-bit integers, summed
  * in 32 bits, exactly: weights are quantised so that no sum can overflow. 3x3 convolutions of stride 1 go by Winograd's
- * F(4x4, 3x3) as in winograd.c, whose input transform is exact in integers. Those of stride 2 may go by tiles too: of
- * the nine inputs that four outputs in a row see, every other one meets the outer two weights, which is F(4, 2), and the
- * rest the middle one: 9 multiplications instead of 12, in two dimensions 81 instead of 144. All others go by the
- * definition. It is always the same matrix product of `units` (tiles, or outputs) by channels: 36, 81 or one of them.
- * Results are the same bits for any number of threads.
+ * F(4x4, 3x3) as in winograd.c, whose input transform is exact in integers. Those of stride 2 go by tiles too: of the
+ * nine inputs that four outputs in a row see, every other one meets the outer two weights, which is F(4, 2), and the
+ * rest the middle one: 9 multiplications instead of 12, in two dimensions 81 instead of 144. With 1x1 it is always the
+ * same matrix product of `units` (tiles, or outputs) by channels: 36, 81 or one of them. Results are the same bits for
+ * any number of threads.
  */
 #include "tiles.h"
 
@@ -68,7 +68,7 @@ static __attribute__((noinline)) void strip(long num, long K, const short *A, co
     if (t < num) product(1, K, A + t * K, K, B, rescale, C + t * ldc, ldc);
 }
 
-/* ---- inputs ------------------------------------------------------------------------------------------------------- */
+/* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
 INLINE void input_1d(const shorts16 d[6], shorts16 v[6]) { /* B^T; below 2^15 for bytes, after both dimensions too */
     shorts16 even = d[4] - (d[2] << 2), odd = d[3] - (d[1] << 2), e2 = d[4] - d[2], o = d[3] - d[1], o2 = o + o;
@@ -115,22 +115,15 @@ INLINE void input_tile(int points, const byte *x, Shape s, Place p, const byte *
     }
 }
 
-/* What the output at (row, column) sees: `kernel` x `kernel` inputs of all channels. */
-INLINE void input_patch(const byte *x, Shape s, long image, long row, long column, long kernel, long stride,
-                        const byte *zeros, short *V) {
-    for (long i = 0; i < kernel; i++)
-        for (long j = 0; j < kernel; j++, V += s.C) {
-            long y = row * stride + i - kernel / 2, z = column * stride + j - kernel / 2;
-            int inside = y >= 0 && y < s.H && z >= 0 && z < s.W;
-            const byte *at = inside ? x + ((image * s.H + y) * s.W + z) * s.C : zeros;
-            for (long c = 0; c < s.C; c += 16)
-                *(shorts16 *)(V + c) = __builtin_convertvector(*(const bytes16 *)(at + c), shorts16);
-        }
+/* The channels of one position. */
+INLINE void input_position(const byte *x, long C, short *V) {
+    for (long c = 0; c < C; c += 16)
+        *(shorts16 *)(V + c) = __builtin_convertvector(*(const bytes16 *)(x + c), shorts16);
 }
 
-/* ---- outputs ------------------------------------------------------------------------------------------------------ */
+/* ---- outputs ----------------------------------------------------------------------------------------------------- */
 
-/* Where results go: plus `add` to `values`; and scale value + shift, cut to 0..255 and to a whole number, to `bytes`. */
+/* Where results go: plus `add` to `values`; and scale value + shift, cut to 0..255 and a whole number, to `bytes`. */
 typedef struct {
     const float *add, *scale, *shift;
     float *values;
@@ -203,32 +196,32 @@ INLINE void output_tile(int points, const float *M, long stride_f, Shape s, Plac
     }
 }
 
-/* ---- convolution -------------------------------------------------------------------------------------------------- */
+/* ---- convolution ------------------------------------------------------------------------------------------------- */
 
 enum { MAX_UNITS = 192 };
 
 long wrn_panel(void) { return NB; }
 
-/* conv(x), `kernel` / 2 zeros around the map, of which `values` gets the result + add, `bytes` that quantised.
+/* conv(x), a border of zeros around the map, of which `values` gets the result + add, `bytes` that quantised.
  *
- * x: (B, H, W, in). points: 6 or 9 for tiles, with kernels of 3x3 and stride 1 or 2; 1 without. U: weights, [f][n / NB]
- * [k / 2][n % NB][k % 2], k is (row, column, channel) without tiles. rescale: [f][n], what a unit of the products is
- * worth. n goes up to a multiple of NB. add, values: (B, H', W', out) or NULL; they may be the same memory. bytes: the
- * same shape or NULL; scale and shift (out) are for it. Returns 0, or 1 without memory. */
-int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out, long kernel, long stride,
-                       int points, const short *U, const float *rescale, const float *add, const float *scale,
-                       const float *shift, float *values, byte *bytes, int threads) {
-    int tiled = points > 1, num_f = points * points;
+ * x: (B, H, W, in). points: 6 or 9 for 3x3 and stride 1 or 2, 1 for 1x1. U: weights, [f][n / NB][k / 2][n % NB][k % 2].
+ * rescale: [f][n], what a unit of the products is worth. n goes up to a multiple of NB. add, values: (B, H', W', out)
+ * or NULL; they may be the same memory. bytes: the same shape or NULL; scale and shift (out) are for it. Returns 0, or
+ * 1 without memory. */
+int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out, long stride, int points,
+                       const short *U, const float *rescale, const float *add, const float *scale, const float *shift,
+                       float *values, byte *bytes, int threads) {
+    int num_f = points * points;
     Shape s = {B, H, W, in}, y = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
     Result result = {add, scale, shift, values, bytes};
-    long units = tiled ? num_tiles(y) : B * y.H * y.W, K = tiled ? in : kernel * kernel * in, N = up(out, NB);
-    long size = num_f * (sizeof(short) * K + sizeof(float) * N), block = (320 << 10) / size / MR * MR;
+    long units = points > 1 ? num_tiles(y) : B * y.H * y.W, N = up(out, NB);
+    long size = num_f * (sizeof(short) * in + sizeof(float) * N), block = (320 << 10) / size / MR * MR;
     block = least(block > 48 ? block : 48, MAX_UNITS);
     long even = up((units + threads - 1) / threads, MR);  /* few units are shared out evenly, */
     if (even < block) block = even > 24 ? even : least(24, up(units, MR));
     long num_blocks = (units + block - 1) / block;
     long slices = num_blocks < threads ? least((threads + num_blocks - 1) / num_blocks, N / NB) : 1; /* or by channel */
-    long slice = (N / NB + slices - 1) / slices * NB, v_f = block * K + 32, m_f = block * slice + 16;
+    long slice = (N / NB + slices - 1) / slices * NB, v_f = block * in + 32, m_f = block * slice + 16;
     int failed = 0;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
     for (long blk = 0; blk < num_blocks; blk++)
@@ -242,15 +235,15 @@ int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out,
             byte *zeros = memset(V + num_f * v_f, 0, in);
             long first = blk * block, num = least(block, units - first), to = least(from + slice, N);
             for (long t = 0; t < num; t++) {
-                long unit = first + t;
-                if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V + t * K, v_f);
-                else if (points == 9) input_tile(9, x, s, place(y, unit), zeros, V + t * K, v_f);
-                else
-                    input_patch(x, s, unit / y.W / y.H, unit / y.W % y.H, unit % y.W, kernel, stride, zeros, V + t * K);
+                long unit = first + t, row = unit / y.W % y.H * stride, column = unit % y.W * stride;
+                if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V + t * in, v_f);
+                else if (points == 9) input_tile(9, x, s, place(y, unit), zeros, V + t * in, v_f);
+                else input_position(x + ((unit / y.W / y.H * H + row) * W + column) * in, in, V + t * in);
             }
             for (int f = 0; f < num_f; f++)
                 for (long n = from; n < to; n += NB)
-                    strip(num, K, V + f * v_f, U + (f * N + n) * K, rescale + f * N + n, M + f * m_f + n - from, slice);
+                    strip(num, in, V + f * v_f, U + (f * N + n) * in, rescale + f * N + n, M + f * m_f + n - from,
+                          slice);
             for (long t = 0; t < num; t++) {
                 Place p = place(y, first + t);
                 if (points == 6) output_tile(6, M + t * slice, m_f, y, p, from, least(to, out), result);

@@ -18,10 +18,6 @@ MAX_BYTE = 255
 MAX_WEIGHT = 2**15 - 1
 MAX_SUM = 2**31 - 1
 
-MAX_STRIDED_BYTES = 8 * 2**20
-"""Weights of a strided convolution by tiles are nine times as many as by the definition: more than a processor's caches
-hold take longer to read, for few images, than the multiplications that they save."""
-
 
 @dataclass(frozen=True)
 class Tiles:
@@ -49,8 +45,8 @@ class Tiles:
 def tiles(stride: int) -> Tiles:
     """F(4x4, 3x3) for stride 1; for stride 2, F(4, 2) of every other input and the outer weights beside the rest.
 
-    Source: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3, for the former; its section 4 for the latter, which
-    follows from its points, 0, 1, -1, 2 and infinity.
+    Source: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3, for the former; F(4, 2) is made in the same way (that of
+    Toom and Cook) from the points 0, 1, -1, 2 and infinity.
     """
     if stride == 1:
         b_t = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0],
@@ -116,22 +112,20 @@ class QuantisedConv:
         step: float64 (in_channels,), what a unit of the input's bytes is worth.
 
     Attributes:
-        points: 6 or 9 by tiles, which have so many squared numbers a channel; 1 by the definition.
+        points: 6 or 9 by tiles, which have so many squared numbers a channel; 1 for 1x1.
         weight: int16, as the kernel takes them.
         rescale: float32 (points^2, output channels), what a unit of the products is worth.
     """
 
     def __init__(self, conv: nn.Conv2d, step: Tensor) -> None:
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
-        self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
+        self.stride = conv.stride[0]
         weight = conv.weight.detach().double() * step[:, None, None]  # (out, in, kernel, kernel)
-        strided_bytes = 2 * 81 * self.in_channels * self.out_channels
-        if self.kernel == 3 and (self.stride == 1 or strided_bytes <= MAX_STRIDED_BYTES):
+        if conv.kernel_size == (1, 1):
+            self.points, matrices, highest = 1, weight.flatten(1)[None], torch.tensor([MAX_BYTE])
+        else:
             way = tiles(self.stride)
             self.points, matrices, highest = len(way.g), way.weight(weight), MAX_BYTE * way.highest()
-        else:
-            self.points, matrices = 1, weight.permute(0, 2, 3, 1).flatten(1)[None]
-            highest = torch.tensor([MAX_BYTE])
         whole, worth = to_whole(matrices, highest)
         self.weight, self.rescale = _pack(whole, worth)
 
@@ -155,8 +149,8 @@ class QuantisedConv:
         quantised = _empty_bytes(*shape) if quantiser else None
         failed = library().wrn_quantised_conv(
             _at(q),
-            *map(_long, (batch, height, width, self.in_channels, self.out_channels, self.kernel, self.stride)),
-            self.points, _at(self.weight), _at(self.rescale), _at(add), _at(quantiser and quantiser.scale),
+            *map(_long, (batch, height, width, self.in_channels, self.out_channels, self.stride)), self.points,
+            _at(self.weight), _at(self.rescale), _at(add), _at(quantiser and quantiser.scale),
             _at(quantiser and quantiser.shift), _at(result), _at(quantised), _threads(),
         )  # fmt: skip
         _check(failed)
