@@ -99,7 +99,7 @@ def start_build() -> None:
 def _leave() -> None:
     """Keep a library that nobody has asked for yet; end a compiler that is still at work."""
     if _building is not None and _building.process.poll() == 0:
-        with contextlib.suppress(Unavailable, OSError):
+        with contextlib.suppress(Unavailable, OSError, ValueError):  # ValueError: its output is closed already
             _building.finish()
     elif _building is not None:
         _building.stop()

@@ -295,6 +295,7 @@ def join(world: World | None = None) -> Iterator[World]:
     world = World(rank, size, int(os.environ["LOCAL_RANK"]), store=store)
     was_quiet, console().quiet = console().quiet, not world.is_first
     try:
+        world.meet()  # nobody may be gone again while another is still connecting
         yield world
     except BaseException as error:
         _leave(world, store, error)
