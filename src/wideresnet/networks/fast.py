@@ -29,6 +29,11 @@ _KNOWN = (PreActBlock, nn.Linear, nn.ReLU, nn.Dropout, nn.Identity, nn.Sequentia
 
 def why_not(network: PreActNet, x: Tensor) -> str | None:
     """Why the kernels would not compute what the plain forward pass does, here and now; None where they would."""
+    return why_not_for(x) or _why_not_in(network)
+
+
+def why_not_for(x: Tensor) -> str | None:
+    """The same for what may be another at each call, whatever the network: the images and what surrounds the call."""
     if type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return "the kernels are for fp32 on a CPU"
     if (
@@ -39,10 +44,13 @@ def why_not(network: PreActNet, x: Tensor) -> str | None:
         or forward_ad._current_level >= 0
     ):
         return "the kernels cannot be traced"
+    return "there are no images" if x.numel() == 0 else None
+
+
+def _why_not_in(network: PreActNet) -> str | None:
+    """The same for the network, whatever its images."""
     if torch.is_grad_enabled() and not network.training:
         return "the kernels have no gradients in evaluation mode"
-    if x.numel() == 0:
-        return "there are no images"
     if any(type(block) is not PreActBlock for group in network.groups for block in cast("nn.Sequential", group)):
         return "the kernels are for pre-activation blocks"
     modules = [module for module in network.modules() if module is not network]

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wideresnet.kernels import ops
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
-from wideresnet.networks.fast import layers_of
+from wideresnet.networks.fast import layers_of, why_not_for
 from wideresnet.networks.models import Network, PostActNet, PreActNet
 
 
@@ -53,7 +53,7 @@ class Optimized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (B, num_classes) of images (B, C, H, W), as `Network.forward` gives them."""
         self.network.check(x)
-        if not self.blocks or self.network.why_no_kernels(x) is not None:
+        if not self.blocks or why_not_for(x) is not None:
             return self.network(x.contiguous(memory_format=torch.channels_last))
         trunk = cast("PreActNet", self.network)
         x = ops.channels_last(trunk.stem(x.contiguous(memory_format=torch.channels_last)))
