@@ -28,7 +28,7 @@ from wideresnet.training.step import Meter, train_step
 PROBE_FLOPS = 60e9  # a step of about half a second on two CPU cores
 PROBE_IMAGES = (8, 32)  # as few say nothing about work on weights; more say nothing new
 ROUNDS = 3
-HOPELESS = 1.5  # what is so many times slower is not tried again
+HOPELESS = 1.5  # what is so many times slower, twice, is not tried again
 CLEARLY_FASTER = 1.1  # the first is kept unless another is so many times as fast, so that noise decides nothing
 LONG_RUN_S = 300.0  # compiling takes about a minute
 REMEMBERED = 200
@@ -188,7 +188,7 @@ def _measure(
         for number in range(ROUNDS + 1):
             for i, (way, forward, optimizer, batch) in enumerate(runs):
                 warm_up = number == 0
-                if not warm_up and float("inf") > best[i] > HOPELESS * min(best):
+                if number == ROUNDS and best[i] > HOPELESS * min(best):  # the first round pays for memory too
                     continue
                 few = 2 if warm_up and device == "cpu" else num_images  # a CPU needs no more to have all in place
                 set_threads(way.threads)
