@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import groupby
 from pathlib import Path
+from statistics import fmean, median, stdev
 from typing import Any
 
 from wideresnet.config import SETTLED, Recipe
@@ -33,27 +35,44 @@ def read_records() -> list[dict[str, Any]]:
 
 
 def summary(records: list[dict[str, Any]], prefix: str = "") -> str:
-    """One row a run; links are relative to a page that is `prefix` away from the project's folder."""
+    """One row for all seeds of a recipe on the same hardware; links are relative to a page that is `prefix` away from
+    the project's folder."""
     rows = [
         "| network | data | recipe | epochs | parameters | test error, last epoch | images/s | time | on |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for record in records:
-        result = record["result"]
-        link = f"[{result['recipe']}]({prefix}{record['folder']}/recipe.json){changes(record)}"
+    for what, seeds in groupby(records, key=subject):
+        first, *_ = same = list(seeds)
+        results = [record["result"] for record in same]
+        network, dataset, recipe, changed, epochs, place = what
         cells = (
-            result["network"],
-            result["dataset"],
-            link,
-            result["epochs"],
-            human_count(result["params"]),
-            f"{result['test_error_pct']:.2f} % (seed {result['seed']})",
-            f"{result['images_per_s']:,.0f}",
-            human_seconds(result["seconds"]),
-            hardware(record),
+            network,
+            dataset,
+            f"[{recipe}]({prefix}{first['folder']}/recipe.json){changed}",
+            epochs,
+            human_count(results[0]["params"]),
+            error([result["test_error_pct"] for result in results], [result["seed"] for result in results]),
+            f"{median(result['images_per_s'] for result in results):,.0f}",
+            human_seconds(median(result["seconds"] for result in results)),
+            place,
         )
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)
+
+
+def subject(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What runs that differ by their seed alone have in common."""
+    result = record["result"]
+    same = (result["network"], result["dataset"], result["recipe"], changes(record), result["epochs"])
+    return *same, hardware(record)
+
+
+def error(percents: list[float], seeds: list[int]) -> str:
+    """One run's test error with its seed; of several runs the mean, the standard deviation between them, and each."""
+    if len(percents) == 1:
+        return f"{percents[0]:.2f} % (seed {seeds[0]})"
+    each = ", ".join(f"{percent:.2f}" for percent in percents)
+    return f"{fmean(percents):.2f} ± {stdev(percents):.2f} % (mean of {len(percents)} seeds: {each})"
 
 
 def changes(record: dict[str, Any]) -> str:
@@ -77,7 +96,7 @@ def details(records: list[dict[str, Any]]) -> str:
     parts = [
         "# Results",
         "Made from the records in `results/` by `tools/results.py`. The result of a run is its last epoch, never its "
-        "best one. `images/s` is training alone; `time` includes evaluation.",
+        "best one. `images/s` is training alone; `time` includes evaluation; of several seeds both are medians.",
         summary(records, "../"),
     ]
     for record in records:

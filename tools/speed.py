@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from wideresnet.bench.contenders import OURS, OURS_INT8
 from wideresnet.bench.words import (
     case_title,
     errors_of,
@@ -44,21 +45,25 @@ def summary(records: list[dict[str, Any]]) -> str:
         if record["job"] == "figure4":
             continue
         for case in record["cases"]:
-            ours = case["contenders"][0]
             peer = row_of(case, case["best_peer"]) if case["best_peer"] else None
-            rows.append(
-                _row(
-                    case["network"],
-                    {"train": "training", "infer": "inference"}[case["job"]],
-                    case["batch_size"],
-                    f"[{ours['images_per_s']:,.4g}]({record['folder']}/bench.json)",
-                    f"{100 * ours['share_of_matmul']:.0f} %",
-                    _memory(ours),
-                    f"{short_name(peer)}, {peer['images_per_s']:,.4g}" if peer else "-",
-                    _faster(peer) if peer else "-",
-                    machine_line(record),
+            for ours in (
+                row for row in case["contenders"] if row["name"] in (OURS, OURS_INT8) and "problem" not in row
+            ):
+                eight = ours["name"] == OURS_INT8
+                faster = case["int8_is_faster"] if eight else peer and peer["ours_is_faster"]
+                rows.append(
+                    _row(
+                        case["network"],
+                        {"train": "training", "infer": "inference"}[case["job"]] + ", 8 bits" * eight,
+                        case["batch_size"],
+                        f"[{ours['images_per_s']:,.4g}]({record['folder']}/bench.json)",
+                        f"{100 * ours['share_of_matmul']:.0f} %",
+                        _memory(ours),
+                        f"{short_name(peer)}, {peer['images_per_s']:,.4g}" if peer else "-",
+                        _times(faster) if faster else "-",
+                        machine_line(record, "int8" if eight else None),
+                    )
                 )
-            )
     return "\n".join(rows) if len(rows) > 2 else EMPTY
 
 
@@ -148,7 +153,10 @@ def _memory(row: dict[str, Any]) -> str:
 
 
 def _faster(row: dict[str, Any]) -> str:
-    faster = row["ours_is_faster"]
+    return _times(row["ours_is_faster"])
+
+
+def _times(faster: dict[str, float]) -> str:
     return f"{faster['median']:.2f} x ({faster['quartile1']:.2f} to {faster['quartile3']:.2f})"
 
 

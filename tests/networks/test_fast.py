@@ -359,6 +359,21 @@ def test_a_retained_graph_can_be_gone_through_twice() -> None:
         loss.backward()
 
 
+def test_dropout_s_masks_are_kept_where_hooks_on_saved_tensors_see_them() -> None:
+    network, x = a_network(dropout=0.3), torch.randn(SMALL)
+    kept: list[Tensor] = []
+    scale = torch.ones(()).div(1 - 0.3).item()
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(x).sum().backward()
+    masks = [tensor for tensor in kept if tensor.dim() == 4 and set(tensor.unique().tolist()) <= {0.0, scale}]
+    assert len(masks) == sum(len(group) for group in network.groups)  # type: ignore[arg-type]
+
+
 def test_gradients_of_gradients_are_refused() -> None:
     network, x = a_network(), torch.randn(SMALL, requires_grad=True)
     (gradient,) = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)

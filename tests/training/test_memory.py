@@ -70,6 +70,15 @@ def test_a_batch_that_cannot_fit_is_refused_with_the_largest_and_both_ways_out(
     LITTLE.check(128, 7, 0)
 
 
+def test_a_run_that_has_begun_is_not_told_to_change_its_batch() -> None:
+    with pytest.raises(UsageError) as refused:
+        LITTLE.check(128, 1, gradient_bytes=0, resumed=True)
+    assert str(refused.value) == (
+        "batch_size 128: needs 562.0 MiB more memory, 150.0 MiB is available, and a run keeps its batch; free some "
+        "memory, or resume where there is more"
+    )
+
+
 def test_where_not_even_one_image_fits_the_network_is_named_as_the_way_out() -> None:
     with pytest.raises(UsageError, match=r"10.0 MiB is available, too little for one image; use a smaller network"):
         dataclasses.replace(LITTLE, available_bytes=10 * MIB).check(128, 1, 0)

@@ -31,12 +31,12 @@ def verdict(case: dict[str, Any]) -> str:
     return f"{row['ours_is_faster']['median']:.2f} x {short_name(row)}"
 
 
-def machine_line(document: dict[str, Any]) -> str:
-    """What a record was made on."""
+def machine_line(document: dict[str, Any], precision: str | None = None) -> str:
+    """What a record was made on, and what this package's networks ran in: the record's precision, or another."""
     env = document["env"]
     threads = f"{env['num_threads']} thread{'s' * (env['num_threads'] != 1)}"
     place = env["gpu"] or f"{threads} of {env['cpu']} ({env['cpu_capability']})"
-    return f"{place}, ours in {document['precision']}, torch {env['torch'].split('+')[0]}"
+    return f"{place}, ours in {precision or document['precision']}, torch {env['torch'].split('+')[0]}"
 
 
 def parts_line(case: dict[str, Any]) -> str:

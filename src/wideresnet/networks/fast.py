@@ -125,8 +125,8 @@ class _Residual(torch.autograd.Function):
             masks.append(mask)
             add = shortcut if i == len(layers) - 1 else None
             x, sums = cast("tuple[Tensor, Tensor]", _forward(conv, x, norm, active, add, summed=True))
-        ctx.block, ctx.norms, ctx.masks = block, norms, masks
-        ctx.save_for_backward(*inputs, *parameters)  # which the block may have others of on the way back
+        ctx.block, ctx.norms = block, norms
+        ctx.save_for_backward(*inputs, *masks, *parameters)  # the block may have other parameters on the way back
         ctx.mark_non_differentiable(sums)
         return x, sums
 
@@ -136,10 +136,11 @@ class _Residual(torch.autograd.Function):
         block: PreActBlock = ctx.block
         arrived = gradient = ops.channels_last(gradients[0])
         num, names = len(block.convs), [name for name, _ in block.named_parameters()]
-        inputs, parameters = ctx.saved_tensors[:num], dict(zip(names, ctx.saved_tensors[num:], strict=True))
+        saved = ctx.saved_tensors
+        inputs, masks, parameters = saved[:num], saved[num : 2 * num], dict(zip(names, saved[2 * num :], strict=True))
         found: dict[str, Tensor] = {}
         for i, (_, conv) in reversed(list(enumerate(layers_of(block)))):
-            x, norm, mask = inputs[i], ctx.norms[i], ctx.masks[i]
+            x, norm, mask = inputs[i], ctx.norms[i], masks[i]
             add, through = None, arrived
             if i == 0 and block.shortcut is not None:
                 weight = parameters["shortcut.weight"]

@@ -85,7 +85,7 @@ def fit_seeds(
     stopped = False
     if waiting:
         job = prepare(recipe, dataset or load_for(recipe))
-        plan, recipe, device = make_plan(job), job.recipe, job.device
+        plan, recipe, device = make_plan(job, resumed=resume), job.recipe, job.device
         if announce:
             announce(job, plan)
         del job, dataset  # their memory is for the workers

@@ -98,7 +98,7 @@ def _fit(
         with world.first_alone():
             dataset = load_for(recipe)
     job = prepare(recipe, dataset, world)
-    plan = make_plan(job)
+    plan = make_plan(job, resumed=resume)
     if world.is_first:
         if announce:
             announce(job, plan)

@@ -47,13 +47,14 @@ class Memory:
         left = self.in_use_bytes + self.available_bytes - self.fixed_bytes - extra_bytes
         return int(left / max(self.image_bytes, 1.0))
 
-    def check(self, batch_size: int, accumulate: int, gradient_bytes: int) -> None:
+    def check(self, batch_size: int, accumulate: int, gradient_bytes: int, *, resumed: bool = False) -> None:
         """Refuse a batch that cannot fit.
 
         Args:
             batch_size: images a step.
             accumulate: parts in which they are computed.
             gradient_bytes: gradients, which stay from part to part where there are several.
+            resumed: the run has begun, so its batch and parts are settled.
 
         Raises:
             UsageError: naming the batch, its memory, what is available, and the largest that fits.
@@ -64,6 +65,8 @@ class Memory:
         needed, free = (human_bytes(n) for n in (self.peak_bytes(part) - self.in_use_bytes, self.available_bytes))
         in_parts = f" in {accumulate} parts" if accumulate > 1 else ""
         refusal = f"batch_size {batch_size}{in_parts}: needs {needed} more memory, {free} is available"
+        if resumed:
+            raise UsageError(f"{refusal}, and a run keeps its batch; free some memory, or resume where there is more")
         most, most_of_part = self.most_images(), self.most_images(gradient_bytes if accumulate == 1 else 0)
         if not self.fits(1):
             raise UsageError(f"{refusal}, too little for one image; use a smaller network or --image-size")

@@ -71,8 +71,11 @@ class Plan:
         ]
 
 
-def make_plan(job: Job) -> Plan:
+def make_plan(job: Job, *, resumed: bool = False) -> Plan:
     """Count, time and measure a run by a few steps; the job's network, optimiser and seeds are left as they are.
+
+    Args:
+        resumed: the run has begun, so its batch cannot change any more.
 
     Raises:
         UsageError: the batch does not fit into memory; only a few of its images were computed to know.
@@ -84,7 +87,7 @@ def make_plan(job: Job) -> Plan:
     images = min(feed.num_images, feed.num_batches * feed.batch_size)
     probe = _Probe(job, counted)
     memory = probe.memory()
-    memory.check(probe.own_images, recipe.accumulate, 4 * counted.params)
+    memory.check(probe.own_images, recipe.accumulate, 4 * counted.params, resumed=resumed)
     memory_bytes = memory.peak_bytes(probe.part)
     if job.device == "cuda":  # which must be full to be timed
         memory_bytes = probe.run(probe.part)
