@@ -166,8 +166,8 @@ def _bench_verb(verbs: Any) -> None:
             help="torchvision, timm, pytorchcv (where installed), plain (our network run as anybody would), and "
             "module:callable or file.py:callable for any other: its code is imported from the current folder and RUN; "
             "the callable gets those of depth, width (widen_factor, k), num_classes, dropout = 0, ... that it takes, "
-            "and returns a torch.nn.Module. They run eagerly in fp32, NCHW; with +careful behind the name in "
-            "channels_last and our precision",
+            "and returns a torch.nn.Module. They run eagerly in fp32, NCHW; others with +careful behind "
+            "the name in channels_last and our precision",
         )  # fmt: skip
         measure.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
         if job == "infer":

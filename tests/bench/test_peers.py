@@ -114,6 +114,18 @@ def test_a_callable_gets_the_arguments_that_it_knows(others: str, make_case: Mak
     assert build_peer(f"{others}.py:same", make_case())
 
 
+def test_files_of_the_same_name_are_two_implementations(tmp_path: Path, make_case: MakeCase) -> None:
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "model.py").write_text(
+            "from wideresnet.networks import create\n\n\ndef build():\n    found = create('WRN-10-1')\n"
+            f"    found.number = {number}\n    return found\n"
+        )
+    built = [build_peer(f"{tmp_path}/{number}/model.py:build", make_case("WRN-10-1")) for number in (1, 2)]
+    assert [network.number for network in built] == [1, 2]
+
+
 def test_networks_that_depth_and_width_do_not_tell_apart_need_the_name(others: str, make_case: MakeCase) -> None:
     assert make_case("WRN-40-2-l1").cost.params == make_case("WRN-40-2").cost.params
     assert "do not mean WRN-40-2-l1" in problem(f"{others}:same", make_case("WRN-40-2-l1"))

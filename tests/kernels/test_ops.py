@@ -227,6 +227,17 @@ def test_the_number_of_threads_changes_a_sum_s_rounding_and_nothing_else(
         assert torch.allclose(dsums, results[0][2], rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.usefixtures("threads")
+def test_no_part_of_a_sum_is_left_from_the_call_before() -> None:
+    torch.set_num_threads(3)
+    for batch in (108, 97):  # 97 tiles leave the last of 12 parts of 9 without any
+        x, gradient = a_map(batch, 16, (4, 4)), a_map(batch, 16, (4, 4))
+        found = ops.convolve_weight_gradient(x, gradient)
+        torch.set_num_threads(1)
+        assert_near(found, ops.convolve_weight_gradient(x, gradient).double())
+        torch.set_num_threads(3)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_thread_that_ends_leaves_no_memory_behind() -> None:
     def held_mib() -> float:

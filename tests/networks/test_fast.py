@@ -188,6 +188,10 @@ def stride_the_statistics(network: Network) -> None:
     norm.weight = nn.Parameter(torch.rand(128)[::2])
 
 
+def leave_statistics_alone(network: Network) -> None:
+    network.norm.track_running_stats = False  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "change", "reason"),
     [
@@ -205,6 +209,7 @@ def stride_the_statistics(network: Network) -> None:
         ("WRN-10-1", {}, parametrise, "Parametrized"),
         ("WRN-10-1", {}, prune, "hooks"),
         ("WRN-10-1", {}, stride_the_statistics, "batch normalisation"),
+        ("WRN-10-1", {}, leave_statistics_alone, "batch normalisation"),
     ],
 )
 def test_what_the_kernels_do_not_know_is_done_by_pytorch(

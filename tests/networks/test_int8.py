@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import io
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from wideresnet.errors import UsageError
-from wideresnet.kernels.library import Unavailable
 from wideresnet.networks import Network, create
 
 
@@ -102,14 +104,42 @@ def test_other_activations_and_damaged_weights_are_refused() -> None:
     nn.init.constant_(network.stem.weight, float("nan"))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="not finite"):
         network.quantise(images())
-    with pytest.raises(UsageError, match="float32 images"):
+    with pytest.raises(UsageError, match="fp32 on a CPU"):
         make().quantise(images())(images().double())
 
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> None:
-        raise Unavailable("no C compiler here (gcc, cc or clang)")
-
-    monkeypatch.setattr("wideresnet.networks.quantised.library", missing)
+    monkeypatch.setattr("wideresnet.networks.fast.why_unavailable", lambda: "no C compiler here (gcc, cc or clang)")
     with pytest.raises(UsageError, match="no C compiler"):
         create("WRN-10-1", 10).quantise(images())
+
+
+def test_another_machine_makes_its_own_form_of_the_weights() -> None:
+    quantised, x = make().quantise(images()), images()
+    buffer = io.BytesIO()
+    torch.save(quantised, buffer)
+    buffer.seek(0)
+    for again in (copy.deepcopy(quantised), torch.load(buffer, weights_only=False)):
+        assert torch.equal(again(x), quantised(x))
+    assert "blocks" not in quantised.__getstate__()
+
+
+def test_other_weights_are_refused() -> None:
+    network = make()
+    with pytest.raises(UsageError, match="keeps its weights"):
+        network.quantise(images()).load_state_dict(network.state_dict())
+
+
+def test_what_is_no_number_stays_so_in_its_own_image() -> None:
+    quantised, x = make().quantise(images()), images(4)
+    expected = quantised(x)
+    x[1, 0, 3, 3], x[2, 1, 0, 0] = torch.nan, -torch.inf
+    found = quantised(x)
+    assert found[1:3].isnan().all()
+    assert torch.equal(found[::3], expected[::3])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace", "ignore::torch.jit.TracerWarning")
+def test_a_trace_is_refused_because_nothing_would_fill_its_memory() -> None:
+    with pytest.raises(UsageError, match="traced"):
+        torch.jit.trace(make().quantise(images()), images())

@@ -132,6 +132,54 @@ def test_it_can_be_copied_and_kept(name: str) -> None:
         assert torch.equal(again(x), optimized(x))
 
 
+def test_another_machine_makes_its_own_form_of_the_weights() -> None:
+    optimized = a_network().optimize()
+    assert optimized.blocks
+    assert not optimized.__getstate__()["blocks"]
+
+
+@pytest.mark.parametrize("name", ["WRN-10-1", "ResNet-8"])
+def test_loaded_weights_reach_all_that_was_computed_beforehand(name: str) -> None:
+    optimized, other, x = a_network(name).optimize(), a_network(name).optimize(), torch.randn(2, 3, 8, 8)
+    optimized.load_state_dict(other.state_dict())
+    assert torch.equal(optimized(x), other(x))
+
+
+def test_normalisations_without_statistics_or_with_hooks_are_not_folded() -> None:
+    network, x = a_network("ResNet-8"), torch.randn(2, 3, 16, 16)
+    seen: list[Tensor] = []
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms[0].register_forward_hook(lambda *given: seen.append(given[-1]))
+    norms[1].running_mean = norms[1].running_var = None
+    norms[1].track_running_stats = False
+    optimized = network.eval().optimize()
+    assert off(optimized(x), network(x).detach()) < 1e-5
+    assert len(seen) == 2
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in optimized.modules()) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_pytorch_s_default_type_does_not_matter(dtype: torch.dtype) -> None:
+    network, x = a_network(), torch.randn(2, 3, 8, 8)
+    optimized, quantised = network.optimize(), network.quantise(x)
+    expected = optimized(x), quantised(x)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        assert network.optimize().blocks
+        found = [network.optimize()(x), optimized(x), network.quantise(x)(x), quantised(x)]
+    finally:
+        torch.set_default_dtype(before)
+    for result, wanted in zip(found, [expected[0], expected[0], expected[1], expected[1]], strict=True):
+        assert torch.equal(result, wanted)
+
+
+def test_weights_that_are_nowhere_reach_no_kernel() -> None:
+    with torch.device("meta"):
+        network = create("WRN-10-1", 10)
+    assert not network.optimize().blocks
+
+
 def test_a_normalisation_is_folded_once() -> None:
     network, x = a_network("ResNet-8"), torch.randn(2, 3, 16, 16)
     optimized = network.optimize()

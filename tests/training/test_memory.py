@@ -70,6 +70,15 @@ def test_a_batch_that_cannot_fit_is_refused_with_the_largest_and_both_ways_out(
     LITTLE.check(128, 7, 0)
 
 
+def test_processes_that_share_a_batch_are_told_the_whole_of_it() -> None:
+    with pytest.raises(UsageError) as refused:
+        LITTLE.check(256, 1, gradient_bytes=20 * MIB, processes=2)
+    assert str(refused.value) == (
+        "batch_size 256 shared by 2 processes: needs 562.0 MiB more memory, 150.0 MiB is available; the largest that "
+        "fits is 50: use --batch-size 50, or keep the batch with --accumulate 7"
+    )
+
+
 def test_a_run_that_has_begun_is_not_told_to_change_its_batch() -> None:
     with pytest.raises(UsageError) as refused:
         LITTLE.check(128, 1, gradient_bytes=0, resumed=True)

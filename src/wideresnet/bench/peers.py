@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,7 @@ def _find_callable(name: str) -> Callable[..., Any]:
 
 
 def _load_file(path: Path, name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"wrn_peer_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"wrn_peer_{sha256(bytes(path.resolve())).hexdigest()[:16]}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UsageError(f"--against {name}: no file {path}")
     if spec.name not in sys.modules:

@@ -69,7 +69,7 @@ def run_bench(
         networks: names.
         out: folder for `bench.json` and `bench.png`.
         batch_sizes: images a step; none for 128 (train), or 1 and 64 (infer).
-        against: "plain", "torchvision", "timm", "pytorchcv" or "module:callable", each also with "+careful" behind.
+        against: "plain"; "torchvision", "timm", "pytorchcv" or "module:callable", these also with "+careful" behind.
         family: for names that both families have.
         int8: measure this package's networks in 8 bits too; "infer" only.
         machine: as for `settled`.

@@ -44,6 +44,7 @@ class _Build:
     """The compiler at work in a folder of its own, beside whatever else happens."""
 
     def __init__(self) -> None:
+        self.of_process = os.getpid()  # a fork of it has the object too, and nothing to do with the compiler
         compiler, self.place, self.key = _compiler(), _folder_to_build_in(), _key()
         for old in self.place.glob(".build-*"):
             with contextlib.suppress(OSError):
@@ -98,10 +99,12 @@ def start_build() -> None:
 
 def _leave() -> None:
     """Keep a library that nobody has asked for yet; end a compiler that is still at work."""
-    if _building is not None and _building.process.poll() == 0:
+    if _building is None or _building.of_process != os.getpid():
+        return
+    if _building.process.poll() == 0:
         with contextlib.suppress(Unavailable, OSError, ValueError):  # ValueError: its output is closed already
             _building.finish()
-    elif _building is not None:
+    else:
         _building.stop()
 
 
@@ -136,7 +139,8 @@ def _load() -> ctypes.CDLL | str:
             except OSError:  # removed a moment ago, or of no use here: compiled anew
                 place.unlink(missing_ok=True)
         if loaded is None:
-            build, _building = _building or _Build(), None
+            begun = _building if _building and _building.of_process == os.getpid() else None
+            build, _building = begun or _Build(), None
             loaded = ctypes.CDLL(os.fspath(build.finish()))
     except Unavailable as reason:
         return str(reason)

@@ -78,7 +78,7 @@ def convolve(
     """
     batch, channels, height, width = x.shape
     y = empty(batch, out_channels, height, width)
-    sums = torch.empty(2, out_channels, dtype=torch.float64) if summed else None
+    sums = _sums(out_channels) if summed else None
     failed = library().wrn_conv(
         _at(x), *map(_long, (batch, height, width, channels, out_channels)), _at(norm and norm.scale),
         _at(norm and norm.shift), _at(transformed), _at(add), None, None, None, None, _at(y), _at(sums),
@@ -101,7 +101,7 @@ def convolve_backward(
     """
     batch, channels, height, width = gradient.shape
     result = empty(*x.shape)
-    sums = torch.empty(2, x.shape[1], dtype=torch.float64)
+    sums = _sums(x.shape[1])
     failed = library().wrn_conv(
         _at(gradient), *map(_long, (batch, height, width, channels, x.shape[1])), None, None, _at(transformed),
         _at(add), _at(x), _at(norm.scale), _at(norm.shift), _at(norm.mean), _at(result), _at(sums), _threads(),
@@ -124,7 +124,7 @@ def convolve_weight_gradient(x: Tensor, gradient: Tensor, norm: Normalised | Non
 
 def statistics(x: Tensor) -> Tensor:
     """float64 (2, C): sums over a map (B, C, H, W) of x and of its square."""
-    sums = torch.empty(2, x.shape[1], dtype=torch.float64)
+    sums = _sums(x.shape[1])
     _check(library().wrn_statistics(_at(x), *_positions(x), _at(sums), _threads()))
     return sums
 
@@ -141,7 +141,7 @@ def normalise(sums: Tensor, num: int, norm: nn.BatchNorm2d) -> Normalised:
     """
     if num < 2:
         raise ValueError("batch normalisation in training needs more than one value a channel")
-    parts = torch.empty(4, norm.num_features)
+    parts = norm.weight.new_empty(4, norm.num_features)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -173,7 +173,7 @@ def activate(x: Tensor, norm: Normalised) -> Tensor:
 
 def activate_backward(gradient: Tensor, x: Tensor, norm: Normalised) -> Tensor:
     """The gradient, in place, where relu(norm(x)) is above 0; returns the sums of it and of it * (x - mean)."""
-    sums = torch.empty(2, x.shape[1], dtype=torch.float64)
+    sums = _sums(x.shape[1])
     failed = library().wrn_activate_backward(
         _at(gradient), _at(x), *_positions(x), _at(norm.scale), _at(norm.shift), _at(norm.mean), _at(sums), _threads()
     )
@@ -185,7 +185,7 @@ def normalise_backward(
     gradient: Tensor, sums: Tensor, x: Tensor, norm: Normalised, gamma: Tensor, add: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x (in the memory of `gradient`; plus `add`), gamma and beta of a normalisation."""
-    factor, dgamma, dbeta = torch.empty(3, len(gamma)), torch.empty(len(gamma)), torch.empty(len(gamma))
+    factor, dgamma, dbeta = gamma.new_empty(3, len(gamma)), torch.empty_like(gamma), torch.empty_like(gamma)
     library().wrn_normalise_backward(
         _at(gradient), _at(x), _at(add), _at(sums), *_positions(x), _at(gamma), _at(norm.mean), _at(norm.rstd),
         _at(factor), _at(gradient), _at(dgamma), _at(dbeta), _threads(),
@@ -193,10 +193,13 @@ def normalise_backward(
     return gradient, dgamma, dbeta
 
 
-def empty(batch: int, channels: int, height: int, width: int) -> Tensor:
-    """Memory for a map (B, C, H, W), channels last also where a size of 1 leaves PyTorch the choice."""
+def empty(batch: int, channels: int, height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory for a map (B, C, H, W), channels last also where a size of 1 leaves PyTorch the choice.
+
+    Type and device are said wherever C writes: PyTorch's defaults are the user's to change.
+    """
     strides = (height * width * channels, 1, width * channels, channels)
-    return torch.empty_strided((batch, channels, height, width), strides)
+    return torch.empty_strided((batch, channels, height, width), strides, dtype=dtype, device="cpu")
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -204,7 +207,11 @@ def channels_last(x: Tensor) -> Tensor:
     batch, channels, height, width = x.shape
     if x.stride() == (height * width * channels, 1, width * channels, channels):
         return x
-    return empty(batch, channels, height, width).copy_(x)
+    return empty(batch, channels, height, width, x.dtype).copy_(x)
+
+
+def _sums(channels: int) -> Tensor:
+    return torch.empty(2, channels, dtype=torch.float64, device="cpu")
 
 
 def _positions(x: Tensor) -> tuple[ctypes.c_long, ctypes.c_long]:
@@ -225,4 +232,4 @@ def _threads() -> int:
 
 def _check(failed: int) -> None:
     if failed:
-        raise MemoryError("no memory for a convolution")
+        raise MemoryError("no memory for a kernel")

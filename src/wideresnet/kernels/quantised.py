@@ -99,7 +99,7 @@ class Quantiser:
 
     def __call__(self, x: Tensor) -> Tensor:
         """uint8 (B, C, H, W) of float32 (B, C, H, W)."""
-        q = _empty_bytes(*x.shape)
+        q = empty(*x.shape, dtype=torch.uint8)
         library().wrn_quantise(_at(x), *_positions(x), _at(self.scale), _at(self.shift), _at(q), _threads())
         return q
 
@@ -146,7 +146,7 @@ class QuantisedConv:
         batch, _, height, width = q.shape
         shape = batch, self.out_channels, -(-height // self.stride), -(-width // self.stride)
         result = None if not values else empty(*shape) if add is None else add
-        quantised = _empty_bytes(*shape) if quantiser else None
+        quantised = empty(*shape, dtype=torch.uint8) if quantiser else None
         failed = library().wrn_quantised_conv(
             _at(q),
             *map(_long, (batch, height, width, self.in_channels, self.out_channels, self.stride)), self.points,
@@ -180,13 +180,8 @@ def _pack(whole: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
     num_f, out, size = whole.shape
     panel = library().wrn_panel()
     filled = -(-out // panel) * panel
-    weight = torch.zeros(num_f, filled, size, dtype=torch.int16)
+    weight = torch.zeros(num_f, filled, size, dtype=torch.int16, device="cpu")
     weight[:, :out] = whole.to(torch.int16)
-    rescale = torch.zeros(num_f, filled)
+    rescale = torch.zeros(num_f, filled, dtype=torch.float32, device="cpu")
     rescale[:, :out] = worth
     return weight.view(num_f, -1, panel, size // 2, 2).transpose(2, 3).contiguous(), rescale
-
-
-def _empty_bytes(batch: int, channels: int, height: int, width: int) -> Tensor:
-    strides = (height * width * channels, 1, width * channels, channels)
-    return torch.empty_strided((batch, channels, height, width), strides, dtype=torch.uint8)

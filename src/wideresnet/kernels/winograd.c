@@ -311,8 +311,10 @@ int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, lon
     long tiles = num_tiles(s), panels = up(out, NB) / NB, size_f = in * panels * NB, size = NF * size_f;
     long parts = least(4 * size < 1 << 20 ? 4 * threads : threads, 1 + (64 << 20) / (4 * size));
     parts = least(parts, up(tiles, 8) / 8);
+    long share = (tiles + parts - 1) / parts;
+    parts = (tiles + share - 1) / share; /* none is left without tiles */
     long slices = least((threads + parts - 1) / parts, panels), slice = (panels + slices - 1) / slices;
-    long share = (tiles + parts - 1) / parts, block = least(2 * block_tiles(in + slice * NB, tiles), up(share, 2));
+    long block = least(2 * block_tiles(in + slice * NB, tiles), up(share, 2));
     long v_f = block * in + 16, d_f = block * slice * NB + 16;
     float *sums = wrn_scratch(parts * size + NF * (v_f + d_f)); /* the caller's thread keeps its own part behind them */
     int failed = !sums;

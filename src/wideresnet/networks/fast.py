@@ -67,18 +67,24 @@ def _why_not(module: nn.Module) -> str | None:
         return "the kernels would pass by the hooks of its modules"
     if type(module) is nn.BatchNorm2d:
         tensors = (module.weight, module.bias, module.running_mean, module.running_var)
-        known = all(t is not None and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
-        if not known or module.momentum is None or module.num_features % ops.LANES:
+        known = all(t is not None and _is_plain(t) and t.is_contiguous() for t in tensors)
+        if not known or module.momentum is None or not module.track_running_stats or module.num_features % ops.LANES:
             return f"the kernels are for batch normalisation of multiples of {ops.LANES} channels"
     elif type(module) is nn.Conv2d:
         plain = module.bias is None and module.groups == 1 and module.dilation == (1, 1)
         if not plain or module.padding_mode != "zeros":
             return "the kernels are for plain convolutions without bias"
+        if not _is_plain(module.weight):
+            return "the kernels are for fp32 on a CPU"
     elif type(module) not in _KNOWN:
         return f"the kernels know no {type(module).__name__}"
     elif type(module) is PreActBlock and type(module.activation) is not nn.ReLU:
         return "the kernels are for ReLU"
     return "the kernels leave out no blocks" if getattr(module, "survival", 1) != 1 else None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
 def forward(network: PreActNet, x: Tensor) -> Tensor:

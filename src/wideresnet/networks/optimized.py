@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,27 +22,46 @@ class Optimized(nn.Module):
     On a CPU a pre-activation network for small images runs by the Winograd kernels, its weights transformed once (four
     times their memory); other networks have their normalisations folded into the convolutions before them. Outputs are
     those of the network up to rounding.
-
-    Attributes:
-        how: what was done, in words.
     """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         frozen = copy.deepcopy(network).eval().requires_grad_(False)
         self.network = cast("Network", frozen.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        self.is_folded = isinstance(self.network, PostActNet) and _fold(self.network)
+        self._transform()
+        self.eval()
+
+    @property
+    def how(self) -> str:
+        """What was done, in words."""
+        if self.blocks:
+            return "Winograd kernels, weights transformed beforehand"
+        return "normalisations folded into convolutions, " * self.is_folded + "channels last in memory"
+
+    def _transform(self) -> None:
+        """Weights in the form that the kernels take on this machine, where they can run."""
         self.blocks: list[_Block] = []
         self.last: ops.Normalised | None = None
-        self.how = "channels last in memory"
         if _kernels_can_run(self.network):
             trunk = cast("PreActNet", self.network)
             blocks = [block for group in trunk.groups for block in cast("nn.Sequential", group)]
             self.blocks = [_Block(cast("PreActBlock", block)) for block in blocks]
             self.last = ops.normalise_running(cast("nn.BatchNorm2d", trunk.norm))
-            self.how = "Winograd kernels, weights transformed beforehand"
-        elif isinstance(self.network, PostActNet) and _fold(self.network):
-            self.how = "normalisations folded into convolutions, channels last in memory"
-        self.eval()
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any module; what was computed beforehand is computed again."""
+        result = super().load_state_dict(*args, **kwargs)
+        self._transform()
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what another machine may have in another form."""
+        return {**self.__dict__, "blocks": [], "last": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._transform()
 
     def train(self, mode: bool = True) -> Optimized:
         """Stays in evaluation mode: there is nothing in it that learns."""
@@ -94,9 +113,14 @@ class _Block:
 
 
 def _kernels_can_run(network: Network) -> bool:
-    images = torch.zeros(1, network.in_channels, 8, 8)
+    images = torch.zeros(1, network.in_channels, 8, 8, dtype=torch.float32, device="cpu")
     with torch.no_grad():
-        return not next(network.parameters()).is_cuda and network.why_no_kernels(images) is None
+        return network.why_no_kernels(images) is None
+
+
+def _can_fold(module: nn.Module) -> bool:
+    """Whether this is a convolution or normalisation like any other, and nothing hangs on to it."""
+    return type(module) in (nn.Conv2d, nn.BatchNorm2d) and not (module._forward_hooks or module._forward_pre_hooks)
 
 
 def _fold(network: PostActNet) -> bool:
@@ -110,7 +134,7 @@ def _fold(network: PostActNet) -> bool:
     folded_any = False
     for parent, conv_name, norm_name in pairs:
         conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        if _can_fold(conv) and _can_fold(norm) and norm.running_mean is not None:
             folded = fuse_conv_bn_eval(conv, norm)
             setattr(parent, conv_name, folded.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
             setattr(parent, norm_name, nn.Identity())

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from wideresnet.errors import UsageError
 from wideresnet.kernels import ops, quantised
-from wideresnet.kernels.library import Unavailable, library
+from wideresnet.kernels.library import why_unavailable
 from wideresnet.kernels.quantised import QuantisedConv, Quantiser
 from wideresnet.networks.blocks import PreActBlock
-from wideresnet.networks.fast import layers_of
+from wideresnet.networks.fast import layers_of, why_not_for
 from wideresnet.networks.models import Network, PreActNet
 
 BATCH_SIZE = 100
@@ -47,10 +47,8 @@ class Quantised(nn.Module):
         if (problem := _problem(frozen, images)) is not None:
             raise UsageError(f"{network.name} cannot be quantised here: {problem}; use it in fp32")
         self.network = cast("PreActNet", frozen.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-        steps = _steps(self.network, images)
-        blocks = [cast("PreActBlock", block) for group in self.network.groups for block in cast("nn.Sequential", group)]
-        self.blocks = [_Block(block, steps) for block in blocks]
-        self.last = ops.normalise_running(cast("nn.BatchNorm2d", self.network.norm))
+        self.steps = _steps(self.network, images)
+        self._transform()
         self.how = f"8-bit kernels, calibrated on {len(images):,} images"
         self.eval()
 
@@ -59,20 +57,48 @@ class Quantised(nn.Module):
         del mode
         return super().train(False)
 
+    def _transform(self) -> None:
+        """Weights in the form that the kernels take on this machine."""
+        blocks = [cast("PreActBlock", block) for group in self.network.groups for block in cast("nn.Sequential", group)]
+        self.blocks = [_Block(block, self.steps) for block in blocks]
+        self.last = ops.normalise_running(cast("nn.BatchNorm2d", self.network.norm))
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: other weights need a calibration of their own.
+
+        Raises:
+            UsageError: always.
+        """
+        del args, kwargs
+        raise UsageError(f"{self.network.name} in 8 bits keeps its weights; load others into a network, quantise that")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what another machine may have in another form."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("blocks", "last")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if (problem := why_unavailable()) is not None:
+            raise UsageError(f"{self.network.name} in 8 bits cannot run here: {problem}; use it in fp32")
+        self._transform()
+
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (B, num_classes) of images (B, C, H, W), as `Network.forward` gives them; also under autocast.
 
+        An image that is not finite has scores that are no numbers.
+
         Raises:
-            UsageError: the images have another shape, or are not float32 on the CPU.
+            UsageError: the images have another shape, are not float32 on the CPU, or the call is traced.
         """
         self.network.check(x)
-        if x.device.type != "cpu" or x.dtype != torch.float32:
-            raise UsageError(
-                f"{self.network.name} in 8 bits: takes float32 images on a CPU, not {x.dtype} on {x.device}"
-            )
         with torch.autocast("cpu", enabled=False):
-            return self._forward(x) if len(x) else self.network(x)
+            if not len(x):
+                return self.network(x)
+            if (problem := why_not_for(x)) is not None:
+                raise UsageError(f"{self.network.name} in 8 bits, {x.dtype} on {x.device}: {problem}; use it in fp32")
+            lost = ~x.flatten(1).sum(1, keepdim=True).isfinite()  # bytes would make numbers of them
+            return self._forward(x).masked_fill_(lost, torch.nan)
 
     def _forward(self, x: Tensor) -> Tensor:
         x = ops.channels_last(self.network.stem(x.contiguous(memory_format=torch.channels_last)))
@@ -113,17 +139,11 @@ class _Block:
 @torch.no_grad()
 def _problem(network: Network, images: Tensor) -> str | None:
     """Why the kernels cannot run; None where they can."""
-    if next(network.parameters()).is_cuda:
-        return "the kernels are for a CPU"
     if reason := network.why_no_kernels(images):
         return reason
     convs = [conv for block in network.modules() if isinstance(block, PreActBlock) for conv in block.modules()]
     if not all(quantised.fits(conv) for conv in convs if isinstance(conv, nn.Conv2d)):
         return f"the kernels are for 1x1 and 3x3 convolutions of multiples of {ops.LANES} channels"
-    try:
-        library()
-    except Unavailable as error:
-        return str(error)
     return None
 
 

@@ -84,8 +84,10 @@ def fit_seeds(
     failed: list[int] = []
     stopped = False
     if waiting:
-        job = prepare(recipe, dataset or load_for(recipe))
-        plan, recipe, device = make_plan(job, resumed=resume), job.recipe, job.device
+        dataset = dataset or load_for(recipe)
+        with console().status("trying a few steps: the fastest way, memory, time"):
+            job = prepare(recipe, dataset)
+            plan, recipe, device = make_plan(job, resumed=resume), job.recipe, job.device
         if announce:
             announce(job, plan)
         del job, dataset  # their memory is for the workers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,9 @@ def _fit(
     if dataset is None:
         with world.first_alone():
             dataset = load_for(recipe)
-    job = prepare(recipe, dataset, world)
-    plan = make_plan(job, resumed=resume)
+    with console().status("trying a few steps: the fastest way, memory, time") if world.is_first else nullcontext():
+        job = prepare(recipe, dataset, world)
+        plan = make_plan(job, resumed=resume)
     if world.is_first:
         if announce:
             announce(job, plan)

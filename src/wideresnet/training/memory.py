@@ -47,32 +47,38 @@ class Memory:
         left = self.in_use_bytes + self.available_bytes - self.fixed_bytes - extra_bytes
         return int(left / max(self.image_bytes, 1.0))
 
-    def check(self, batch_size: int, accumulate: int, gradient_bytes: int, *, resumed: bool = False) -> None:
+    def check(
+        self, batch_size: int, accumulate: int, gradient_bytes: int, *, processes: int = 1, resumed: bool = False
+    ) -> None:
         """Refuse a batch that cannot fit.
 
         Args:
             batch_size: images a step.
             accumulate: parts in which they are computed.
             gradient_bytes: gradients, which stay from part to part where there are several.
+            processes: that share the batch.
             resumed: the run has begun, so its batch and parts are settled.
 
         Raises:
             UsageError: naming the batch, its memory, what is available, and the largest that fits.
         """
-        part = -(-batch_size // accumulate)
+        share = -(-batch_size // processes)
+        part = -(-share // accumulate)
         if self.fits(part):
             return
         needed, free = (human_bytes(n) for n in (self.peak_bytes(part) - self.in_use_bytes, self.available_bytes))
         in_parts = f" in {accumulate} parts" if accumulate > 1 else ""
+        in_parts += f" shared by {processes} processes" if processes > 1 else ""
         refusal = f"batch_size {batch_size}{in_parts}: needs {needed} more memory, {free} is available"
         if resumed:
             raise UsageError(f"{refusal}, and a run keeps its batch; free some memory, or resume where there is more")
         most, most_of_part = self.most_images(), self.most_images(gradient_bytes if accumulate == 1 else 0)
         if not self.fits(1):
             raise UsageError(f"{refusal}, too little for one image; use a smaller network or --image-size")
-        fix = f"the largest that fits is {most * accumulate}: use --batch-size {most * accumulate}"
+        largest = most * accumulate * processes
+        fix = f"the largest that fits is {largest}: use --batch-size {largest}"
         if most_of_part > 0:
-            fix += f", or keep the batch with --accumulate {-(-batch_size // most_of_part)}"
+            fix += f", or keep the batch with --accumulate {-(-share // most_of_part)}"
         raise UsageError(f"{refusal}; {fix}")
 
 

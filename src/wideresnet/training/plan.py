@@ -87,7 +87,11 @@ def make_plan(job: Job, *, resumed: bool = False) -> Plan:
     images = min(feed.num_images, feed.num_batches * feed.batch_size)
     probe = _Probe(job, counted)
     memory = probe.memory()
-    memory.check(probe.own_images, recipe.accumulate, 4 * counted.params, resumed=resumed)
+    sharing = 1 if recipe.batch_rule == "linear" else job.world.size
+    memory.check(
+        feed.batch_size * sharing // job.world.size, recipe.accumulate, 4 * counted.params,
+        processes=sharing, resumed=resumed,
+    )  # fmt: skip
     memory_bytes = memory.peak_bytes(probe.part)
     if job.device == "cuda":  # which must be full to be timed
         memory_bytes = probe.run(probe.part)

@@ -274,7 +274,12 @@ def _settle_together(
             raise UsageError("kernels winograd: they do not know --sync-bn; use --kernels pytorch")
         recipe = dataclasses.replace(recipe, kernels="pytorch")
     recipe = dataclasses.replace(recipe, threads=recipe.threads or torch.get_num_threads())
-    settled, notes = settle(recipe, network, device, size, num_images) if world.is_first else (recipe, [])
+    settled, notes = recipe, []
+    if world.is_first:  # with a share of a batch, which is what each process will have to do
+        share = -(-world.scaled(recipe).batch_size // world.size)
+        own = dataclasses.replace(recipe, batch_size=share, accumulate=min(recipe.accumulate, share))
+        settled, notes = settle(own, network, device, size, num_images)
+        settled = dataclasses.replace(settled, batch_size=recipe.batch_size, accumulate=recipe.accumulate)
     values, notes = world.agree((settled.to_json(), notes))
     return Recipe.from_json(values), notes
 

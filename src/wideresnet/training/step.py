@@ -14,6 +14,8 @@ def training_loss(
     network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: str
 ) -> tuple[Tensor, Tensor]:
     """Mean cross entropy of a batch, float32, and the logits."""
+    if recipe.layout == "contiguous":  # a feed yields channels_last
+        images = images.contiguous()
     with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bf16"):
         logits = network(images)
     return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing), logits

@@ -87,7 +87,7 @@ class _Normalise(torch.autograd.Function):
         scale = (var + ctx.eps).rsqrt()
         # the gradient as if mean and var were constants, and the sums over this process's images ...
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
-            gradients[0], x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            gradients[0], x, weight, mean, var, mean, scale, False, ctx.eps, [True, True, True]
         )
         # ... then what they pass on to x, for which every process's images count (Ioffe & Szegedy 2015, section 3)
         sums = torch.cat((dweight, dbias))

@@ -177,16 +177,16 @@ def _measure(
     best = [float("inf")] * len(candidates)
     with _threads_kept(), torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
         images = torch.randn(num_images, network.in_channels, *size, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)  # as a feed yields them
         labels = torch.randint(network.num_classes, (num_images,), device=device)
         runs = []
         for settings in candidates:
             way = dataclasses.replace(recipe, **settings)
             twin = arrange(copy.deepcopy(network).to(device), way).train()
-            layout = torch.channels_last if way.layout == "channels_last" else torch.contiguous_format
             forward: nn.Module = torch.compile(twin, dynamic=False) if way.compile else twin  # type: ignore[assignment]
-            runs.append((way, forward, make_optimizer(twin, way), images.contiguous(memory_format=layout)))
+            runs.append((way, forward, make_optimizer(twin, way)))
         for number in range(ROUNDS + 1):
-            for i, (way, forward, optimizer, batch) in enumerate(runs):
+            for i, (way, forward, optimizer) in enumerate(runs):
                 warm_up = number == 0
                 if number == ROUNDS and best[i] > HOPELESS * min(best):  # the first round pays for memory too
                     continue
@@ -194,7 +194,7 @@ def _measure(
                 set_threads(way.threads)
                 synchronise(device)
                 start = time.perf_counter()
-                train_step(forward, optimizer, batch[:few], labels[:few], Meter(device), way, device, step=0, lr=0.0)
+                train_step(forward, optimizer, images[:few], labels[:few], Meter(device), way, device, step=0, lr=0.0)
                 synchronise(device)
                 if not warm_up:
                     best[i] = min(best[i], time.perf_counter() - start)
