@@ -193,7 +193,7 @@ def normalise_backward(
     return gradient, dgamma, dbeta
 
 
-def empty(batch: int, channels: int, height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def empty(batch: int, channels: int, height: int, width: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Memory for a map (B, C, H, W), channels last also where a size of 1 leaves PyTorch the choice.
 
     Type and device are said wherever C writes: PyTorch's defaults are the user's to change.
@@ -207,7 +207,7 @@ def channels_last(x: Tensor) -> Tensor:
     batch, channels, height, width = x.shape
     if x.stride() == (height * width * channels, 1, width * channels, channels):
         return x
-    return empty(batch, channels, height, width, x.dtype).copy_(x)
+    return empty(batch, channels, height, width, dtype=x.dtype).copy_(x)
 
 
 def _sums(channels: int) -> Tensor:
