@@ -19,7 +19,15 @@
 
 typedef unsigned char byte;
 typedef byte bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
-typedef short shorts16 __attribute__((vector_size(32), aligned(2), may_alias));
+
+/* Channels whose inputs are transformed at once, and those that come from memory at once. */
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+enum { WIDE = 32 };
+#else
+enum { WIDE = 16 };
+#endif
+enum { LINE = 64 };
+typedef short shorts __attribute__((vector_size(2 * WIDE), aligned(2), may_alias));
 typedef int pair __attribute__((may_alias));  /* two 16-bit numbers */
 typedef ivec pairs __attribute__((aligned(4), may_alias));
 
@@ -70,8 +78,19 @@ static __attribute__((noinline)) void strip(long num, long K, const short *A, co
 
 /* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
-INLINE void input_1d(const shorts16 d[6], shorts16 v[6]) { /* B^T; below 2^15 for bytes, after both dimensions too */
-    shorts16 even = d[4] - (d[2] << 2), odd = d[3] - (d[1] << 2), e2 = d[4] - d[2], o = d[3] - d[1], o2 = o + o;
+/* The next WIDE channels of a position, or the `left` that there still are, behind which nothing is read. */
+INLINE shorts load_bytes(const byte *at, long left) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    __mmask32 there = left < WIDE ? (1u << left) - 1 : ~0u;
+    return (shorts)_mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(there, at));
+#else
+    (void)left;
+    return __builtin_convertvector(*(const bytes16 *)at, shorts);
+#endif
+}
+
+INLINE void input_1d(const shorts d[6], shorts v[6]) { /* B^T; below 2^15 for bytes, after both dimensions too */
+    shorts even = d[4] - (d[2] << 2), odd = d[3] - (d[1] << 2), e2 = d[4] - d[2], o = d[3] - d[1], o2 = o + o;
     v[0] = ((d[0] - d[2]) << 2) + e2;
     v[1] = even + odd;
     v[2] = even - odd;
@@ -80,8 +99,8 @@ INLINE void input_1d(const shorts16 d[6], shorts16 v[6]) { /* B^T; below 2^15 fo
     v[5] = d[5] - d[3] - (o2 + o2);
 }
 
-INLINE void strided_input_1d(const shorts16 d[9], shorts16 v[9]) {
-    shorts16 far = d[6] - d[2];
+INLINE void strided_input_1d(const shorts d[9], shorts v[9]) {
+    shorts far = d[6] - d[2];
     v[0] = far - (d[4] - d[0]) - (d[4] - d[0]);
     v[1] = far - d[4] - d[2];
     v[2] = d[6] + d[2] + d[2] - d[4] - d[4] - d[4];
@@ -99,10 +118,13 @@ INLINE void input_tile(int points, const byte *x, Shape s, Place p, const byte *
             int inside = row >= 0 && row < s.H && column >= 0 && column < s.W;
             at[i][j] = inside ? x + ((p.image * s.H + row) * s.W + column) * s.C : zeros;
         }
-    for (long c = 0; c < s.C; c += 16) {
-        shorts16 rows[9][9], d[9], v[9];
+    for (long c = 0; c < s.C; c += WIDE) {
+        shorts rows[9][9], d[9], v[9];
         for (int j = 0; j < points; j++) {
-            for (int i = 0; i < points; i++) d[i] = __builtin_convertvector(*(const bytes16 *)(at[i][j] + c), shorts16);
+            for (int i = 0; i < points; i++) {
+                d[i] = load_bytes(at[i][j] + c, s.C - c);
+                if (c % LINE == 0) __builtin_prefetch(at[i][j] + c + (points == 9 ? 8 : 4) * s.C);
+            }
             if (points == 6) input_1d(d, v);
             else strided_input_1d(d, v);
             for (int i = 0; i < points; i++) rows[i][j] = v[i];
@@ -110,15 +132,14 @@ INLINE void input_tile(int points, const byte *x, Shape s, Place p, const byte *
         for (int i = 0; i < points; i++) {
             if (points == 6) input_1d(rows[i], v);
             else strided_input_1d(rows[i], v);
-            for (int j = 0; j < points; j++) *(shorts16 *)(V + (i * points + j) * stride_f + c) = v[j];
+            for (int j = 0; j < points; j++) *(shorts *)(V + (i * points + j) * stride_f + c) = v[j];
         }
     }
 }
 
 /* The channels of one position. */
 INLINE void input_position(const byte *x, long C, short *V) {
-    for (long c = 0; c < C; c += 16)
-        *(shorts16 *)(V + c) = __builtin_convertvector(*(const bytes16 *)(x + c), shorts16);
+    for (long c = 0; c < C; c += WIDE) *(shorts *)(V + c) = load_bytes(x + c, C - c);
 }
 
 /* ---- outputs ----------------------------------------------------------------------------------------------------- */
@@ -132,7 +153,12 @@ typedef struct {
 
 /* `num` vectors, at most 4, to addresses `step` apart. */
 INLINE void to_bytes(const vec v[4], int num, byte *at, long step) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512BW__)
+    for (int j = 0; j < num; j++) {  /* what does not fit in an int becomes the highest one, what is no number a zero */
+        __m512i whole = _mm512_cvttps_epu32(_mm512_max_ps((__m512)v[j], (__m512)all(0)));
+        _mm_storeu_si128((__m128i *)(at + j * step), _mm512_cvtusepi32_epi8(whole));
+    }
+#elif defined(__AVX2__) && !defined(__AVX512F__)
     __m256i w[4];  /* packing cuts to the range; what does not even fit in an int is cut before */
     for (int j = 0; j < 4; j++) w[j] = _mm256_cvttps_epi32(_mm256_min_ps((__m256)v[j < num ? j : 0], (__m256)all(255)));
     __m256i all4 = _mm256_packus_epi16(_mm256_packs_epi32(w[0], w[1]), _mm256_packs_epi32(w[2], w[3]));
@@ -155,9 +181,15 @@ INLINE void to_bytes(const vec v[4], int num, byte *at, long step) {
 /* `num` outputs side by side, at most 4, of channels c and on; the first goes to `at`, the others `step` behind. */
 INLINE void put(Result r, vec v[4], int num, long at, long step, long c) {
     if (r.add)
-        for (int j = 0; j < num; j++) v[j] += LOAD(r.add + at + j * step);
+        for (int j = 0; j < num; j++) {
+            v[j] += LOAD(r.add + at + j * step);
+            __builtin_prefetch(r.add + at + (j + 4) * step);
+        }
     if (r.values)
-        for (int j = 0; j < num; j++) STORE(r.values + at + j * step, v[j]);
+        for (int j = 0; j < num; j++) {
+            STORE(r.values + at + j * step, v[j]);
+            __builtin_prefetch(r.values + at + (j + 4) * step, 1);
+        }
     if (r.bytes) {
         for (int j = 0; j < num; j++) v[j] = v[j] * LOAD(r.scale + c) + LOAD(r.shift + c);
         to_bytes(v, num, r.bytes + at, step);
@@ -216,7 +248,8 @@ int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out,
     Result result = {add, scale, shift, values, bytes};
     long units = points > 1 ? num_tiles(y) : B * y.H * y.W, N = up(out, NB);
     long size = num_f * (sizeof(short) * in + sizeof(float) * N), block = (320 << 10) / size / MR * MR;
-    block = least(block > 48 ? block : 48, MAX_UNITS);
+    long enough = (long)sizeof(short) * num_f * in * N < NO_CACHE ? 48 : MAX_UNITS;
+    block = least(block > enough ? block : enough, MAX_UNITS);
     long even = up((units + threads - 1) / threads, MR);  /* few units are shared out evenly, */
     if (even < block) block = even > 24 ? even : least(24, up(units, MR));
     long num_blocks = (units + block - 1) / block;

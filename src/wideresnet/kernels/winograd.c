@@ -4,8 +4,9 @@
  * Maps are float, channels last: (B, H, W, C), C a multiple of 16. A map is cut into tiles of 4x4 outputs, which see 6x6
  * inputs. Each tile is transformed into 36 numbers a channel; for each of the 36 the channels are mixed by a matrix
  * product; the products are transformed back: 36 multiplications an input and output channel where the definition has
- * 144. Tiles are worked on in blocks small enough for the second-level cache. Results depend on
- * the number of threads by rounding alone, and not at all on which thread did what.
+ * 144. Tiles are worked on in blocks small enough for the second-level cache. A tile's rows lie far apart, which
+ * processors do not foresee, so what the next tile needs is asked for while this one is worked on. Results depend on the
+ * number of threads by rounding alone, and not at all on which thread did what.
  *
  * Source of the algorithm and of its matrices: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3.
  */
@@ -102,9 +103,9 @@ INLINE void weight_gradient_1d(const vec u[6], vec w[3]) { /* G^T */
 /* Tiles a block: two scratch maps of 36 numbers a tile and channel fit in half a megabyte, which most second-level
  * caches hold, but a block is so large that reading the weights again for each costs little beside the products. */
 enum { MAX_BLOCK = 192 };
-static long block_tiles(long channels, long tiles) {
-    long fit = (320 << 10) / (4 * NF * channels);
-    long block = up(least(fit > 48 ? fit : 48, MAX_BLOCK - MR), MR);
+static long block_tiles(long channels, long num_weights, long tiles) {
+    long fit = (320 << 10) / (4 * NF * channels), enough = 4 * num_weights < NO_CACHE ? 48 : MAX_BLOCK;
+    long block = up(least(fit > enough ? fit : enough, MAX_BLOCK - MR), MR);
     return least(block, up(tiles, MR));
 }
 
@@ -125,6 +126,7 @@ INLINE void input_tile(const float *x, Shape s, long tile, const float *a, const
                     d[i] = (vec){0};
                 } else {
                     d[i] = LOAD(origin + (i * s.W + j) * s.C + c);
+                    if (j > 1) __builtin_prefetch(origin + (i * s.W + j + 4) * s.C + c);
                     if (a) d[i] = relu(d[i] * scale + shift);
                 }
             }
@@ -150,8 +152,10 @@ INLINE void gradient_tile(const float *g, Shape s, long tile, long first, long l
         vec rows[6][4];
         for (int j = 0; j < 4; j++) {
             vec d[4], v[6];
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < 4; i++) {
                 d[i] = c < s.C && i < i1 && j < j1 ? LOAD(origin + (i * s.W + j) * s.C + c) : (vec){0};
+                __builtin_prefetch(origin + (i * s.W + j + 4) * s.C + c);
+            }
             gradient_1d(d, v);
             for (int i = 0; i < 6; i++) rows[i][j] = v[i];
         }
@@ -218,10 +222,11 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
              const float *add, const float *gate, const float *gate_a, const float *gate_b, const float *centre,
              float *y, double *sums, int threads) {
     Shape s = {B, H, W, in};
-    long tiles = num_tiles(s), panels = up(out, NB) / NB, block = block_tiles(in + panels * NB, tiles);
+    long tiles = num_tiles(s), panels = up(out, NB) / NB, size_f = in * panels * NB;
+    long block = block_tiles(in + panels * NB, NF * size_f, tiles);
     long even = up((tiles + threads - 1) / threads, MR);  /* few tiles are shared out evenly, */
     if (even < block) block = even > 24 ? even : least(24, up(tiles, MR));
-    long num_blocks = (tiles + block - 1) / block, size_f = in * panels * NB;
+    long num_blocks = (tiles + block - 1) / block;
     long slices = num_blocks < threads ? least((threads + num_blocks - 1) / num_blocks, panels) : 1; /* or by channel */
     long slice = (panels + slices - 1) / slices * NB, v_f = block * in + 16, m_f = block * slice + 16;
     double *partial = sums ? calloc(num_blocks * 2 * out, sizeof(double)) : NULL;
@@ -272,9 +277,10 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
                         long at = ((p.image * H + p.top + i) * W + p.left) * out + c;
                         for (int j = 0; j < width; j++, at += out) {
                             vec value = o[j];
-                            if (add) value += LOAD(add + at);
+                            if (add) value += LOAD(add + at), __builtin_prefetch(add + at + 4 * out);
                             if (gate) {
                                 vec input = LOAD(gate + at);
+                                __builtin_prefetch(gate + at + 4 * out);
                                 value = where_positive(input * scale + shift, value);
                                 sum += value;
                                 second += value * (input - mid);
@@ -284,6 +290,7 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
                                 second += far * far;
                             }
                             STORE(y + at, value);
+                            __builtin_prefetch(y + at + 4 * out, 1);
                         }
                     }
                 }
@@ -309,12 +316,12 @@ int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, lon
                              const float *b, float *dw, int threads) {
     Shape s = {B, H, W, in};
     long tiles = num_tiles(s), panels = up(out, NB) / NB, size_f = in * panels * NB, size = NF * size_f;
-    long parts = least(4 * size < 1 << 20 ? 4 * threads : threads, 1 + (64 << 20) / (4 * size));
+    long parts = least(4 * size < 1 << 20 ? 4 * threads : threads, 1 + (48 << 20) / (4 * size));
     parts = least(parts, up(tiles, 8) / 8);
     long share = (tiles + parts - 1) / parts;
     parts = (tiles + share - 1) / share; /* none is left without tiles */
     long slices = least((threads + parts - 1) / parts, panels), slice = (panels + slices - 1) / slices;
-    long block = least(2 * block_tiles(in + slice * NB, tiles), up(share, 2));
+    long block = least(2 * block_tiles(in + slice * NB, size, tiles), up(share, 2));
     long v_f = block * in + 16, d_f = block * slice * NB + 16;
     float *sums = wrn_scratch(parts * size + NF * (v_f + d_f)); /* the caller's thread keeps its own part behind them */
     int failed = !sums;
