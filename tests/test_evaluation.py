@@ -17,8 +17,9 @@ from safetensors.numpy import load_file
 
 from wideresnet.errors import DataError, UsageError
 from wideresnet.evaluation import evaluate_weights, render
+from wideresnet.kernels.library import why_unavailable
 from wideresnet.recipes import resolve
-from wideresnet.training import fit
+from wideresnet.training import fit, machine
 from wideresnet.weights import read_weights, write_weights
 
 NAMES = ["cat", "[red]dog", "owl", "newt"]
@@ -75,6 +76,16 @@ def test_so_is_a_run_with_whitening_bf16_averaged_weights_or_resized_images(
     got = evaluate_weights(run, home / "data.npz")
     assert got["error_pct"] == result_of(run)["test_error_pct"]
     assert got["precision"] == overrides.get("precision", "fp32")
+
+
+def test_weights_alone_are_evaluated_exactly_even_where_bf16_is_faster(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_conv_seconds", lambda dtype, _: 2.0 if dtype == torch.float32 else 1.0)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(home / "run" / name, tmp_path)
+    result = evaluate_weights(tmp_path, home / "data.npz", device="cpu")
+    assert result["precision"] == ("bf16" if why_unavailable() else "fp32")
 
 
 def test_digits_too(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def summary(records: list[dict[str, Any]]) -> str:
                         _memory(ours),
                         f"{short_name(peer)}, {peer['images_per_s']:,.4g}" if peer else "-",
                         _times(faster) if faster else "-",
-                        machine_line(record, "int8" if eight else None),
+                        machine_line(record, "int8" if eight else case["precision"]),
                     )
                 )
     return "\n".join(rows) if len(rows) > 2 else EMPTY

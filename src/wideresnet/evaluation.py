@@ -20,8 +20,8 @@ from wideresnet.errors import DataError, UsageError
 from wideresnet.networks.quantised import Quantised
 from wideresnet.progress import bar
 from wideresnet.record import RunFolder
-from wideresnet.training.evaluate import Evaluation, evaluate
-from wideresnet.training.machine import pick_device, pick_precision
+from wideresnet.training.evaluate import Evaluation, evaluate, pick_inference_precision
+from wideresnet.training.machine import pick_device
 from wideresnet.weights import Weights, read_weights
 
 MIN_CLASSES_FOR_TOP5 = 10
@@ -53,7 +53,7 @@ def evaluate_weights(
         weights: a run folder, a weights folder or a `model.safetensors`.
         data: as for `wrn train`; its images are brought to the size that the weights were trained on.
         device: "auto", "cpu" or "cuda".
-        precision: "fp32", "bf16", or "auto": what the run was evaluated in, else what is faster.
+        precision: "fp32", "bf16", or "auto": what the run was evaluated in, else as `pick_inference_precision` says.
         skip_unreadable: leave out images that cannot be read, with a note.
         int8: quantise the network to 8 bits by the data's training images, and run that on the CPU.
 
@@ -83,8 +83,8 @@ def evaluate_weights(
         network = quantised
         more.append(quantised.how)
     else:
-        precision = _settle_precision(precision, device, Path(weights))
         network = read.network.to(device).optimize()
+        precision = pick_inference_precision(_precision_of_run(precision, device, Path(weights)), network, device)
     started = time.monotonic()
     labels = dataset.test.labels
     with bar() as progress:
@@ -183,8 +183,8 @@ def _fit(weights: Weights, dataset: Dataset, images: np.ndarray) -> tuple[np.nda
     return images, notes
 
 
-def _settle_precision(wanted: str, device: str, weights: Path) -> str:
-    """The precision; "auto" is that of the run which left the weights, if it ran on such a device."""
+def _precision_of_run(wanted: str, device: str, weights: Path) -> str:
+    """What is wanted; for "auto" the precision of the run which left the weights, if it ran on such a device."""
     folder = RunFolder(weights if weights.is_dir() else weights.parent)
     if wanted == "auto" and folder.result.is_file():
         try:
@@ -193,7 +193,7 @@ def _settle_precision(wanted: str, device: str, weights: Path) -> str:
                 wanted = result["precision"]
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{folder.result}: cannot be read; give --precision fp32 or bf16") from None
-    return pick_precision(wanted, device)
+    return wanted
 
 
 def _top5_error_pct(result: Evaluation, labels: np.ndarray) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from wideresnet.bench import memory, run
 from wideresnet.bench.case import Case
+from wideresnet.bench.contenders import make_contender
 from wideresnet.bench.plots import draw_bars, draw_figure4
 from wideresnet.bench.show import render
 from wideresnet.bench.summary import best_peer
@@ -55,12 +57,12 @@ def row(name: str, images_per_s: float, faster: float | None = None) -> dict[str
 def document(*rows: dict[str, Any], job: str = "train") -> dict[str, Any]:
     case = {
         "job": "train", "network": "WRN-28-10", "batch_size": 4, "contenders": list(rows), "num_rounds": 3,
-        "best_peer": best_peer(rows), "parts": {"forward": {"median_s": 0.01}}, "paper_ms": 312,
+        "best_peer": best_peer(rows), "parts": {"forward": {"median_s": 0.01}}, "paper_ms": 312, "precision": "fp32",
         "matmul": {"flops_per_s": 10**10, "what": "fp32"},
     }  # fmt: skip
     env = {"gpu": None, "cpu": "a CPU", "cpu_capability": "AVX2", "num_threads": 2, "torch": "2.11.0+cpu",
            "command": "wrn bench train WRN-28-10"}  # fmt: skip
-    return {"job": job, "env": env, "precision": "fp32", "cases": [case], "folder": "results/speed/mine"}
+    return {"job": job, "env": env, "cases": [case], "folder": "results/speed/mine"}
 
 
 FULL = document(
@@ -114,6 +116,35 @@ def test_infer_takes_several_batch_sizes_and_speaks_to_people(
     for expected in ("inference, batch 1", "inference, batch 3", "torchvision: has no WRN-10-1", "preprocessing",
                      "peak", "of matmul", "bench.png"):  # fmt: skip
         assert expected in text, expected
+
+
+@pytest.mark.usefixtures("short")
+def test_precision_is_what_train_would_take_and_so_is_the_matrix_product_s(
+    others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = iter(["bf16", "fp32"])
+    monkeypatch.setattr(
+        "wideresnet.bench.contenders.settle",
+        lambda recipe, *_, **__: (dataclasses.replace(recipe, precision=next(taken), layout="channels_last"), []),
+    )
+    for expected in ("bf16", "fp32"):
+        words = ("bench", "train", "WRN-10-1", "--batch-size", 2, "--against", f"{others}:same+careful", *QUICK[:-2])
+        assert wrn(*words, "--out", tmp_path / expected) == 0
+        (case,) = json.loads((tmp_path / expected / "bench.json").read_text())["cases"]
+        ours, careful = case["contenders"]
+        assert case["precision"] == expected
+        assert expected in ours["configuration"]
+        assert expected in careful["configuration"]
+        assert case["matmul"]["what"].startswith(expected)
+
+
+def test_inference_is_exact_by_the_kernels_unless_asked_otherwise(make_case: Callable[..., Case]) -> None:
+    fast = dataclasses.replace(make_case(job="infer"), precision="auto")
+    contender = make_contender("wideresnet", fast)
+    assert contender.configuration.startswith("Winograd kernels")
+    assert contender.precision == "fp32"
+    contender = make_contender("wideresnet", dataclasses.replace(fast, precision="bf16"))
+    assert contender.configuration == "channels last in memory, bf16, 1 thread"
 
 
 @pytest.mark.usefixtures("short")

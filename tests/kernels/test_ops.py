@@ -114,6 +114,23 @@ def test_the_gradient_of_the_weights_is_autograd_s(shape: tuple[int, int, int, t
         assert_near(ops.convolve_weight_gradient(x, gradient, prologue), weight.grad)
 
 
+def test_weights_that_no_cache_holds_are_used_on_larger_blocks_to_the_same_numbers() -> None:
+    x, gradient, weight, norm = a_map(4, 640, (29, 28)), a_map(4, 640, (29, 28)), weights(640, 640), a_norm(640)
+    forwards, backwards = (ops.transform_weight(weight, backwards=flag) for flag in (False, True))
+    y, sums = ops.convolve(x, forwards, 640, norm, summed=True)
+    through, _ = ops.convolve_backward(gradient, backwards, x, norm)
+    expected = F.conv2d(doubled(norm, x).relu(), weight.double(), padding=1)
+    assert_near(y, expected, 2 * CLOSE)  # 640 products are added one after the other
+    assert_sums(sums, y.double(), y.double().square())
+    for i in range(4):  # so few tiles are never a large block
+        own, others = x[i : i + 1], gradient[i : i + 1]
+        assert torch.equal(ops.convolve(own, forwards, 640, norm)[0], y[i : i + 1])
+        assert torch.equal(ops.convolve_backward(others, backwards, own, norm)[0], through[i : i + 1])
+    found = ops.convolve_weight_gradient(x, gradient, norm)
+    each = [ops.convolve_weight_gradient(x[i : i + 1], gradient[i : i + 1], norm).double() for i in range(4)]
+    assert_near(found, torch.stack(each).sum(0))
+
+
 @pytest.mark.parametrize(("batch", "channels", "size"), [(1, 16, (1, 2)), (3, 48, (5, 7)), (7, 32, (33, 31))])
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
 def test_normalisation_is_batch_norm_s_with_its_running_statistics(

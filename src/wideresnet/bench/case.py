@@ -31,7 +31,8 @@ class Case:
         family: "cifar" (images of 32x32, 10 classes) or "imagenet" (224x224, 1000).
         batch_size: images a step.
         device: "cpu" or "cuda".
-        precision: "fp32" or "bf16", of this package's own networks; others run in fp32.
+        precision: "fp32" or "bf16", of this package's own networks; others run in fp32. "auto" leaves it to what
+            `wrn train` or `wrn eval` would take.
         num_threads: threads of the CPU that everyone starts with.
     """
 

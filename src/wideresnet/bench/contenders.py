@@ -17,6 +17,7 @@ from wideresnet.bench.case import Case
 from wideresnet.bench.peers import CAREFUL, PLAIN, PeerError, build_peer
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.networks import create
+from wideresnet.training.evaluate import pick_inference_precision
 from wideresnet.training.machine import keep_memory, synchronise
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.prepare import build_network
@@ -45,6 +46,7 @@ class Contender:
         configuration: how it runs, e.g. "channels_last, eager, fp32, 2 threads".
         call: one training step, or one forward pass.
         num_threads: threads of the CPU that it runs with.
+        precision: "fp32" or "bf16"; "int8".
         parts: runs one step in pieces and returns the seconds of each; only for this package's own.
     """
 
@@ -52,6 +54,7 @@ class Contender:
     configuration: str
     call: Callable[[], object]
     num_threads: int
+    precision: str = "fp32"
     parts: Callable[[], dict[str, float]] | None = None
 
 
@@ -116,20 +119,22 @@ def ours_train(case: Case) -> Contender:
         watch.lap("optimiser")
         return watch.seconds
 
-    return Contender(OURS, describe_configuration(recipe), step, recipe.threads or case.num_threads, parts)
+    threads = recipe.threads or case.num_threads
+    return Contender(OURS, describe_configuration(recipe), step, threads, recipe.precision, parts)
 
 
 def ours_infer(case: Case) -> Contender:
     """This package's forward pass, in the configuration that `wrn predict` and `wrn eval` take on this machine."""
     keep_memory()
     network = build_network(case.recipe, case.num_classes, in_channels=3).to(case.device).optimize()
+    precision = pick_inference_precision(case.precision, network, case.device)
     images = case.batch()[0].contiguous(memory_format=torch.channels_last)
     preprocessing, pixels = Preprocessing("mean_std", (127.5,) * 3, (64.0,) * 3), case.pixels()
 
     def forward() -> Tensor:
         with (
             torch.inference_mode(),
-            torch.autocast(case.device, torch.bfloat16, enabled=case.precision == "bf16"),
+            torch.autocast(case.device, torch.bfloat16, enabled=precision == "bf16"),
         ):
             return network(images)
 
@@ -141,8 +146,8 @@ def ours_infer(case: Case) -> Contender:
         watch.lap("forward")
         return watch.seconds
 
-    threads = f", {case.num_threads} threads" if case.device == "cpu" else ""
-    return Contender(OURS, f"{network.how}, {case.precision}{threads}", forward, case.num_threads, parts)
+    configuration = f"{network.how(precision)}, {precision}{_threads_of(case)}"
+    return Contender(OURS, configuration, forward, case.num_threads, precision, parts)
 
 
 def ours_int8(case: Case) -> Contender:
@@ -157,8 +162,7 @@ def ours_int8(case: Case) -> Contender:
         with torch.inference_mode():
             return network(images)
 
-    configuration = f"8-bit kernels, {case.num_threads} thread{'s' * (case.num_threads > 1)}"
-    return Contender(OURS_INT8, configuration, forward, case.num_threads)
+    return Contender(OURS_INT8, f"8-bit kernels{_threads_of(case)}", forward, case.num_threads, "int8")
 
 
 def _as_users_run_it(name: str, network: nn.Module, case: Case) -> Contender:
@@ -201,13 +205,12 @@ def _as_users_run_it(name: str, network: nn.Module, case: Case) -> Contender:
         weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov,
     )
-    configuration = _described(case, "channels_last" if careful else "NCHW", precision)
-    return Contender(name, configuration, step if case.job == "train" else forward, case.num_threads)
+    configuration = f"{'channels_last' if careful else 'NCHW'}, eager, {precision}{_threads_of(case)}"
+    return Contender(name, configuration, step if case.job == "train" else forward, case.num_threads, precision)
 
 
-def _described(case: Case, layout: str, precision: str) -> str:
-    threads = f", {case.num_threads} thread{'s' * (case.num_threads > 1)}" if case.device == "cpu" else ""
-    return f"{layout}, eager, {precision}{threads}"
+def _threads_of(case: Case) -> str:
+    return f", {case.num_threads} thread{'s' * (case.num_threads > 1)}" if case.device == "cpu" else ""
 
 
 class _Stopwatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ class Settings:
 
     Attributes:
         device: "cpu" or "cuda".
-        precision: "fp32" or "bf16".
+        precision: of this package's networks: "fp32", "bf16", or "auto" for what is fastest.
         num_threads: threads of the CPU.
         repeats: rounds at most.
         seconds: of timing that a network and batch size may take; three rounds are made whatever they take.
@@ -148,7 +149,9 @@ def settled(
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         torch.backends.cudnn.benchmark = True  # the published training scripts set it
-        yield Settings(device, pick_precision(precision, device), torch.get_num_threads(), repeats, seconds)
+        if precision != "auto":
+            precision = pick_precision(precision, device)
+        yield Settings(device, precision, torch.get_num_threads(), repeats, seconds)
     finally:
         torch.set_num_threads(before[0])
         torch.backends.cudnn.benchmark = before[1]
@@ -167,7 +170,6 @@ def start_document(job: str, settings: Settings) -> dict[str, Any]:
     return {
         "job": job,
         "env": describe(settings.device),
-        "precision": settings.precision,
         "load_average": round(os.getloadavg()[0], 2),
         "cases": [],
     }
@@ -193,20 +195,24 @@ def _measure(
         progress.update(task, what=what)
 
     entered: list[tuple[Case, list[Lane]]] = []
-    for case, names in entries:
-        entered.append((case, [_enter(name, case, tell) for name in names]))
-    product, matmul_flops = matmul_contender(settings.device, settings.precision, settings.num_threads)
-    matmul = Lane(product)
-    matmul.warm_up(settings.device)
+    for case, (ours, *others) in entries:
+        first = _enter(ours, case, tell)
+        case = dataclasses.replace(case, precision=first.contender.precision)  # which careful others take over
+        entered.append((case, [first, *(_enter(name, case, tell) for name in others)]))
+    products, flops = dict[str, Lane](), 0
+    for precision in dict.fromkeys(case.precision for case, _ in entered):
+        product, flops = matmul_contender(settings.device, precision, settings.num_threads)
+        products[precision] = Lane(product)
+        products[precision].warm_up(settings.device)
     lanes = [lane for _, case_lanes in entered for lane in case_lanes]
-    running = [*(lane for lane in lanes if not lane.problem), matmul]
+    running = [*(lane for lane in lanes if not lane.problem), *products.values()]
     rounds = num_rounds(running, settings.repeats, settings.seconds * len(entries))
     progress.update(task, total=rounds * sum(lane.turn_s for lane in running), what=f"{rounds} rounds")
     take_turns(running, rounds, settings.device, advance=lambda seconds: progress.advance(task, seconds))
     documents = []
     for case, case_lanes in entered:
         _measure_memory(case, case_lanes, tell)
-        documents.append(case_document(case, case_lanes, matmul, matmul_flops))
+        documents.append(case_document(case, case_lanes, products[case.precision], flops))
     progress.update(task, what=f"{rounds} rounds")
     return documents
 

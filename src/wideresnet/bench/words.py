@@ -32,11 +32,12 @@ def verdict(case: dict[str, Any]) -> str:
 
 
 def machine_line(document: dict[str, Any], precision: str | None = None) -> str:
-    """What a record was made on, and what this package's networks ran in: the record's precision, or another."""
+    """What a record was made on, and what this package's networks ran in: in all its cases, or where it is given."""
+    precision = precision or " and ".join(dict.fromkeys(case["precision"] for case in document["cases"]))
     env = document["env"]
     threads = f"{env['num_threads']} thread{'s' * (env['num_threads'] != 1)}"
     place = env["gpu"] or f"{threads} of {env['cpu']} ({env['cpu_capability']})"
-    return f"{place}, ours in {precision or document['precision']}, torch {env['torch'].split('+')[0]}"
+    return f"{place}, ours in {precision}, torch {env['torch'].split('+')[0]}"
 
 
 def parts_line(case: dict[str, Any]) -> str:

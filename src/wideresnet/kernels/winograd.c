@@ -102,7 +102,7 @@ INLINE void weight_gradient_1d(const vec u[6], vec w[3]) { /* G^T */
 
 /* Tiles a block: two scratch maps of 36 numbers a tile and channel fit in half a megabyte, which most second-level
  * caches hold, but a block is so large that reading the weights again for each costs little beside the products. */
-enum { MAX_BLOCK = 192 };
+enum { MAX_BLOCK = 192, SUMMED = 48 };
 static long block_tiles(long channels, long num_weights, long tiles) {
     long fit = (320 << 10) / (4 * NF * channels), enough = 4 * num_weights < NO_CACHE ? 48 : MAX_BLOCK;
     long block = up(least(fit > enough ? fit : enough, MAX_BLOCK - MR), MR);
@@ -212,6 +212,51 @@ INLINE void strip(long num, long K, const float *A, const float *B, float *C, lo
     if (t < num) product(1, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
 }
 
+/* Sums over some positions of VL channels: of numbers less `point` and of their squares; behind a gate, of gradients and
+ * of their products with the gate's input less `point`. */
+typedef struct { vec point, first, second; } Sums;
+
+/* What gradients pass backwards: they stay where scale input + shift is above 0. */
+typedef struct { const float *input; vec scale, shift; } Gate;
+
+/* The outputs of a tile, for channels c and on, from its 36 numbers a channel; plus add, through the gate, summed. */
+INLINE void output_tile(const float *M, long stride_f, Shape s, Place p, long c, const float *add, Gate gate, Sums *sums,
+                        float *y) {
+    vec rows[4][6];
+    for (int j = 0; j < 6; j++) {
+        vec m[6], o[4];
+        for (int i = 0; i < 6; i++) m[i] = LOAD(M + (i * 6 + j) * stride_f);
+        output_1d(m, o);
+        for (int i = 0; i < 4; i++) rows[i][j] = o[i];
+    }
+    int height = (int)least(4, s.H - p.top), width = (int)least(4, s.W - p.left);
+    for (int i = 0; i < height; i++) {
+        vec o[4];
+        output_1d(rows[i], o);
+        long at = ((p.image * s.H + p.top + i) * s.W + p.left) * s.C + c;
+        for (int j = 0; j < width; j++, at += s.C) {
+            vec value = o[j];
+            if (add) {
+                value += LOAD(add + at);
+                __builtin_prefetch(add + at + 4 * s.C);
+            }
+            if (gate.input) {
+                vec input = LOAD(gate.input + at);
+                __builtin_prefetch(gate.input + at + 4 * s.C);
+                value = where_positive(input * gate.scale + gate.shift, value);
+                sums->first += value;
+                sums->second += value * (input - sums->point);
+            } else if (sums) {
+                vec far = value - sums->point;
+                sums->first += far;
+                sums->second += far * far;
+            }
+            STORE(y + at, value);
+            __builtin_prefetch(y + at + 4 * s.C, 1);
+        }
+    }
+}
+
 /* y (B, H, W, out) = conv(relu(a x + b)) + add.
  *
  * a, b: (in), or NULL for no normalisation and activation. add: like y, or NULL.
@@ -254,48 +299,23 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
             double *part = partial + blk * 2 * out;
             long at0 = ((places[0].image * H + places[0].top) * W + places[0].left) * out;
             for (long c = from; c < least(to, out); c += VL) {
-                vec sum = {0}, second = {0}, mid = gate ? LOAD(centre + c) : (vec){0};
+                Sums around = {gate ? LOAD(centre + c) : (vec){0}, {0}, {0}};
                 if (sums && !gate) { /* squares around the block's first output lose no digits */
                     for (int i = 0; i < 5; i++)
-                        for (int j = 0; j < 5; j++) mid += LOAD(M + (i * 6 + j) * m_f + c - from);
-                    if (add) mid += LOAD(add + at0 + c);
+                        for (int j = 0; j < 5; j++) around.point += LOAD(M + (i * 6 + j) * m_f + c - from);
+                    if (add) around.point += LOAD(add + at0 + c);
                 }
-                vec scale = gate ? LOAD(gate_a + c) : (vec){0}, shift = gate ? LOAD(gate_b + c) : (vec){0};
-                for (long t = 0; t < num; t++) {
-                    Place p = places[t];
-                    vec rows[4][6];
-                    for (int j = 0; j < 6; j++) {
-                        vec m[6], o[4];
-                        for (int i = 0; i < 6; i++) m[i] = LOAD(M + (i * 6 + j) * m_f + t * slice + c - from);
-                        output_1d(m, o);
-                        for (int i = 0; i < 4; i++) rows[i][j] = o[i];
+                Gate through = {gate, gate ? LOAD(gate_a + c) : (vec){0}, gate ? LOAD(gate_b + c) : (vec){0}};
+                for (long t0 = 0; t0 < num; t0 += SUMMED) { /* so few numbers' sums lose no digits either */
+                    around.first = around.second = (vec){0};
+                    for (long t = t0; t < least(t0 + SUMMED, num); t++) {
+                        output_tile(M + t * slice + c - from, m_f, (Shape){B, H, W, out}, places[t], c, add, through,
+                                    sums ? &around : NULL, y);
                     }
-                    int height = (int)least(4, H - p.top), width = (int)least(4, W - p.left);
-                    for (int i = 0; i < height; i++) {
-                        vec o[4];
-                        output_1d(rows[i], o);
-                        long at = ((p.image * H + p.top + i) * W + p.left) * out + c;
-                        for (int j = 0; j < width; j++, at += out) {
-                            vec value = o[j];
-                            if (add) value += LOAD(add + at), __builtin_prefetch(add + at + 4 * out);
-                            if (gate) {
-                                vec input = LOAD(gate + at);
-                                __builtin_prefetch(gate + at + 4 * out);
-                                value = where_positive(input * scale + shift, value);
-                                sum += value;
-                                second += value * (input - mid);
-                            } else if (sums) {
-                                vec far = value - mid;
-                                sum += far;
-                                second += far * far;
-                            }
-                            STORE(y + at, value);
-                            __builtin_prefetch(y + at + 4 * out, 1);
-                        }
-                    }
+                    for (int l = 0; sums && l < VL; l++)
+                        move_sums(gate ? 0 : around.point[l], t0 ? 0 : count, around.first[l], around.second[l],
+                                  part + c + l, part + out + c + l);
                 }
-                for (int l = 0; sums && l < VL; l++)
-                    move_sums(gate ? 0 : mid[l], count, sum[l], second[l], part + c + l, part + out + c + l);
             }
         }
     if (sums && !failed) {

@@ -33,9 +33,13 @@ class Optimized(nn.Module):
         self.eval()
 
     @property
-    def how(self) -> str:
+    def has_kernels(self) -> bool:
+        """Whether images in fp32 go through the Winograd kernels; in other precisions they never do."""
+        return bool(self.blocks)
+
+    def how(self, precision: str = "fp32") -> str:
         """What was done, in words."""
-        if self.blocks:
+        if self.has_kernels and precision == "fp32":
             return "Winograd kernels, weights transformed beforehand"
         return "normalisations folded into convolutions, " * self.is_folded + "channels last in memory"
 
@@ -72,7 +76,7 @@ class Optimized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (B, num_classes) of images (B, C, H, W), as `Network.forward` gives them."""
         self.network.check(x)
-        if not self.blocks or why_not_for(x) is not None:
+        if not self.has_kernels or why_not_for(x) is not None:
             return self.network(x.contiguous(memory_format=torch.channels_last))
         trunk = cast("PreActNet", self.network)
         x = ops.channels_last(trunk.stem(x.contiguous(memory_format=torch.channels_last)))

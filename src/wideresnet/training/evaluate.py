@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from wideresnet.data.feed import evaluation_batches, share_of
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.networks.optimized import Optimized
 from wideresnet.training.distributed import World
+from wideresnet.training.machine import pick_precision
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 500}
 """Images at once. Logits on a CPU are the same bit for bit; 64 took 0.73 of the time of 500 there (WRN-16-2)."""
@@ -38,6 +40,16 @@ class Evaluation:
     def error_pct(self) -> float:
         """Top-1 error, percent."""
         return 100 * self.num_errors / self.num_images
+
+
+def pick_inference_precision(wanted: str, network: nn.Module, device: str) -> str:
+    """ "fp32" or "bf16"; "auto" is exact where this package's kernels make that fast, else what is faster.
+
+    Raises:
+        UsageError: as for `pick_precision`.
+    """
+    exact = wanted == "auto" and isinstance(network, Optimized) and network.has_kernels
+    return "fp32" if exact else pick_precision(wanted, device)
 
 
 @torch.inference_mode()
