@@ -13,6 +13,7 @@ from typing import Any
 
 from wideresnet.bench.contenders import OURS, OURS_INT8
 from wideresnet.bench.words import (
+    START_WAYS,
     case_title,
     errors_of,
     machine_line,
@@ -42,7 +43,7 @@ def summary(records: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
-        if record["job"] == "figure4":
+        if record["job"] in ("figure4", "start"):
             continue
         for case in record["cases"]:
             peer = row_of(case, case["best_peer"]) if case["best_peer"] else None
@@ -83,6 +84,8 @@ def details(records: list[dict[str, Any]]) -> str:
         parts += [f"## {folder.rpartition('/')[2]}", f"`{record['env']['command']}`", machine_line(record) + "."]
         if record["job"] == "figure4":
             parts.append(_figure4(record))
+        elif record["job"] == "start":
+            parts.append(_starts(record))
         else:
             for case in record["cases"]:
                 parts += [
@@ -90,7 +93,7 @@ def details(records: list[dict[str, Any]]) -> str:
                     _contenders(case),
                     f"A step of ours in pieces: {parts_line(case)}.",
                 ]
-        drawn = "Figure 4" if record["job"] == "figure4" else "images a second"
+        drawn = {"figure4": "Figure 4", "start": "first steps"}.get(record["job"], "images a second")
         parts.append(f"![{drawn}](../{folder}/bench.png)")
     return "\n\n".join(parts if records else [*parts, EMPTY]) + "\n"
 
@@ -141,6 +144,29 @@ def _figure4(record: dict[str, Any]) -> str:
                 f"{100 * row['share_of_matmul']:.0f} %",
             )
         )
+    return "\n".join(rows)
+
+
+def _starts(record: dict[str, Any]) -> str:
+    rows = [
+        "Seconds from the start of a fresh process, in turns.\n",
+        "| network | batch | | until the first step | until it has ended | quartiles | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case in record["cases"]:
+        for row in case["starts"]:
+            ready, stepped = row["ready_s"], row["stepped_s"]
+            rows.append(
+                _row(
+                    case["network"],
+                    case["batch_size"],
+                    row["name"],
+                    f"{ready['median']:.1f}",
+                    f"{stepped['median']:.1f}",
+                    f"{stepped['quartile1']:.1f} to {stepped['quartile3']:.1f}",
+                    START_WAYS[row["name"]],
+                )
+            )
     return "\n".join(rows)
 
 

@@ -173,6 +173,13 @@ def _bench_verb(verbs: Any) -> None:
         if job == "infer":
             measure.add_argument("--int8", action="store_true", help="ours in 8 bits too")
         _bench_flags(measure)
+    start = _verb(jobs, "start", _bench, "how long a first training step takes to come, with and without a cache",
+                  "wrn bench start WRN-28-10")  # fmt: skip
+    start.set_defaults(job="start")
+    start.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
+    start.add_argument("--batch-size", type=int, default=128, metavar="N", help="images a step (128)")
+    start.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
+    _bench_flags(start)
     figure4 = _verb(jobs, "figure4", _bench, "the paper's Figure 4 on this machine, beside its bars",
                     "wrn bench figure4")  # fmt: skip
     figure4.set_defaults(job="figure4")
@@ -404,6 +411,10 @@ def _bench(args: argparse.Namespace) -> None:
     out = args.out or _new_run_folder("bench", args.job, *(args.networks[:1] if "networks" in args else ()))
     if args.job == "figure4":
         document = run_figure4(out, **machine)
+    elif args.job == "start":
+        from wideresnet.bench.start import run_start
+
+        document = run_start(args.networks, out, batch_size=args.batch_size, family=args.family, **machine)
     else:
         document = run_bench(args.job, args.networks, out, batch_sizes=args.batch_size, against=args.against,
                              family=args.family, int8=getattr(args, "int8", False), **machine)  # fmt: skip

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from wideresnet.bench import memory, run
+from wideresnet.bench import memory, run, start
 from wideresnet.bench.case import Case
 from wideresnet.bench.contenders import make_contender
 from wideresnet.bench.plots import draw_bars, draw_figure4
 from wideresnet.bench.show import render
 from wideresnet.bench.summary import best_peer
 from wideresnet.cli import main
+from wideresnet.errors import WRNError
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = ("--repeats", "2", "--seconds", "0", "--threads", "1", "--device", "cpu", "--precision", "fp32")
@@ -174,6 +175,34 @@ def test_figure_4_puts_this_machine_beside_the_papers(
     assert "312" in text
 
 
+@pytest.mark.slow
+def test_first_steps_are_timed_in_fresh_processes_with_and_without_a_cache(
+    tmp_path: Path, load_tool: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRN_DATA", str(tmp_path / "mine"))
+    assert wrn("bench", "start", "WRN-10-1", "--batch-size", 4, *QUICK[:-4], "--out", tmp_path / "out") == 0
+    record = json.loads((tmp_path / "out" / "bench.json").read_text())
+    (case,) = record["cases"]
+    assert [found["name"] for found in case["starts"]] == ["cold", "warm", "plain"]
+    for found in case["starts"]:
+        ready, stepped = found["ready_s"]["seconds"], found["stepped_s"]["seconds"]
+        assert len(ready) == len(stepped) == case["num_rounds"] == 2
+        assert all(0.1 < before < after for before, after in zip(ready, stepped, strict=True))
+    assert not (tmp_path / "mine" / "fastest.json").exists()  # what the user's own cache holds does not count
+    with Image.open(tmp_path / "out" / "bench.png") as picture:
+        assert picture.size[0] > 0
+    assert "cold" in shown(record)
+    page = load_tool("speed").details([{**record, "folder": "results/speed/mine"}])
+    assert "| WRN-10-1 | 4 | plain |" in page
+    assert load_tool("speed").summary([record]) == load_tool("speed").EMPTY
+
+
+def test_a_process_that_ends_before_its_step_is_one_line(tmp_path: Path) -> None:
+    case = Case("train", "WRN-10-1", "cifar", 4, "cpu", "fp32", 1)
+    with pytest.raises(WRNError, match=r"^WRN-10-1, cold: the process ended before a step: .*UsageError"):
+        start._first_step("cold", case, tmp_path / "not-there.npz")
+
+
 def test_the_memory_of_a_contender_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("train", "WRN-10-1", "cifar", 64, "cpu", "fp32", 1)
     peak_mib, activations_mib = memory.memory_in_own_process("wideresnet", case), case.cost.activation_bytes / 2**20
@@ -196,6 +225,7 @@ def test_the_memory_of_a_contender_is_measured_in_a_process_of_its_own(monkeypat
         (("train", "WRN-10-1", "--repeats", "0"), "--repeats 0"),
         (("train", "WRN-10-1", "--seconds", "nan"), "--seconds nan"),
         (("figure4", "WRN-10-1"), "unrecognized"),
+        (("start", "WRN-10-1", "--batch-size", "1"), "at least 2"),
         (("fly",), "invalid choice"),
     ],
 )

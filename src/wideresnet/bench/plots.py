@@ -17,7 +17,7 @@ from wideresnet.record import write_atomic
 
 def write_plot(document: dict[str, Any], path: Path) -> None:
     """Draw a record into a PNG file."""
-    draw = draw_figure4 if document["job"] == "figure4" else draw_bars
+    draw = {"figure4": draw_figure4, "start": draw_starts}.get(document["job"], draw_bars)
     write_atomic(path, to_png(draw(document)))
 
 
@@ -44,6 +44,30 @@ def draw_bars(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
         axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="bold", parse_math=False)
         _style(axes, theme)
     panels[-1].set_xlabel("images a second", color=theme.ink, fontsize=10)
+    figure.suptitle(machine_line(document), color=theme.muted, fontsize=8.5, parse_math=False)
+    return figure
+
+
+def draw_starts(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
+    """Seconds from the start of a process to the end of its first step; the paler part is before the step begins."""
+    cases = document["cases"]
+    figure = _figure((8, 0.5 + 1.7 * len(cases)), theme)
+    panels = figure.subplots(len(cases), 1, squeeze=False)[:, 0]
+    for axes, case in zip(panels, cases, strict=True):
+        rows = case["starts"]
+        for place, row in enumerate(rows):
+            ready, stepped = row["ready_s"]["median"], row["stepped_s"]["median"]
+            colour = theme.muted if row["name"] == "plain" else theme.accent
+            axes.barh(place, ready, color=colour, height=0.7, alpha=0.55)
+            axes.barh(place, stepped - ready, left=ready, color=colour, height=0.7)
+            _write(axes, stepped, place, f"  {stepped:.1f} s", theme.ink)
+        axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.15 * max(row["stepped_s"]["median"] for row in rows))
+        title = f"{case['network']}, batch {case['batch_size']}: the first training step"
+        axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="bold", parse_math=False)
+        _style(axes, theme)
+    panels[-1].set_xlabel("seconds from the start of the process", color=theme.ink, fontsize=10)
     figure.suptitle(machine_line(document), color=theme.muted, fontsize=8.5, parse_math=False)
     return figure
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wideresnet.bench.contenders import OURS
-from wideresnet.bench.words import case_title, errors_of, machine_line, parts_line, short_name, verdict
+from wideresnet.bench.words import START_WAYS, case_title, errors_of, machine_line, parts_line, short_name, verdict
 from wideresnet.text import human_count
 
 BAR_WIDTH = 8
@@ -20,6 +20,8 @@ def render(document: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [Text(machine_line(document))]
     if document["job"] == "figure4":
         return Group(*parts, Text(), _figure4(document))
+    if document["job"] == "start":
+        return Group(*parts, Text(), *(_starts(case) for case in document["cases"]))
     for case in document["cases"]:
         parts += [Text(), Text(case_title(case), style="bold"), _contenders(case)]
         for row in case["contenders"]:
@@ -58,6 +60,22 @@ def _contenders(case: dict[str, Any]) -> Table:
             "-" if memory is None else f"{memory:,.0f}",
             f"{faster['median']:.2f} x\n{faster['quartile1']:.2f}-{faster['quartile3']:.2f}" if faster else "",
         )
+    return table
+
+
+def _starts(case: dict[str, Any]) -> Table:
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left",
+        title=f"{case['network']}, batch {case['batch_size']}: seconds from the start of the process",
+    )  # fmt: skip
+    table.add_column("", no_wrap=True)
+    for heading in ("until the\nfirst step", "until it\nhas ended", "quartiles"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in case["starts"]:
+        ready, stepped = row["ready_s"], row["stepped_s"]
+        table.add_row(row["name"], f"{ready['median']:.1f}", f"{stepped['median']:.1f}",
+                      f"{stepped['quartile1']:.1f}-{stepped['quartile3']:.1f}", START_WAYS[row["name"]])  # fmt: skip
     return table
 
 

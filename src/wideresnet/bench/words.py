@@ -6,6 +6,13 @@ from typing import Any
 
 from wideresnet import paper
 
+START_WAYS = {
+    "cold": "wrn train with nothing kept: kernels are compiled, the fastest way is measured",
+    "warm": "wrn train again: kernels and measurement are kept",
+    "plain": "our network in a plain loop of PyTorch: eager, fp32, NCHW, nothing loaded or measured",
+}
+"""What `wrn bench start` times."""
+
 
 def case_title(case: dict[str, Any]) -> str:
     """ "WRN-16-4, training, batch 128"."""
@@ -34,6 +41,7 @@ def verdict(case: dict[str, Any]) -> str:
 def machine_line(document: dict[str, Any], precision: str | None = None) -> str:
     """What a record was made on, and what this package's networks ran in: in all its cases, or where it is given."""
     precision = precision or " and ".join(dict.fromkeys(case["precision"] for case in document["cases"]))
+    precision = precision.replace("auto", "the precision that is fastest")
     env = document["env"]
     threads = f"{env['num_threads']} thread{'s' * (env['num_threads'] != 1)}"
     place = env["gpu"] or f"{threads} of {env['cpu']} ({env['cpu_capability']})"
