@@ -173,11 +173,12 @@ def _bench_verb(verbs: Any) -> None:
         if job == "infer":
             measure.add_argument("--int8", action="store_true", help="ours in 8 bits too")
         _bench_flags(measure)
-    start = _verb(jobs, "start", _bench, "how long a first training step takes to come, with and without a cache",
+    start = _verb(jobs, "start", _bench, "the time to the first training step, by wrn train with an empty cache (cold) "
+                  "and again (warm), and by a plain loop, each round in three fresh processes",
                   "wrn bench start WRN-28-10")  # fmt: skip
     start.set_defaults(job="start")
     start.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
-    start.add_argument("--batch-size", type=int, default=128, metavar="N", help="images a step (128)")
+    start.add_argument("--batch-size", type=int, metavar="N", help="images a step (128)")
     start.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
     _bench_flags(start)
     figure4 = _verb(jobs, "figure4", _bench, "the paper's Figure 4 on this machine, beside its bars",
@@ -252,7 +253,6 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
         recipe, base, dataset, out = _recipe_to_resume(args) if args.resume else _recipe_to_start(args)
     out = Path(world.agree(str(out)))  # a new folder is named after the time
     from wideresnet.announce import announce_run, show_pictures, show_result
-    from wideresnet.report import write_report
     from wideresnet.training import fit
 
     result = fit(
@@ -271,6 +271,8 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
         print(json.dumps(result))
     else:
         show_result(result)
+    from wideresnet.report import write_report  # which draws: nobody need wait for its libraries before the first step
+
     write_report(out, dataset)
     if not args.json:
         show_pictures(RunFolder(out))

@@ -118,11 +118,12 @@ def test_weights_that_no_cache_holds_are_used_on_larger_blocks_to_the_same_numbe
     x, gradient, weight, norm = a_map(4, 640, (29, 28)), a_map(4, 640, (29, 28)), weights(640, 640), a_norm(640)
     forwards, backwards = (ops.transform_weight(weight, backwards=flag) for flag in (False, True))
     y, sums = ops.convolve(x, forwards, 640, norm, summed=True)
-    through, _ = ops.convolve_backward(gradient, backwards, x, norm)
+    through, back = ops.convolve_backward(gradient, backwards, x, norm)
+    assert_sums(back, through.double(), through.double() * (x.double() - norm.mean.double()[:, None, None]))
     expected = F.conv2d(doubled(norm, x).relu(), weight.double(), padding=1)
     assert_near(y, expected, 2 * CLOSE)  # 640 products are added one after the other
     assert_sums(sums, y.double(), y.double().square())
-    for i in range(4):  # so few tiles are never a large block
+    for i in range(4):  # whatever the size of a block
         own, others = x[i : i + 1], gradient[i : i + 1]
         assert torch.equal(ops.convolve(own, forwards, 640, norm)[0], y[i : i + 1])
         assert torch.equal(ops.convolve_backward(others, backwards, own, norm)[0], through[i : i + 1])

@@ -1,6 +1,7 @@
 """The processes that `wrn bench start` times. All imports are inside the functions: they are part of what is timed.
 
-Each reads what to do from standard input, and says there when its first training step begins and has ended.
+Each reads what to do from standard input. On standard output it says, a JSON object a line, how its first training step
+runs and, at once when that has ended, that it has.
 """
 
 from __future__ import annotations
@@ -10,23 +11,29 @@ import os
 import sys
 from typing import Any
 
+from wideresnet.errors import WRNError
+
 
 def ours(given: dict[str, Any]) -> None:
-    """`wrn train` up to the end of its first step; `given` has recipe, num_threads and the run folder."""
-    from wideresnet.kernels.library import start_build
+    """`wrn train` up to the end of its first step; `given` has the recipe and the run folder."""
+    from wideresnet.kernels.library import start_build, why_unavailable
 
     start_build()
-    import torch
-
+    from wideresnet.announce import announce_run
     from wideresnet.config import Recipe
-    from wideresnet.training import fit
+    from wideresnet.training import Job, Plan, fit
+    from wideresnet.training.tune import describe_configuration
+
+    def announce(job: Job, plan: Plan) -> None:
+        announce_run(job, plan, None)
+        _say(configuration=describe_configuration(job.recipe))
 
     def leave(*_: object) -> None:
-        _say("stepped")
-        os._exit(0)  # what follows is not timed
+        _say(stepped=True)
+        why_unavailable()  # a compiler that is still at work is waited for, as at the end of a run
+        os._exit(0)  # the rest of the run is not wanted
 
-    torch.set_num_threads(given["num_threads"])
-    fit(Recipe.from_json(given["recipe"]), given["out"], announce=lambda *_: _say("ready"), watch=leave)
+    fit(Recipe.from_json(given["recipe"]), given["out"], announce=announce, watch=leave)
 
 
 def plain(given: dict[str, Any]) -> None:
@@ -39,24 +46,27 @@ def plain(given: dict[str, Any]) -> None:
     torch.set_num_threads(given["num_threads"])
     recipe, device = given["recipe"], given["device"]
     network = create(recipe["network"], given["num_classes"], family=recipe["family"]).to(device)
+    network.kernels = False
     optimizer = torch.optim.SGD(
         network.parameters(), lr=recipe["lr"], momentum=recipe["momentum"], weight_decay=recipe["weight_decay"],
         nesterov=recipe["nesterov"],
     )  # fmt: skip
     size = recipe["batch_size"], 3, given["size_px"], given["size_px"]
     images, labels = torch.randn(*size, device=device), torch.zeros(size[0], dtype=torch.int64, device=device)
-    _say("ready")
-    network.kernels = False
     F.cross_entropy(network(images), labels).backward()
     optimizer.step()
     if device == "cuda":
         torch.cuda.synchronize()
-    _say("stepped")
+    _say(stepped=True)
+    _say(configuration=f"NCHW, eager, fp32, {torch.get_num_threads()} threads")
 
 
-def _say(word: str) -> None:
-    print(word, flush=True)
+def _say(**values: object) -> None:
+    print(json.dumps(values), flush=True)
 
 
 if __name__ == "__main__":
-    {"ours": ours, "plain": plain}[sys.argv[1]](json.loads(sys.stdin.read()))
+    try:
+        {"ours": ours, "plain": plain}[sys.argv[1]](json.loads(sys.stdin.read()))
+    except WRNError as error:
+        sys.exit(" ".join(str(error).split()))

@@ -49,17 +49,15 @@ def draw_bars(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
 
 
 def draw_starts(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
-    """Seconds from the start of a process to the end of its first step; the paler part is before the step begins."""
+    """Seconds from the start of a process to the end of its first step."""
     cases = document["cases"]
     figure = _figure((8, 0.5 + 1.7 * len(cases)), theme)
     panels = figure.subplots(len(cases), 1, squeeze=False)[:, 0]
     for axes, case in zip(panels, cases, strict=True):
         rows = case["starts"]
         for place, row in enumerate(rows):
-            ready, stepped = row["ready_s"]["median"], row["stepped_s"]["median"]
-            colour = theme.muted if row["name"] == "plain" else theme.accent
-            axes.barh(place, ready, color=colour, height=0.7, alpha=0.55)
-            axes.barh(place, stepped - ready, left=ready, color=colour, height=0.7)
+            stepped = row["stepped_s"]["median"]
+            axes.barh(place, stepped, color=theme.muted if row["name"] == "plain" else theme.accent, height=0.7)
             _write(axes, stepped, place, f"  {stepped:.1f} s", theme.ink)
         axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
         axes.invert_yaxis()

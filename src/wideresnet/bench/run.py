@@ -195,9 +195,9 @@ def _measure(
         progress.update(task, what=what)
 
     entered: list[tuple[Case, list[Lane]]] = []
-    for case, (ours, *others) in entries:
-        first = _enter(ours, case, tell)
-        case = dataclasses.replace(case, precision=first.contender.precision)  # which careful others take over
+    for asked, (ours, *others) in entries:
+        first = _enter(ours, asked, tell)
+        case = dataclasses.replace(asked, precision=first.contender.precision)  # which careful others take over
         entered.append((case, [first, *(_enter(name, case, tell) for name in others)]))
     products, flops = dict[str, Lane](), 0
     for precision in dict.fromkeys(case.precision for case, _ in entered):
@@ -210,8 +210,8 @@ def _measure(
     progress.update(task, total=rounds * sum(lane.turn_s for lane in running), what=f"{rounds} rounds")
     take_turns(running, rounds, settings.device, advance=lambda seconds: progress.advance(task, seconds))
     documents = []
-    for case, case_lanes in entered:
-        _measure_memory(case, case_lanes, tell)
+    for (asked, _), (case, case_lanes) in zip(entries, entered, strict=True):
+        _measure_memory(asked, case, case_lanes, tell)
         documents.append(case_document(case, case_lanes, products[case.precision], flops))
     progress.update(task, what=f"{rounds} rounds")
     return documents
@@ -237,11 +237,13 @@ def _enter(name: str, case: Case, tell: Callable[[str], None]) -> Lane:
     return lane
 
 
-def _measure_memory(case: Case, lanes: Sequence[Lane], tell: Callable[[str], None]) -> None:
-    """On a CPU, each contender's peak in a process of its own."""
+def _measure_memory(asked: Case, case: Case, lanes: Sequence[Lane], tell: Callable[[str], None]) -> None:
+    """On a CPU, each contender's peak in a process of its own, where ours is asked as before, so that it runs alike."""
     if case.device != "cpu":
         return
     for lane in lanes:
         if not lane.problem:
             tell(f"memory of {lane.contender.name}, {case.network}")
-            lane.peak_memory_mib = memory_in_own_process(lane.contender.name, case)
+            lane.peak_memory_mib = memory_in_own_process(
+                lane.contender.name, asked if lane.contender.name == OURS else case
+            )

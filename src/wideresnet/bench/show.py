@@ -66,16 +66,16 @@ def _contenders(case: dict[str, Any]) -> Table:
 def _starts(case: dict[str, Any]) -> Table:
     table = Table(
         box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left",
-        title=f"{case['network']}, batch {case['batch_size']}: seconds from the start of the process",
+        title=f"{case['network']}, batch {case['batch_size']}: from a process's start to its first step's end",
     )  # fmt: skip
     table.add_column("", no_wrap=True)
-    for heading in ("until the\nfirst step", "until it\nhas ended", "quartiles"):
+    for heading in ("s", "quartiles"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     for row in case["starts"]:
-        ready, stepped = row["ready_s"], row["stepped_s"]
-        table.add_row(row["name"], f"{ready['median']:.1f}", f"{stepped['median']:.1f}",
-                      f"{stepped['quartile1']:.1f}-{stepped['quartile3']:.1f}", START_WAYS[row["name"]])  # fmt: skip
+        stepped, ran = row["stepped_s"], "; ".join(row["configurations"])
+        table.add_row(row["name"], f"{stepped['median']:.1f}", f"{stepped['quartile1']:.1f}-{stepped['quartile3']:.1f}",
+                      f"{START_WAYS[row['name']]}; {ran}")  # fmt: skip
     return table
 
 
@@ -97,7 +97,7 @@ def _figure4(document: dict[str, Any]) -> Table:
         row, error = case["contenders"][0], errors_of(case["network"])
         call = {key: 1000 * value for key, value in row["call_s"].items()}
         table.add_row(
-            case["network"],
+            f"{case['network']}, {case['precision']}",
             f"{error[0]:.2f} %" if error else "-",
             f"{case['paper_ms']:g}",
             f"{case['paper_ms'] / cases[-1]['paper_ms']:.2f}",

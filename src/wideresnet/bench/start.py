@@ -16,19 +16,18 @@ from typing import Any
 import numpy as np
 
 from wideresnet.bench.case import Case
-from wideresnet.bench.run import check_free, settled, start_document, write_record
+from wideresnet.bench.contenders import NUM_IMAGES
+from wideresnet.bench.measure import MIN_ROUNDS
+from wideresnet.bench.run import BATCH_SIZES, check_free, settled, start_document, write_record
 from wideresnet.bench.summary import spread
 from wideresnet.bench.words import START_WAYS
 from wideresnet.errors import UsageError, WRNError
 from wideresnet.names import parse
 from wideresnet.progress import bar
 
-BATCH_SIZE = 128
-"""The paper's."""
-
 
 def run_start(
-    networks: Sequence[str], out: Path, *, batch_size: int = BATCH_SIZE, family: str | None = None, **machine: Any
+    networks: Sequence[str], out: Path, *, batch_size: int | None = None, family: str | None = None, **machine: Any
 ) -> dict[str, Any]:
     """Time first steps of fresh processes, in turns: with an empty cache, with what that left there, and plainly.
 
@@ -37,42 +36,43 @@ def run_start(
     Args:
         networks: names.
         out: folder for `bench.json` and `bench.png`.
-        batch_size: images a step.
+        batch_size: images a step; None for the paper's 128.
         family: for names that both families have.
         machine: as for `settled`.
 
     Returns:
-        What `bench.json` holds: for each network its `starts`, with the seconds until a first step began (`ready_s`)
-        and until it had ended (`stepped_s`).
+        What `bench.json` holds: for each network its `starts`, see `START_WAYS`, with the seconds from the start of the
+        process until its first step had ended.
 
     Raises:
-        UsageError: an unknown network, a batch of no images, or a used folder.
+        UsageError: an unknown network, too small a batch, or a used folder.
         WRNError: a process failed.
     """
     names = [parse(network, family) for network in networks]
-    if batch_size < 2:  # batch normalisation needs two
-        raise UsageError(f"--batch-size {batch_size}: must be at least 2")
+    size = BATCH_SIZES["train"][0] if batch_size is None else batch_size
+    if size < 2:
+        raise UsageError(f"--batch-size {size}: must be at least 2, an image of each of two classes")
     check_free(out)
     with settled(**machine) as settings, bar("{task.fields[what]}") as progress:
         document = start_document("start", settings)
         for name in dict.fromkeys(names):
-            case = Case(
-                "train", str(name), name.family, batch_size, settings.device, settings.precision, settings.num_threads
-            )
-            task = progress.add_task(f"{name}, batch {batch_size}", total=settings.repeats, what="")
-            times: dict[str, list[tuple[float, float]]] = {way: [] for way in START_WAYS}
+            case = Case("train", str(name), name.family, size, settings.device, settings.precision,
+                        settings.num_threads)  # fmt: skip
+            task = progress.add_task(f"{name}, batch {size}", total=settings.repeats, what="")
+            found: dict[str, list[tuple[float, str]]] = {way: [] for way in START_WAYS}
             begun = time.monotonic()
             for number in range(1, settings.repeats + 1):
                 with tempfile.TemporaryDirectory() as folder:
                     data = _write_images(case, Path(folder))
-                    for way, found in times.items():
+                    for way, steps in found.items():
                         progress.update(task, what=way)
-                        found.append(_first_step(way, case, data))
+                        steps.append(_first_step(way, case, data, machine.get("num_threads")))
                 progress.advance(task)
-                if number >= 3 and (time.monotonic() - begun) * (number + 1) / number > settings.seconds:
+                if number >= MIN_ROUNDS and (time.monotonic() - begun) * (number + 1) / number > settings.seconds:
                     break
-            progress.update(task, total=len(times["cold"]), what=f"{len(times['cold'])} rounds")
-            document["cases"].append(_case_document(case, times))
+            num_rounds = len(found["cold"])
+            progress.update(task, total=num_rounds, what=f"{num_rounds} rounds")
+            document["cases"].append({**case.to_json(), "num_rounds": num_rounds, "starts": _starts(found)})
             write_record(document, out)
     return document
 
@@ -85,39 +85,51 @@ def _write_images(case: Case, folder: Path) -> Path:
     return folder / "images.npz"
 
 
-def _first_step(way: str, case: Case, data: Path) -> tuple[float, float]:
-    """Seconds from the start of a process until its first step begins, and until that has ended."""
+def _first_step(way: str, case: Case, data: Path, num_threads: int | None) -> tuple[float, str]:
+    """Seconds from the start of a process until its first step had ended, and how that ran, in words."""
+    recipe = replace(
+        case.recipe, data=str(data), image_size=case.size_px, threads=num_threads,
+        epochs=case.recipe.epochs * NUM_IMAGES // case.batch_size,  # as long as a real run, which may be compiled
+    )  # fmt: skip
     given = {
-        "recipe": replace(case.recipe, data=str(data)).to_json(), "out": str(data.parent / way), "device": case.device,
-        "num_threads": case.num_threads, "num_classes": case.num_classes, "size_px": case.size_px,
+        "recipe": recipe.to_json(), "out": str(data.parent / way), "device": case.device,
+        "num_threads": case.num_threads, "num_classes": min(case.num_classes, case.batch_size),
+        "size_px": case.size_px,
     }  # fmt: skip
     words = [sys.executable, "-m", "wideresnet.bench.first_step", "plain" if way == "plain" else "ours"]
     environment = {**os.environ, "WRN_DATA": str(data.parent / "cache")}
-    said: dict[str, float] = {}
-    started = time.perf_counter()
-    with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert child.stderr is not None
-        child.stdin.write(json.dumps(given))
-        child.stdin.close()
-        for line in child.stdout:
-            said[line.strip()] = time.perf_counter() - started
-        complaint = child.stderr.read().strip()
-    if not {"ready", "stepped"} <= said.keys():
-        reason = complaint.splitlines()[-1] if complaint else f"exit code {child.returncode}"
-        raise WRNError(f"{case.network}, {way}: the process ended before a step: {reason}")
-    return said["ready"], said["stepped"]
+    said: dict[str, Any] = {}
+    with tempfile.TemporaryFile("w+") as complaints:
+        started = time.perf_counter()
+        with subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, env=environment, text=True
+        ) as child:
+            try:
+                assert child.stdin is not None
+                assert child.stdout is not None
+                child.stdin.write(json.dumps(given))
+                child.stdin.close()
+                for line in child.stdout:
+                    said |= json.loads(line) if line.startswith("{") else {}  # a library may print too
+                    if "stepped" in said:
+                        said.setdefault("seconds", time.perf_counter() - started)
+            except BaseException:  # Ctrl-C, which the child takes for a wish to end the run in order
+                child.kill()
+                raise
+        complaints.seek(0)
+        last = (complaints.read().strip() or f"exit code {child.returncode}").splitlines()[-1]
+    if not {"seconds", "configuration"} <= said.keys():
+        raise WRNError(f"{case.network}, {way}: the process ended before a step: {last}")
+    return said["seconds"], said["configuration"]
 
 
-def _case_document(case: Case, times: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
-    starts = []
-    for way, found in times.items():
-        ready, stepped = ([round(seconds, 3) for seconds in part] for part in zip(*found, strict=True))
-        starts.append(
-            {"name": way, "ready_s": {**spread(ready), "seconds": ready},
-             "stepped_s": {**spread(stepped), "seconds": stepped}}
+def _starts(found: dict[str, list[tuple[float, str]]]) -> list[dict[str, Any]]:
+    rows = []
+    for way, steps in found.items():
+        seconds, configurations = zip(*steps, strict=True)
+        seconds = [round(value, 3) for value in seconds]
+        rows.append(
+            {"name": way, "configurations": list(dict.fromkeys(configurations)), "seconds": seconds,
+             "stepped_s": spread(seconds)}
         )  # fmt: skip
-    return {**case.to_json(), "num_rounds": len(times["cold"]), "starts": starts}
+    return rows

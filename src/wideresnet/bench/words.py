@@ -7,9 +7,9 @@ from typing import Any
 from wideresnet import paper
 
 START_WAYS = {
-    "cold": "wrn train with nothing kept: kernels are compiled, the fastest way is measured",
+    "cold": "wrn train with an empty cache: kernels are compiled, the fastest way is measured",
     "warm": "wrn train again: kernels and measurement are kept",
-    "plain": "our network in a plain loop of PyTorch: eager, fp32, NCHW, nothing loaded or measured",
+    "plain": "our network in a plain loop of PyTorch, on images that are there already",
 }
 """What `wrn bench start` times."""
 
@@ -40,8 +40,8 @@ def verdict(case: dict[str, Any]) -> str:
 
 def machine_line(document: dict[str, Any], precision: str | None = None) -> str:
     """What a record was made on, and what this package's networks ran in: in all its cases, or where it is given."""
-    precision = precision or " and ".join(dict.fromkeys(case["precision"] for case in document["cases"]))
-    precision = precision.replace("auto", "the precision that is fastest")
+    precisions = dict.fromkeys(case["precision"] for case in document["cases"])
+    precision = precision or " and ".join("the fastest precision" if p == "auto" else p for p in precisions)
     env = document["env"]
     threads = f"{env['num_threads']} thread{'s' * (env['num_threads'] != 1)}"
     place = env["gpu"] or f"{threads} of {env['cpu']} ({env['cpu_capability']})"

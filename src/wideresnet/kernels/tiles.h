@@ -4,8 +4,8 @@
 /* Memory of the calling thread for so many floats, NULL without; it grows and is kept. */
 float *wrn_scratch(long num);
 
-/* Bytes of weights that no cache keeps until the next block of tiles, so that blocks had better be large: WRN-28-10's last
- * layers have 28 MiB in 16 bits and 56 in fp32, and a processor's third level about 32. */
+/* Bytes of weights that no cache keeps until the next block of tiles, so that blocks had better be large: WRN-28-10's
+ * last layers have 28 MiB in 16 bits and 56 in fp32, and a processor's third level about 32. */
 enum { NO_CACHE = 24 << 20 };
 
 typedef struct { long B, H, W, C; } Shape;

@@ -4,7 +4,7 @@
  * Maps are float, channels last: (B, H, W, C), C a multiple of 16. A map is cut into tiles of 4x4 outputs, which see 6x6
  * inputs. Each tile is transformed into 36 numbers a channel; for each of the 36 the channels are mixed by a matrix
  * product; the products are transformed back: 36 multiplications an input and output channel where the definition has
- * 144. Tiles are worked on in blocks small enough for the second-level cache. A tile's rows lie far apart, which
+ * 144. Tiles are worked on in blocks that the second-level cache holds. A tile's rows lie far apart, which
  * processors do not foresee, so what the next tile needs is asked for while this one is worked on. Results depend on the
  * number of threads by rounding alone, and not at all on which thread did what.
  *
@@ -101,7 +101,8 @@ INLINE void weight_gradient_1d(const vec u[6], vec w[3]) { /* G^T */
 /* ---- tiles --------------------------------------------------------------------------------------------------------- */
 
 /* Tiles a block: two scratch maps of 36 numbers a tile and channel fit in half a megabyte, which most second-level
- * caches hold, but a block is so large that reading the weights again for each costs little beside the products. */
+ * caches hold, but a block is so large that reading the weights again for each costs little beside the products; where
+ * they come from memory each time, blocks are as large as may be. */
 enum { MAX_BLOCK = 192, SUMMED = 48 };
 static long block_tiles(long channels, long num_weights, long tiles) {
     long fit = (320 << 10) / (4 * NF * channels), enough = 4 * num_weights < NO_CACHE ? 48 : MAX_BLOCK;
@@ -336,6 +337,7 @@ int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, lon
                              const float *b, float *dw, int threads) {
     Shape s = {B, H, W, in};
     long tiles = num_tiles(s), panels = up(out, NB) / NB, size_f = in * panels * NB, size = NF * size_f;
+    /* sums of 48 MiB and more (640 x 640 channels: 59) are written once, rather than twice and added up */
     long parts = least(4 * size < 1 << 20 ? 4 * threads : threads, 1 + (48 << 20) / (4 * size));
     parts = least(parts, up(tiles, 8) / 8);
     long share = (tiles + parts - 1) / parts;
