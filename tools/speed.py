@@ -73,49 +73,12 @@ def details(records: list[dict[str, Any]]) -> str:
     parts = [
         "# Speed",
         "Made from the records in `results/speed/` by `tools/speed.py`. All take turns, in one process after a warm-up "
-        "except for first steps, the device synchronised around every turn; a figure is the median over rounds, a ratio "
-        "the median of the rounds' own ratios, with quartiles behind. A training step is loss, backward and update of a "
-        "batch that is there already. FLOP are 2 x multiply-accumulate of direct convolution, three times that for "
-        "training; the matrix product is timed in the same rounds. Other implementations run eagerly in fp32, NCHW, as "
-        "their users run them; with `+careful` in channels_last and our precision; `plain` is our own network run like "
-        "them.",
-    ]
-    for record in records:
-        if record["job"] in ("figure4", "start"):
-            continue
-        for case in record["cases"]:
-            peer = row_of(case, case["best_peer"]) if case["best_peer"] else None
-            for ours in (
-                row for row in case["contenders"] if row["name"] in (OURS, OURS_INT8) and "problem" not in row
-            ):
-                eight = ours["name"] == OURS_INT8
-                faster = case["int8_is_faster"] if eight else peer and peer["ours_is_faster"]
-                rows.append(
-                    _row(
-                        case["network"],
-                        {"train": "training", "infer": "inference"}[case["job"]] + ", 8 bits" * eight,
-                        case["batch_size"],
-                        f"[{ours['images_per_s']:,.4g}]({record['folder']}/bench.json)",
-                        f"{100 * ours['share_of_matmul']:.0f} %",
-                        _memory(ours),
-                        f"{short_name(peer)}, {peer['images_per_s']:,.4g}" if peer else "-",
-                        _times(faster) if faster else "-",
-                        machine_line(record, "int8" if eight else case["precision"]),
-                    )
-                )
-    return "\n".join(rows) if len(rows) > 2 else EMPTY
-
-
-def details(records: list[dict[str, Any]]) -> str:
-    """The page docs/speed.md: every record with all of its contenders."""
-    parts = [
-        "# Speed",
-        "Made from the records in `results/speed/` by `tools/speed.py`. All take turns, in one process "
-        "after a warm-up except for first steps, the device synchronised around every turn; a figure is the median "
-        "over rounds, a ratio the median of the rounds' own ratios, with quartiles behind. A training step is loss, backward and update of a batch that is "
-        "there already. FLOP are 2 x multiply-accumulate of direct convolution, three times that for training; the "
-        "matrix product is timed in the same rounds. Other implementations run eagerly in fp32, NCHW, as their users "
-        "run them; with `+careful` in channels_last and our precision; `plain` is our own network run like them.",
+        "except for first steps, the device synchronised around every turn; a figure is the median over rounds, a "
+        "ratio the median of the rounds' own ratios, with quartiles behind. A training step is loss, backward and "
+        "update of a batch that is there already. FLOP are 2 x multiply-accumulate of direct convolution, three times "
+        "that for training; the matrix product is timed in the same rounds. Other implementations run eagerly in fp32, "
+        "NCHW, as their users run them; with `+careful` in channels_last and our precision; `plain` is our own network "
+        "run like them.",
     ]
     for record in records:
         folder = record["folder"]
