@@ -18,6 +18,7 @@ from wideresnet.bench.words import (
     errors_of,
     machine_line,
     parts_line,
+    place_line,
     row_of,
     short_name,
 )
@@ -37,35 +38,28 @@ def read_records(root: Path = ROOT) -> list[dict[str, Any]]:
 
 
 def summary(records: list[dict[str, Any]]) -> str:
-    """One row a network and batch size, for README."""
-    rows = [
-        "| network | job | batch | images/s | of matmul | peak memory | fastest other, images/s | ours is | on |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """One row a network, job and batch size, with a column for each machine, for README."""
+    cells: dict[tuple[str, str, int], dict[str, str]] = {}
     for record in records:
         if record["job"] in ("figure4", "start"):
             continue
         for case in record["cases"]:
             peer = row_of(case, case["best_peer"]) if case["best_peer"] else None
-            for ours in (
-                row for row in case["contenders"] if row["name"] in (OURS, OURS_INT8) and "problem" not in row
-            ):
+            for ours in case["contenders"]:
+                if ours["name"] not in (OURS, OURS_INT8) or "problem" in ours:
+                    continue
                 eight = ours["name"] == OURS_INT8
                 faster = case["int8_is_faster"] if eight else peer and peer["ours_is_faster"]
-                rows.append(
-                    _row(
-                        case["network"],
-                        {"train": "training", "infer": "inference"}[case["job"]] + ", 8 bits" * eight,
-                        case["batch_size"],
-                        f"[{ours['images_per_s']:,.4g}]({record['folder']}/bench.json)",
-                        f"{100 * ours['share_of_matmul']:.0f} %",
-                        _memory(ours),
-                        f"{short_name(peer)}, {peer['images_per_s']:,.4g}" if peer else "-",
-                        _times(faster) if faster else "-",
-                        machine_line(record, "int8" if eight else case["precision"]),
-                    )
-                )
-    return "\n".join(rows) if len(rows) > 2 else EMPTY
+                text = f"[{ours['images_per_s']:,.4g}]({record['folder']}/bench.json) "
+                text += "int8" if eight else case["precision"]
+                text += f", **{faster['median']:.2f} x** {short_name(peer)}" if faster and peer else ""
+                job = {"train": "training", "infer": "inference"}[case["job"]] + ", 8 bits" * eight
+                cells.setdefault((case["network"], job, case["batch_size"]), {})[place_line(record)] = text
+    machines = list(dict.fromkeys(machine for row in cells.values() for machine in row))
+    rows = [_row("network", "job", "batch", *machines), "|---" * (3 + len(machines)) + "|"]
+    for key, row in sorted(cells.items(), key=lambda item: item[0][1] != "training"):
+        rows.append(_row(*key, *(row.get(machine, "-") for machine in machines)))
+    return "\n".join(rows) if cells else EMPTY
 
 
 def details(records: list[dict[str, Any]]) -> str:

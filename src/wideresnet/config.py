@@ -271,6 +271,12 @@ class Recipe:
         source="own choice",
         group="machine",
     )
+    deterministic: bool = _field(
+        False,
+        "the same bits in every run on a GPU too, which is slower; on a CPU they always are",
+        source="PyTorch documentation, Reproducibility",
+        group="machine",
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -47,7 +47,8 @@ def evaluate_weights(
 ) -> dict[str, Any]:
     """Run trained weights over every test image once, with the preprocessing that they carry.
 
-    On the data, device and precision of the run that left the weights, the result is that run's.
+    On the data, device and precision of the run that left the weights, the result is that run's; on a GPU up to
+    rounding.
 
     Args:
         weights: a run folder, a weights folder or a `model.safetensors`.

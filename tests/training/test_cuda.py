@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 import wideresnet.training.loop as loop
 from wideresnet.config import Recipe
 from wideresnet.data.feed import Feed
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.errors import UsageError
 from wideresnet.networks import create
-from wideresnet.training import Interrupted, fit
+from wideresnet.training import Interrupted, fit, tune
 from wideresnet.training.step import Meter, train_step
+from wideresnet.training.tune import settle
 from wideresnet.weights import load
+
+DEVICE = "cuda"
+MEASURE = tune._measure  # before conftest.py puts another in its place
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,15 +37,6 @@ def recipe(data: Path, device: str, precision: str = "fp32") -> Recipe:
         network="WRN-16-1", data=str(data), epochs=2, batch_size=16, lr=0.05, crop_padding=1,
         device=device, precision=precision,
     )  # fmt: skip
-
-
-def test_a_network_agrees_with_float64_on_the_cpu() -> None:
-    torch.manual_seed(0)
-    network = create("WRN-16-2").eval()
-    images = torch.randn(4, 3, 32, 32)
-    expected = network.double()(images.double())
-    found = network.float().cuda()(images.cuda()).double().cpu()
-    assert (found - expected).norm() / expected.norm() < 1e-3  # TF32 convolutions, PyTorch's default, are within it
 
 
 def test_batches_are_those_of_the_cpu() -> None:
@@ -78,6 +77,88 @@ def test_ctrl_c_and_resume_go_on_to_nearly_the_same_weights(
     fit(recipe(data, "cuda"), tmp_path / "cut", resume=True)
     for a, b in zip(load(tmp_path / "whole").parameters(), load(tmp_path / "cut").parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_deterministic_run_that_is_stopped_and_resumed_ends_in_the_same_bits(
+    make_npz: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go(name: str, *, resume: bool = False) -> None:
+        options = {"dropout": 0.3, "deterministic": True}
+        fit(dataclasses.replace(recipe(data, DEVICE), **options), tmp_path / name, checkpoint_every_s=0, resume=resume)
+
+    data, steps = make_npz(), 0
+
+    def step(*args: object, **kwargs: object) -> None:
+        nonlocal steps
+        train_step(*args, **kwargs)  # type: ignore[arg-type]
+        steps += 1
+        if steps == 3:
+            raise KeyboardInterrupt
+
+    go("whole")
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(Interrupted):
+        go("cut")
+    monkeypatch.setattr(loop, "train_step", train_step)
+    go("cut", resume=True)
+    torch.use_deterministic_algorithms(False)
+    for a, b in zip(load(tmp_path / "whole").parameters(), load(tmp_path / "cut").parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_losses_of_50_steps_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step's numbers differ by rounding, which later steps multiply: within what float64 and float32 differ by."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (50, 32), generator=generator)
+    images = torch.randn(50, 32, 3, 16, 16, generator=generator) + labels[:, :, None, None, None]
+
+    def losses(device: str, dtype: torch.dtype) -> Tensor:
+        torch.manual_seed(0)
+        network = create("WRN-16-2", 4).to(device, dtype)
+        network.kernels = False
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        found = []
+        for batch, targets in zip(images, labels, strict=True):
+            loss = F.cross_entropy(network(batch.to(device, dtype)), targets.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.detach().double().cpu())
+        return torch.stack(found)
+
+    exact, cpu, gpu = losses("cpu", torch.float64), losses("cpu", torch.float32), losses(DEVICE, torch.float32)
+    assert exact[-1] < 0.5 * exact[0]
+    assert (gpu[0] - exact[0]).abs() < 1e-5
+    assert (gpu - exact).abs().max() < 5 * (cpu - exact).abs().max() + 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("network", ["WRN-16-4", "WRN-28-10"])
+def test_predicted_memory_is_within_a_tenth(
+    make_npz: Callable[..., Path], tmp_path: Path, network: str, precision: str
+) -> None:
+    run = dataclasses.replace(recipe(make_npz(256, size=32), DEVICE, precision), network=network, batch_size=128)
+    result = fit(run, tmp_path / "run")
+    assert result["predicted_memory_mib"] == pytest.approx(result["peak_memory_mib"], rel=0.1)
+
+
+def test_the_fastest_way_is_measured_and_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "_measure", MEASURE)
+    monkeypatch.setattr(tune, "LONG_RUN_S", 0.0)
+    settled, notes = settle(recipe(tmp_path, DEVICE), create("WRN-16-1"), DEVICE, (32, 32), num_images=50_000)
+    assert not any("not compiled" in note for note in notes), notes
+    assert settled.compile is not None
+    assert "images/s in a trial" in notes[-1]
+
+
+def test_a_batch_too_large_for_the_gpu_is_refused_with_the_largest(
+    make_npz: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "_measure", MEASURE)
+    run = dataclasses.replace(recipe(make_npz(20_000, size=32), DEVICE), network="WRN-28-10", batch_size=20_000)
+    with pytest.raises(UsageError, match=r"^batch_size 20000: .*the largest that fits is \d+"):
+        fit(run, tmp_path / "run")
 
 
 def test_a_loss_that_is_not_finite_changes_no_weight_without_asking_the_host() -> None:

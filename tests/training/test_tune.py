@@ -72,6 +72,7 @@ def needs_kernels() -> None:
 def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `settle` asks of a GPU, where there is none."""
     monkeypatch.setattr(tune, "hardware_name", lambda device: f"a {device} device")
+    monkeypatch.setattr(tune, "reset_peak_memory", lambda _: True)
     monkeypatch.setattr(tune, "pick_precision", lambda wanted, _: "bf16" if wanted == "auto" else wanted)
 
 
@@ -160,7 +161,6 @@ def test_bf16_is_tried_beside_fp32_where_a_convolution_is_faster_so(
         ("winograd", "channels_last", "fp32"),
         ("pytorch", "channels_last", "fp32"),
         ("pytorch", "channels_last", "bf16"),
-        ("pytorch", "contiguous", "fp32"),
     ]
     assert settled(a_recipe(precision="auto", kernels="winograd"))[0].precision == "fp32"
 
@@ -406,6 +406,39 @@ def test_every_way_is_measured_by_whole_steps_of_what_goes_through_at_once(monke
     assert len(rates) == len(ways) == 2
     assert all(0 < rate < float("inf") for rate in rates)
     assert set(sizes) == {2}
+
+
+def test_a_whole_batch_is_extrapolated_from_two_sizes_of_it_within_what_noise_may_do() -> None:
+    def of(low: float, high: float) -> float:
+        return tune._extrapolated((8, low), (32, high), 128)
+
+    assert of(0.1 + 8 * 0.01, 0.1 + 32 * 0.01) == pytest.approx(0.1 + 128 * 0.01)  # work on weights counts once
+    assert of(0.4, 0.32) == pytest.approx(0.32 + 96 * 0.005)  # fewer images cannot take longer
+    assert of(0.01, 0.32) == pytest.approx(128 * 0.01)
+    assert of(0.08, float("inf")) == pytest.approx(1.28)
+
+
+def test_a_way_is_tried_until_it_gets_no_better_and_a_hopeless_one_on_few_images_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A way that first pays for memory is not taken for a slow one."""
+    now, steps = 0.0, {number: list[str]() for number in range(33)}
+
+    def step(_network: Any, _optimizer: Any, images: Any, *args: Any, **_: Any) -> None:
+        nonlocal now
+        way, num = args[2].layout, len(images)
+        steps[num].append(way)
+        number = steps[num].count(way)
+        now += {"channels_last": 0.001 * num + 0.1 / 4**number, "contiguous": 0.002 * num}[way]
+
+    monkeypatch.setattr(tune, "train_step", step)
+    monkeypatch.setattr(tune.time, "perf_counter", lambda: now)
+    recipe, network = a_recipe(network="ResNet-8", batch_size=128, kernels="pytorch"), a_network("ResNet-8")
+    ways = tune._candidates(recipe, network, "cpu", (8, 8), [])
+    rates = MEASURE(recipe, network, "cpu", (8, 8), ways)
+    assert rates == [pytest.approx(1000, rel=0.02), pytest.approx(500)]
+    assert steps[8].count("channels_last") > steps[8].count("contiguous") == tune.FEWEST_STEPS
+    assert set(steps[32]) == {"channels_last"}
 
 
 @pytest.mark.usefixtures("threads")

@@ -22,7 +22,7 @@ from wideresnet.training.machine import keep_memory, synchronise
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.prepare import build_network
 from wideresnet.training.step import Meter, train_step, training_loss
-from wideresnet.training.tune import arrange, describe_configuration, settle
+from wideresnet.training.tune import arrange, compiled, describe_configuration, settle
 
 OURS = "wideresnet"
 OURS_INT8 = "wideresnet int8"
@@ -65,7 +65,7 @@ def make_contender(name: str, case: Case) -> Contender:
         PeerError: another implementation is not installed, or has another network or none.
         Exception: whatever its code raises.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if case.device == "cuda" else []):
         if name == OURS:
             return ours_train(case) if case.job == "train" else ours_infer(case)
         if name == OURS_INT8:
@@ -91,7 +91,7 @@ def ours_train(case: Case) -> Contender:
     size = (images.shape[2], images.shape[3])
     recipe, _ = settle(asked, network, device, size, num_images=NUM_IMAGES)
     network = arrange(network.to(device), recipe).train()
-    forward: nn.Module = torch.compile(network, dynamic=False) if recipe.compile else network  # type: ignore[assignment]
+    forward: nn.Module = compiled(network) if recipe.compile else network
     optimizer = make_optimizer(network, recipe)
     meter = Meter(device)
     images = images.contiguous(memory_format=torch.channels_last)  # as a feed yields them

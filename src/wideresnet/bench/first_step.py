@@ -15,17 +15,15 @@ from wideresnet.errors import WRNError
 
 
 def ours(given: dict[str, Any]) -> None:
-    """`wrn train` up to the end of its first step; `given` has the recipe and the run folder."""
+    """`wrn train` up to the end of its first step, but for its table; `given` has the recipe and the run folder."""
     from wideresnet.kernels.library import start_build, why_unavailable
 
     start_build()
-    from wideresnet.announce import announce_run
     from wideresnet.config import Recipe
-    from wideresnet.training import Job, Plan, fit
+    from wideresnet.training import Job, fit
     from wideresnet.training.tune import describe_configuration
 
-    def announce(job: Job, plan: Plan) -> None:
-        announce_run(job, plan, None)
+    def announce(job: Job, _: object) -> None:
         _say(configuration=describe_configuration(job.recipe))
 
     def leave(*_: object) -> None:

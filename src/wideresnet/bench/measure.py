@@ -53,9 +53,16 @@ class Lane:
     problem: str = ""
     peak_memory_mib: float | None = None
 
-    def warm_up(self, device: str, clock: Clock = time.perf_counter) -> None:
-        """Call until the first times are over, and learn how long a call takes."""
+    def warm_up(
+        self, device: str, clock: Clock = time.perf_counter, after_first: Callable[[], None] = lambda: None
+    ) -> None:
+        """Call until the first times are over, and learn how long a call takes.
+
+        Args:
+            after_first: called after the first call, in which libraries may look for their fastest ways.
+        """
         self.first_s, later = self._turn(device, clock, 1), []
+        after_first()
         while not later or self.first_s + sum(later) < WARM_UP_S:
             later.append(self._turn(device, clock, 1))
         self.call_s = min(later)

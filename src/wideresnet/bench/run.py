@@ -226,8 +226,7 @@ def _enter(name: str, case: Case, tell: Callable[[str], None]) -> Lane:
     def build_and_warm_up() -> None:
         peak = PeakMemory(case.device)
         lane.contender = make_contender(name, case)
-        peak.restart()
-        lane.warm_up(case.device)
+        lane.warm_up(case.device, after_first=peak.restart)
         if case.device == "cuda":
             lane.peak_memory_mib = peak.mib()
         if lane.contender.parts:

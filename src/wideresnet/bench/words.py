@@ -38,14 +38,18 @@ def verdict(case: dict[str, Any]) -> str:
     return f"{row['ours_is_faster']['median']:.2f} x {short_name(row)}"
 
 
+def place_line(document: dict[str, Any]) -> str:
+    """What a record was made on: a GPU, or threads of a CPU."""
+    env = document["env"]
+    threads = f"{env['num_threads']} thread{'s' * (env['num_threads'] != 1)}"
+    return env["gpu"] or f"{threads} of {env['cpu']} ({env['cpu_capability']})"
+
+
 def machine_line(document: dict[str, Any], precision: str | None = None) -> str:
     """What a record was made on, and what this package's networks ran in: in all its cases, or where it is given."""
     precisions = dict.fromkeys(case["precision"] for case in document["cases"])
     precision = precision or " and ".join("the fastest precision" if p == "auto" else p for p in precisions)
-    env = document["env"]
-    threads = f"{env['num_threads']} thread{'s' * (env['num_threads'] != 1)}"
-    place = env["gpu"] or f"{threads} of {env['cpu']} ({env['cpu_capability']})"
-    return f"{place}, ours in {precision}, torch {env['torch'].split('+')[0]}"
+    return f"{place_line(document)}, ours in {precision}, torch {document['env']['torch'].split('+')[0]}"
 
 
 def parts_line(case: dict[str, Any]) -> str:

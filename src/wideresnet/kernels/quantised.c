@@ -250,7 +250,7 @@ int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out,
     long size = num_f * (sizeof(short) * in + sizeof(float) * N), block = (320 << 10) / size / MR * MR;
     long enough = (long)sizeof(short) * num_f * in * N < NO_CACHE ? 48 : MAX_UNITS;
     block = least(block > enough ? block : enough, MAX_UNITS);
-    long even = up((units + threads - 1) / threads, MR);  /* few units are shared out evenly, */
+    long even = up((units + threads - 1) / threads, 4);  /* few units are shared out evenly, */
     if (even < block) block = even > 24 ? even : least(24, up(units, MR));
     long num_blocks = (units + block - 1) / block;
     long slices = num_blocks < threads ? least((threads + num_blocks - 1) / num_blocks, N / NB) : 1; /* or by channel */

@@ -270,7 +270,7 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
     Shape s = {B, H, W, in};
     long tiles = num_tiles(s), panels = up(out, NB) / NB, size_f = in * panels * NB;
     long block = block_tiles(in + panels * NB, NF * size_f, tiles);
-    long even = up((tiles + threads - 1) / threads, MR);  /* few tiles are shared out evenly, */
+    long even = up((tiles + threads - 1) / threads, 4);  /* few tiles are shared out evenly, */
     if (even < block) block = even > 24 ? even : least(24, up(tiles, MR));
     long num_blocks = (tiles + block - 1) / block;
     long slices = num_blocks < threads ? least((threads + num_blocks - 1) / num_blocks, panels) : 1; /* or by channel */

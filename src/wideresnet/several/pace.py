@@ -122,11 +122,11 @@ def make_pace(
         )
         say(f"{num_seeds} seeds, {how}: {num_threads} threads each, expected memory {at_once} x {each}")
         return Pace(at_once, at_once, say=say), num_threads
+    torch.cuda.empty_cache()  # what this process has kept is for the runs
     if at_once is not None:
         at_once = min(at_once, num_seeds)
         say(f"{num_seeds} seeds, {at_once} at once: expected memory {at_once} x {each}")
         return Pace(at_once, at_once, say=say), None
-    torch.cuda.empty_cache()
     free_before = available_memory_bytes(device)
     pace = Pace(1, num_seeds, batch_size, say=say)
     pace.num_that_fit = lambda: num_that_fit(plan.memory_bytes, free_before, pace.at_once)

@@ -117,7 +117,10 @@ class World:
         """Seed what a step draws: dropout in each process differently, stochastic depth in all as in one alone."""
         whole = seed_of(seed, "step", step)
         self.depth.manual_seed(whole)
-        torch.manual_seed(whole if self.size == 1 else seed_of(seed, "step", step, self.rank))
+        own = whole if self.size == 1 else seed_of(seed, "step", step, self.rank)
+        torch.default_generator.manual_seed(own)  # torch.manual_seed also looks for devices of all kinds, at each step
+        if torch.cuda.is_initialized():
+            torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(own)
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:

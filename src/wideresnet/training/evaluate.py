@@ -86,11 +86,14 @@ def evaluate(
     own = images[shares[world.rank].start : shares[world.rank].stop]
     for batch in evaluation_batches(own, preprocessing, batch_size=batch_size, device=device):
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            parts.append(network(batch).float().cpu())
+            parts.append(network(batch).float())
         if advance:
             advance(len(batch))
     network.train(was_training)
-    logits, targets = world.gather_rows(parts, [len(share) for share in shares]), torch.from_numpy(labels)
+    logits, targets = (
+        world.gather_rows([part.cpu() for part in parts], [len(share) for share in shares]),
+        torch.from_numpy(labels),
+    )
     return Evaluation(
         num_images=len(logits),
         num_errors=int((logits.argmax(1) != targets).sum()),

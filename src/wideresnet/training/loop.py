@@ -27,6 +27,7 @@ from wideresnet.training.plan import Plan
 from wideresnet.training.prepare import Job
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.step import Meter, train_step
+from wideresnet.training.tune import compiled
 from wideresnet.weights import Weights, write_weights
 
 
@@ -62,15 +63,13 @@ class Run:
         job, recipe, feed = self.job, self.recipe, self.job.feed
         forward: nn.Module = self.network
         if recipe.compile:
-            forward = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]  # a module for a module
+            forward = compiled(self.network)
         self.network.train()
         total = recipe.epochs * feed.num_batches
         cuda = [torch.cuda.current_device()] if job.device == "cuda" else []
         with StopRequest() as stop, torch.random.fork_rng(devices=cuda), self.progress as progress:
             if resume:
                 self.restore()
-            else:
-                self.save()  # so that a kill during the first minute can be resumed too
             task = progress.add_task("", total=total, completed=self.step, loss="-", error="-", rate="-")
             while self.step < total:
                 epoch, first = divmod(self.step, feed.num_batches)
@@ -126,13 +125,12 @@ class Run:
         if self.averaged is None:
             return
         decay = min(self.recipe.ema_decay, self.step / (self.step + 10))
-        pairs = zip(self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True)
+        pairs = list(zip(self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True))
+        means, newest = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
         with torch.no_grad():
-            for mean, newest in pairs:
-                if mean.is_floating_point():
-                    mean.lerp_(newest, 1 - decay)
-                else:
-                    mean.copy_(newest)
+            torch._foreach_lerp_(means, newest, 1 - decay)  # type: ignore[attr-defined]  # few launches on a GPU
+            for count, newer in (pair for pair in pairs if not pair[0].is_floating_point()):
+                count.copy_(newer)
 
     def check_finite(self) -> None:
         """Stop a run whose loss is not finite; no update was made since, and the last checkpoint is from before."""
@@ -266,7 +264,7 @@ class Run:
             found, damaged = newest_checkpoint(self.folder.checkpoint)
         for sentence in damaged:
             console().print(sentence, style="yellow", markup=False)
-        if found is None:  # killed before the first checkpoint: the first weights are a function of the seed
+        if found is None:  # killed before the first checkpoint: the run begins anew, its weights a function of the seed
             if self.world.is_first:
                 self.folder.write_metrics([])
             return

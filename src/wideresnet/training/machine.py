@@ -68,6 +68,13 @@ def _conv_seconds(dtype: torch.dtype, device: str) -> float:
     return best
 
 
+def make_deterministic(wanted: bool) -> None:
+    """Let PyTorch take only algorithms whose bits do not depend on a GPU's timing, or any again."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product comes
+    torch.use_deterministic_algorithms(wanted)
+
+
 def synchronise(device: str) -> None:
     """Wait for the device, before a clock is read."""
     if device == "cuda":

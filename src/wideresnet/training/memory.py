@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from wideresnet.errors import UsageError
 from wideresnet.text import human_bytes
 
-HEAP_SHARE = 1.2
-"""The most that an image's memory is taken to be of what autograd keeps of it. Own measurement on glibc's heap: 1.0 to
-1.1 for WRN-40-4 and 28-10 at batch 64, up to 1.4 for WRN-16-2, whose batches are probed almost whole."""
+HEAP_SHARES = {"pytorch": (1.0, 1.0, 1.2), "winograd": (1.2, 1.3, 2.0)}
+"""What an image's memory is taken to be of what autograd keeps of it: the least; the most, where weights are larger
+than that; the most elsewhere. The kernels keep half as much, and maps that come and go count for more. Own measurements
+on glibc's heap: by PyTorch 1.1 to 1.3; by the kernels 1.2 (WRN-28-10, 40-4), 1.5 (40-2), 1.8 (16-8), 2.0 (16-4)."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Memory:
 
 
 def fit_line(
-    small: tuple[int, int], large: tuple[int, int], kept_image_bytes: float, weights_bytes: int
+    small: tuple[int, int], large: tuple[int, int], kept_image_bytes: float, weights_bytes: int, kernels: str
 ) -> tuple[int, float]:
     """The line through two measured peaks: (bytes without any image, bytes an image).
 
@@ -95,11 +96,13 @@ def fit_line(
         small, large: (images, peak in bytes).
         kept_image_bytes: what autograd keeps of an image.
         weights_bytes: of the network.
+        kernels: "winograd" or "pytorch".
     """
     (few, low), (many, high) = small, large
     slope = (high - low) / max(1, many - few)
-    share = HEAP_SHARE if kept_image_bytes * many > weights_bytes else 1.0
-    slope = min(max(slope, kept_image_bytes), share * kept_image_bytes)
+    least, most_among_weights, most = HEAP_SHARES[kernels]
+    share = most if kept_image_bytes * many > weights_bytes else most_among_weights
+    slope = min(max(slope, least * kept_image_bytes), share * kept_image_bytes)
     return round(high - slope * many), slope
 
 

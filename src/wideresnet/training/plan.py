@@ -25,6 +25,7 @@ from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.prepare import Job
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.step import Meter, train_step, training_loss
+from wideresnet.training.tune import compiled
 
 PROBE_FLOPS = 80e9
 """What a step of the probe may cost: one to two seconds on two CPU cores, and WRN-16-2's whole batch of 128."""
@@ -94,7 +95,7 @@ def make_plan(job: Job, *, resumed: bool = False) -> Plan:
     )  # fmt: skip
     memory_bytes = memory.peak_bytes(probe.part)
     if job.device == "cuda":  # which must be full to be timed
-        memory_bytes = probe.run(probe.part)
+        memory_bytes = probe.run(probe.part, compile=bool(recipe.compile))
     evaluated = -(-recipe.epochs // recipe.eval_every) * len(job.validation) + len(job.test)
     return Plan(
         steps_per_epoch=feed.num_batches,
@@ -122,6 +123,7 @@ class _Probe:
 
     def __init__(self, job: Job, counted: Cost) -> None:
         self.job, recipe = job, job.recipe
+        self.cuda = [torch.cuda.current_device()] if job.device == "cuda" else []
         self.scale = max(image_scale(recipe, epoch) for epoch in range(recipe.epochs))
         feed, world = job.feed, job.world
         self.own_images = -(-feed.batch_size // world.size)  # the largest share, for all to plan alike
@@ -143,15 +145,15 @@ class _Probe:
 
         The larger one is run only where it is expected to fit.
         """
-        kept_image = self._kept_image_bytes()
+        kept_image, kernels = self._kept_image_bytes(), self.job.recipe.kernels
         small = (self.small, self.run(self.small))
         if not reset_peak_memory(self.job.device):
             return self._memory(self.in_use_bytes + self.averaged_bytes + 2 * self.weights_bytes, kept_image)
-        memory = self._memory(*fit_line(small, small, kept_image, self.weights_bytes))
+        memory = self._memory(*fit_line(small, small, kept_image, self.weights_bytes, kernels))
         if not memory.fits(self.large):
             return memory
         large = (self.large, self.run(self.large))
-        return self._memory(*fit_line(small, large, kept_image, self.weights_bytes))
+        return self._memory(*fit_line(small, large, kept_image, self.weights_bytes, kernels))
 
     def _memory(self, fixed_bytes: int, image_bytes: float) -> Memory:
         floor = 0  # a GPU's run loads and writes in the host's memory
@@ -160,19 +162,22 @@ class _Probe:
             floor = max(self.peak_before_bytes, self.in_use_bytes + saved - self.weights_bytes + 2 * saved)
         return Memory(fixed_bytes + self.message_bytes, image_bytes, floor, self.in_use_bytes, self.available_bytes)
 
-    def run(self, num_images: int) -> int:
+    def run(self, num_images: int, *, compile: bool = False) -> int:
         """Time two steps whose parts have so many images, and return what their peak of memory is in a run, bytes."""
         device = self.job.device
         recipe = dataclasses.replace(self.job.recipe, accumulate=min(2, self.job.recipe.accumulate))
         reset_peak_memory(device)
         network = self._network()
+        forward = compiled(network) if compile else network
         optimizer, meter, best = make_optimizer(network, recipe), Meter(device), float("inf")
         images, labels = self._batch(num_images * recipe.accumulate)
-        with torch.random.fork_rng(devices=[]):
-            for _ in range(2):
+        with torch.random.fork_rng(devices=self.cuda):
+            for number in range(2):
+                if number and device == "cuda":  # in the first step cuDNN tries its ways, in memory of their own
+                    reset_peak_memory(device)
                 synchronise(device)
                 start = time.perf_counter()
-                train_step(network, optimizer, images, labels, meter, recipe, device, step=0, lr=0.0)
+                train_step(forward, optimizer, images, labels, meter, recipe, device, step=0, lr=0.0)
                 synchronise(device)
                 best = min(best, time.perf_counter() - start)
         peak = int(peak_memory_mib(device) * 2**20)
@@ -191,7 +196,7 @@ class _Probe:
         recipe, device = self.job.recipe, self.job.device
         network = self._network()
         images, labels = self._batch(min(num_images, self.part))
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=self.cuda):
             return kept_bytes(lambda: training_loss(network, images, labels, recipe, device), network)
 
     def _network(self) -> nn.Module:

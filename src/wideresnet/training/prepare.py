@@ -24,7 +24,7 @@ from wideresnet.recipes import resolve
 from wideresnet.seeds import seed_of
 from wideresnet.text import human_bytes
 from wideresnet.training.distributed import World
-from wideresnet.training.machine import available_memory_bytes, pick_device
+from wideresnet.training.machine import available_memory_bytes, make_deterministic, pick_device
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.schedules import Schedule, make_schedule
 from wideresnet.training.sync_norm import synchronise_norms
@@ -109,6 +109,8 @@ def prepare(recipe: Recipe, dataset: Dataset, world: World | None = None) -> Job
     world = world or World.single()
     device = pick_device(recipe.device)
     world.use(device)
+    if device == "cuda":
+        make_deterministic(recipe.deterministic)
     train, validation, notes = _split(recipe, dataset)
     size = (train.images.shape[1], train.images.shape[2])
     family = recipe.family
@@ -119,7 +121,7 @@ def prepare(recipe: Recipe, dataset: Dataset, world: World | None = None) -> Job
     scaled = world.scaled(recipe)
     if name.family == "imagenet" and max(size) < SMALLEST_IMAGENET_PX:
         notes.append(f"{name} is made for images of 224x224; these are {size[0]}x{size[1]}")
-    notes += _settings_without_effect(recipe, world)
+    notes += _settings_without_effect(recipe, world, device)
     facts = dataset.facts
     if facts and recipe.flip and not facts.mirror:
         notes.append(f"flip is on, but mirrored images of {facts.title} are other images or none: use --no-flip")
@@ -297,7 +299,7 @@ def _notes_on_processes(recipe: Recipe) -> list[str]:
     return notes
 
 
-def _settings_without_effect(recipe: Recipe, world: World) -> list[str]:
+def _settings_without_effect(recipe: Recipe, world: World, device: str) -> list[str]:
     """A line for every setting that differs from its default and changes nothing in this recipe."""
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
     idle: dict[str, tuple[str, ...]] = {}
@@ -311,6 +313,8 @@ def _settings_without_effect(recipe: Recipe, world: World) -> list[str]:
         idle["without batch normalisation"] = ("sync_bn",)
     if recipe.crop_padding == 0:
         idle["without a crop"] = ("padding_mode",)
+    if device == "cpu":
+        idle["on a CPU, whose bits are always the same"] = ("deterministic",)
     if recipe.weight_decay == 0:
         idle["without weight decay"] = ("weight_decay_on",)
     notes = [

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -18,17 +18,28 @@ from torch import nn
 from wideresnet.config import Recipe
 from wideresnet.errors import UsageError, WRNError
 from wideresnet.networks import Network
-from wideresnet.networks.cost import cost
 from wideresnet.places import measurements_file
 from wideresnet.record import read_json, write_json
-from wideresnet.training.machine import hardware_name, keep_memory, pick_precision, synchronise
+from wideresnet.training.machine import (
+    hardware_name,
+    keep_memory,
+    pick_precision,
+    reset_peak_memory,
+    synchronise,
+)
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.step import Meter, train_step
 
-PROBE_FLOPS = 60e9  # a step of about half a second on two CPU cores
-PROBE_IMAGES = (8, 32)  # as few say nothing about work on weights; more say nothing new
-ROUNDS = 3
-HOPELESS = 1.5  # what is so many times slower, twice, is not tried again
+FEW, MANY, MOST = 8, 16, 32
+"""Images of the batches that are tried on a CPU: FEW, and then MANY, or MOST where steps are short. Work on weights,
+which does not grow with the batch, counts for too much in them: a whole batch's time is extrapolated."""
+
+LONG_STEP_S = 0.3
+FEWEST_STEPS, MOST_STEPS = 3, 5  # of a way; the former one less where steps are long
+SETTLED_AT = (
+    0.9  # a step is the last if it takes no less than so much of the best before it; the first ones pay for memory
+)
+HOPELESS = 1.6  # what is so many times slower on few images is not tried on many
 CLEARLY_FASTER = 1.1  # the first is kept unless another is so many times as fast, so that noise decides nothing
 LONG_RUN_S = 300.0  # compiling takes about a minute
 REMEMBERED = 200
@@ -58,17 +69,26 @@ def settle(
     remembered = _remembered()
     with suppress(KeyError, TypeError):
         known = remembered[key]
-        compiled = [{**candidate, "compile": True} for candidate in candidates if recipe.compile is None]
-        if known["settings"] in (candidates if device == "cpu" else candidates + compiled):
+        ways = candidates + [
+            {**way, "compile": True} for way in candidates if device == "cuda" and recipe.compile is None
+        ]
+        if known["settings"] in ways:
             return dataclasses.replace(recipe, **known["settings"]), [*notes, f"{known['told']} (measured before)"]
-    rates = _measure(recipe, network, device, size, candidates)
+    try:
+        rates = _measure(recipe, network, device, size, candidates)
+    except torch.OutOfMemoryError:  # the plan, which begins with few images, will say how many fit
+        torch.cuda.empty_cache()
+        return dataclasses.replace(recipe, **candidates[0]), notes
     if device == "cuda" and recipe.compile is None and recipe.epochs * num_images / max(rates) > LONG_RUN_S:
-        compiled = {**candidates[rates.index(max(rates))], "compile": True}
+        way = {**candidates[rates.index(max(rates))], "compile": True}
         try:
-            rates += _measure(recipe, network, device, size, [compiled])
-            candidates.append(compiled)
+            rates += _measure(recipe, network, device, size, [way])
+            candidates.append(way)
         except Exception as error:  # a compiler that is not there or fails in any of its ways leaves what works
             notes.append(f"not compiled: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    reset_peak_memory(device)  # the trial's memory is none of the run's
     best = max(range(len(candidates)), key=lambda i: rates[i])
     chosen = best if rates[best] > CLEARLY_FASTER * rates[0] else 0
     told = f"{describe_settings(candidates[chosen])}: {rates[chosen]:.3g} images/s in a trial"
@@ -90,8 +110,16 @@ def arrange(network: Network, recipe: Recipe) -> Network:
     set_threads(recipe.threads)
     keep_memory()
     network.kernels = recipe.kernels == "winograd"
+    if next(network.parameters()).is_cuda:  # the fastest of cuDNN's ways for each shape, as the published scripts do
+        torch.backends.cudnn.benchmark = not recipe.deterministic
     layout = torch.channels_last if recipe.layout == "channels_last" else torch.contiguous_format
     return network.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """The network compiled by PyTorch, which counts the forms of all networks' `forward` together."""
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    return torch.compile(network, dynamic=False)  # type: ignore[return-value]  # a module for a module
 
 
 def set_threads(threads: int | None) -> None:
@@ -146,8 +174,8 @@ def _candidates(
     for kernel, layout, precision in itertools.product(kernels, layouts, precisions):
         if kernel == "winograd" and (layout, precision) != ("channels_last", "fp32"):
             continue
-        if precision == "bf16" and layout == "contiguous" and recipe.layout == "auto":
-            continue  # never the faster one where matrix units multiply
+        if "bf16" in precisions and layout == "contiguous" and recipe.layout == "auto":
+            continue  # never the faster one where there are instructions for bf16
         for threads in _thread_counts(recipe, device):
             ways.append(dict(zip(_SETTINGS, (kernel, layout, precision, threads, bool(recipe.compile)), strict=True)))
     return ways
@@ -167,38 +195,59 @@ def _thread_counts(recipe: Recipe, device: str) -> list[int]:
 def _measure(
     recipe: Recipe, network: Network, device: str, size: tuple[int, int], candidates: list[dict[str, Any]]
 ) -> list[float]:
-    """Images a second of each way: the best of a few training steps, taken in turns."""
-    low, high = PROBE_IMAGES
-    num_images = -(-recipe.batch_size // recipe.accumulate)  # what goes through at once
+    """Images a second of each way in a step of the recipe, from the best of a few training steps taken in turns."""
+    whole = -(-recipe.batch_size // recipe.accumulate)  # what goes through at once
     recipe = dataclasses.replace(recipe, accumulate=1)
-    if device == "cpu":
-        flops = max(1, cost(network, size, batch_size=2).training_flops)
-        num_images = min(num_images, high, max(low, int(PROBE_FLOPS / flops)))
-    best = [float("inf")] * len(candidates)
     with _threads_kept(), torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
-        images = torch.randn(num_images, network.in_channels, *size, device=device)
+        images = torch.randn(whole if device == "cuda" else min(whole, MOST), network.in_channels, *size, device=device)
         images = images.contiguous(memory_format=torch.channels_last)  # as a feed yields them
-        labels = torch.randint(network.num_classes, (num_images,), device=device)
+        labels = torch.randint(network.num_classes, (len(images),), device=device)
         runs = []
         for settings in candidates:
             way = dataclasses.replace(recipe, **settings)
             twin = arrange(copy.deepcopy(network).to(device), way).train()
-            forward: nn.Module = torch.compile(twin, dynamic=False) if way.compile else twin  # type: ignore[assignment]
-            runs.append((way, forward, make_optimizer(twin, way)))
-        for number in range(ROUNDS + 1):
-            for i, (way, forward, optimizer) in enumerate(runs):
-                warm_up = number == 0
-                if number == ROUNDS and best[i] > HOPELESS * min(best):  # the first round pays for memory too
-                    continue
-                few = 2 if warm_up and device == "cpu" else num_images  # a CPU needs no more to have all in place
-                set_threads(way.threads)
-                synchronise(device)
-                start = time.perf_counter()
-                train_step(forward, optimizer, images[:few], labels[:few], Meter(device), way, device, step=0, lr=0.0)
-                synchronise(device)
-                if not warm_up:
-                    best[i] = min(best[i], time.perf_counter() - start)
-    return [num_images / seconds for seconds in best]
+            runs.append((way, compiled(twin) if way.compile else twin, make_optimizer(twin, way)))
+
+        def turns(num_images: int, among: Collection[int]) -> list[float]:
+            """Each way's best seconds of a step, taken until they get no better."""
+            best, waiting = [float("inf")] * len(runs), set(among)
+            for number in range(1, MOST_STEPS + 1):
+                for i in sorted(waiting):
+                    way, forward, optimizer = runs[i]
+                    set_threads(way.threads)
+                    synchronise(device)
+                    start = time.perf_counter()
+                    train_step(
+                        forward, optimizer, images[:num_images], labels[:num_images], Meter(device), way, device,
+                        step=0, lr=0.0,
+                    )  # fmt: skip
+                    synchronise(device)
+                    took = time.perf_counter() - start
+                    fewest = FEWEST_STEPS - (took > LONG_STEP_S)
+                    if number >= fewest and took > SETTLED_AT * best[i]:
+                        waiting.remove(i)
+                    best[i] = min(best[i], took)
+            return best
+
+        everyone = range(len(runs))
+        if device == "cuda" or whole <= FEW:
+            return [whole / seconds for seconds in turns(whole, everyone)]
+        small = turns(FEW, everyone)
+        many = min(whole, MOST if min(small) < LONG_STEP_S else MANY)
+        large = turns(many, [i for i in everyone if small[i] < HOPELESS * min(small)])
+    return [whole / _extrapolated((FEW, low), (many, high), whole) for low, high in zip(small, large, strict=True)]
+
+
+def _extrapolated(small: tuple[int, float], large: tuple[int, float], whole: int) -> float:
+    """Seconds of a step of `whole` images, from (images, seconds) of two smaller ones, the larger perhaps not taken.
+
+    Between half and all of the larger one's time is taken to grow with the images, whatever noise makes of the two.
+    """
+    (few, low), (many, high) = small, large
+    if high == float("inf"):
+        return low * whole / few
+    each = min(max((high - low) / (many - few), high / many / 2), high / many)
+    return high + (whole - many) * each
 
 
 @contextmanager
