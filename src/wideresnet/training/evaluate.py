@@ -90,10 +90,8 @@ def evaluate(
         if advance:
             advance(len(batch))
     network.train(was_training)
-    logits, targets = (
-        world.gather_rows([part.cpu() for part in parts], [len(share) for share in shares]),
-        torch.from_numpy(labels),
-    )
+    parts = [part.cpu() for part in parts]  # not sooner: each would be waited for
+    logits, targets = world.gather_rows(parts, [len(share) for share in shares]), torch.from_numpy(labels)
     return Evaluation(
         num_images=len(logits),
         num_errors=int((logits.argmax(1) != targets).sum()),

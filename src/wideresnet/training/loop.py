@@ -18,7 +18,7 @@ from wideresnet.errors import UsageError, WRNError
 from wideresnet.progress import bar, console
 from wideresnet.record import RunFolder, write_atomic, write_json
 from wideresnet.text import human_seconds
-from wideresnet.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from wideresnet.training.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 from wideresnet.training.distributed import GradientSum
 from wideresnet.training.evaluate import EVALUATION_BATCH, Evaluation, evaluate
 from wideresnet.training.interrupt import Interrupted, StopRequest
@@ -56,7 +56,7 @@ class Run:
         self.evaluation_s = 0.0
         self.checkpoint_every_s = checkpoint_every_s
         self.watch = watch
-        self.saved_at = time.monotonic()
+        self.saved_at = float("-inf")  # the first step is followed by a checkpoint, so that it need not wait for one
 
     def train(self, resume: bool) -> dict[str, Any]:
         """Train to the last epoch, from the newest checkpoint if `resume`; returns what `result.json` holds."""
@@ -140,16 +140,21 @@ class Run:
         epoch, within = divmod(failed, self.job.feed.num_batches)
         raise WRNError(
             f"the loss is not finite at epoch {epoch + 1}, step {within + 1} of {self.job.feed.num_batches}, "
-            f"lr {self.job.schedule.lr(failed):g}: stopped before the update; the state from before is in "
-            f"{self.folder.checkpoint}; start again with a lower --lr (or --precision fp32)"
+            f"lr {self.job.schedule.lr(failed):g}: stopped before the update; {self.state_before()}; start again "
+            "with a lower --lr (or --precision fp32)"
         )
+
+    def state_before(self) -> str:
+        """Where what was trained so far can be found, for a message."""
+        place = self.folder.checkpoint
+        return f"the state from before is in {place}" if list_checkpoints(place) else "nothing had been trained yet"
 
     def check_weights(self) -> None:
         """Refuse to keep weights that are not finite: a finite loss can have gradients that are not."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             raise WRNError(
                 f"the weights are not finite after step {self.step:,}, lr {self.job.schedule.lr(self.step - 1):g}: "
-                f"stopped; the state from before is in {self.folder.checkpoint}; start again with a lower --lr"
+                f"stopped; {self.state_before()}; start again with a lower --lr"
             )
 
     def end_epoch(self, epoch: int) -> None:
@@ -198,7 +203,7 @@ class Run:
         if not math.isfinite(result.loss):
             raise WRNError(
                 f"the network's outputs on {len(images):,} images are not finite after step {self.step:,}: stopped; "
-                f"the state from before is in {self.folder.checkpoint}; start again with a lower --lr"
+                f"{self.state_before()}; start again with a lower --lr"
             )
         return result
 
@@ -284,6 +289,7 @@ class Run:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
         if self.averaged is not None:
             self.averaged.load_state_dict(parts["averaged"])
+        self.saved_at = time.monotonic()
         self.meter.restore(found.progress["meter"])
         self.step = found.step
         self.train_s, self.evaluation_s = found.progress["train_s"], found.progress["evaluation_s"]

@@ -36,9 +36,7 @@ which does not grow with the batch, counts for too much in them: a whole batch's
 
 LONG_STEP_S = 0.3
 FEWEST_STEPS, MOST_STEPS = 3, 5  # of a way; the former one less where steps are long
-SETTLED_AT = (
-    0.9  # a step is the last if it takes no less than so much of the best before it; the first ones pay for memory
-)
+SETTLED_AT = 0.9  # of a way's best: a step that takes no less is its last; the first steps pay for memory
 HOPELESS = 1.6  # what is so many times slower on few images is not tried on many
 CLEARLY_FASTER = 1.1  # the first is kept unless another is so many times as fast, so that noise decides nothing
 LONG_RUN_S = 300.0  # compiling takes about a minute
