@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from wideresnet.names import parse
 from wideresnet.paper import FIGURE4_BATCH_SIZE, FIGURE4_MS
 from wideresnet.progress import bar
 from wideresnet.record import write_json
-from wideresnet.training.machine import describe, pick_device, pick_precision
+from wideresnet.training.machine import describe, pick_device, pick_precision, reset_peak_memory
 
 RECORD, PLOT = "bench.json", "bench.png"
 
@@ -194,6 +195,8 @@ def _measure(
     def tell(what: str) -> None:
         progress.update(task, what=what)
 
+    gc.collect()
+    reset_peak_memory(settings.device)  # the heap that the case before left in pieces would slow this one
     entered: list[tuple[Case, list[Lane]]] = []
     for asked, (ours, *others) in entries:
         first = _enter(ours, asked, tell)

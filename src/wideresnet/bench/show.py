@@ -97,7 +97,7 @@ def _figure4(document: dict[str, Any]) -> Table:
         row, error = case["contenders"][0], errors_of(case["network"])
         call = {key: 1000 * value for key, value in row["call_s"].items()}
         table.add_row(
-            f"{case['network']}, {case['precision']}",
+            f"{case['network']}\n{case['precision']}",
             f"{error[0]:.2f} %" if error else "-",
             f"{case['paper_ms']:g}",
             f"{case['paper_ms'] / cases[-1]['paper_ms']:.2f}",
