@@ -77,9 +77,9 @@ def test_a_run_that_is_stopped_and_resumed_ends_in_nearly_the_same_weights_or_in
         go("cut")
     monkeypatch.setattr(loop, "train_step", train_step)
     go("cut", resume=True)
-    close = {"rtol": 0.0, "atol": 0.0} if deterministic else {"rtol": 1e-3, "atol": 1e-4}
+    rtol, atol = (0.0, 0.0) if deterministic else (1e-3, 1e-4)
     for a, b in zip(load(tmp_path / "whole").parameters(), load(tmp_path / "cut").parameters(), strict=True):
-        torch.testing.assert_close(a, b, **close)
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
 def test_losses_of_50_steps_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
