@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from wideresnet.training import tune
+from wideresnet.training.preflight import autotune as tune
 
 
 @pytest.fixture(autouse=True)

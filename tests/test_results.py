@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wideresnet.config import Recipe
+from wideresnet.spec.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 

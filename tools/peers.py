@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from wideresnet.errors import UsageError
+from wideresnet.base.errors import UsageError
 
 
 def authors(depth: int, width: float, num_classes: int) -> nn.Module:

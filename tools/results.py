@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from wideresnet.config import SETTLED, Recipe
+from wideresnet.base.format import human_count, human_seconds
 from wideresnet.data import FACTS
-from wideresnet.recipes import overridden, resolve
-from wideresnet.text import human_count, human_seconds
+from wideresnet.spec.recipe import SETTLED, Recipe
+from wideresnet.spec.recipes import overridden, resolve
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"

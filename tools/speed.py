@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from wideresnet.bench.contenders import OURS, OURS_INT8
+from wideresnet.base.format import human_count
 from wideresnet.bench.words import (
+    OURS,
+    OURS_INT8,
     START_WAYS,
     case_title,
     errors_of,
@@ -22,7 +24,6 @@ from wideresnet.bench.words import (
     row_of,
     short_name,
 )
-from wideresnet.text import human_count
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- speed: made by tools/speed.py -->", "<!-- end of speed -->"

@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wideresnet.config import Recipe
-    from wideresnet.errors import DataError, UsageError, WRNError
-    from wideresnet.names import list_networks, parse
+    from wideresnet.base.errors import DataError, UsageError, WRNError
+    from wideresnet.experiments import fit_seeds
     from wideresnet.networks import create
     from wideresnet.networks.cost import cost
-    from wideresnet.several import fit_seeds
+    from wideresnet.spec.names import list_networks, parse
+    from wideresnet.spec.recipe import Recipe
     from wideresnet.training import fit
-    from wideresnet.weights import load, read_weights
+    from wideresnet.weights.hub import load, read_weights
 
 __all__ = [
     "DataError",
@@ -31,18 +31,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DataError": "errors",
-    "Recipe": "config",
-    "UsageError": "errors",
-    "WRNError": "errors",
+    "DataError": "base.errors",
+    "Recipe": "spec.recipe",
+    "UsageError": "base.errors",
+    "WRNError": "base.errors",
     "cost": "networks.cost",
     "create": "networks",
     "fit": "training",
-    "fit_seeds": "several",
-    "list_networks": "names",
-    "load": "weights",
-    "parse": "names",
-    "read_weights": "weights",
+    "fit_seeds": "experiments",
+    "list_networks": "spec.names",
+    "load": "weights.hub",
+    "parse": "spec.names",
+    "read_weights": "weights.hub",
 }
 
 

@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from wideresnet.base.errors import WRNError
 from wideresnet.bench import memory, run, start
 from wideresnet.bench.case import Case
 from wideresnet.bench.contenders import make_contender
 from wideresnet.bench.plots import draw_bars, draw_figure4
-from wideresnet.bench.show import render
 from wideresnet.bench.summary import best_peer
-from wideresnet.cli import main
-from wideresnet.errors import WRNError
+from wideresnet.commands.bench import render
+from wideresnet.commands.main import main
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = ("--repeats", "2", "--seconds", "0", "--threads", "1", "--device", "cpu", "--precision", "fp32")

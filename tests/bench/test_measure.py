@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from wideresnet.base.errors import UsageError
 from wideresnet.bench.contenders import Contender
 from wideresnet.bench.measure import Lane, attempt, matmul_contender, num_rounds, take_turns
 from wideresnet.bench.summary import ratio, spread
-from wideresnet.errors import UsageError
 
 
 class FakeClock:

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wideresnet.base.errors import UsageError
 from wideresnet.bench.case import Case
 from wideresnet.bench.contenders import make_contender
 from wideresnet.bench.measure import describe_problem
 from wideresnet.bench.peers import PeerError, build_peer, check_peer, known_arguments
-from wideresnet.errors import UsageError
-from wideresnet.names import parse
 from wideresnet.networks import create
+from wideresnet.spec.names import parse
 
 MakeCase = Callable[..., Case]
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wideresnet.base.errors import UsageError
 from wideresnet.data.augment import crop_and_flip, pad_images, plan_epoch, resize
-from wideresnet.errors import UsageError
 
 NUMPY_MODES = {"reflection": "reflect", "zero": "constant"}
 

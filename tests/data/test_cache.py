@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wideresnet.data import Dataset, batch, cache, load_dataset
-from wideresnet.errors import DataError
+from wideresnet.base.errors import DataError
+from wideresnet.data import Dataset, cache, load_dataset
+from wideresnet.data import decode as batch
 
 Write = Callable[..., Path]
 

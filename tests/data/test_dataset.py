@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wideresnet.base.errors import DataError
 from wideresnet.data.dataset import check_labels, every_fifth, split_images
-from wideresnet.errors import DataError
 
 
 @given(st.lists(st.integers(0, 4), max_size=60))

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from wideresnet.base.errors import DataError
 from wideresnet.data.images import MAX_PIXELS, decode, fit_to_size, read_header
-from wideresnet.errors import DataError
 
 
 def _saved(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:

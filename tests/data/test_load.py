@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data import FACTS, Dataset, Facts, load, load_dataset
-from wideresnet.errors import DataError, UsageError
 
 Write = Callable[..., Path]
 SPLITS = {"train": {"cat": 2, "dog": 3}, "test": {"cat": 2, "dog": 3}}

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.preprocess import Preprocessing, channel_statistics, contrast_normalise
-from wideresnet.errors import DataError, UsageError
 
 
 def random_images(num: int = 40, height: int = 4, width: int = 5, channels: int = 3, seed: int = 0) -> np.ndarray:

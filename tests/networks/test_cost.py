@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from wideresnet.errors import UsageError
+from wideresnet.base.errors import UsageError
 from wideresnet.networks import Network, cost, create
 
 

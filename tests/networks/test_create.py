@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from wideresnet.errors import UsageError
-from wideresnet.names import parse
+from wideresnet.base.errors import UsageError
 from wideresnet.networks import create
+from wideresnet.spec.names import parse
 
 
 def test_weights_are_a_function_of_the_seed() -> None:

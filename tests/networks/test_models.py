@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from wideresnet.errors import UsageError
+from wideresnet.base.errors import UsageError
 from wideresnet.networks import Network, create
 
 TORCHVISION = {

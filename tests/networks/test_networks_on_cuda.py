@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wideresnet import paper
 from wideresnet.networks import Network, create
+from wideresnet.spec import published as paper
 
 DEVICE = "cuda"
 ROUNDING = 2.0**16

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from wideresnet.errors import WRNError
+from wideresnet.base.errors import WRNError
 from wideresnet.training.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 
 

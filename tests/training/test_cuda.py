@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import wideresnet.training.loop as loop
-from wideresnet.config import Recipe
-from wideresnet.data.feed import Feed
+from wideresnet.base.errors import UsageError
+from wideresnet.data.feeds.resident import Feed
 from wideresnet.data.preprocess import Preprocessing
-from wideresnet.errors import UsageError
 from wideresnet.networks import create
-from wideresnet.training import Interrupted, fit, tune
+from wideresnet.spec.recipe import Recipe
+from wideresnet.training import Interrupted, fit
+from wideresnet.training.preflight import autotune as tune
+from wideresnet.training.preflight.autotune import settle
 from wideresnet.training.step import Meter, train_step
-from wideresnet.training.tune import settle
-from wideresnet.weights import load
+from wideresnet.weights.hub import load
 
 DEVICE = "cuda"
 MEASURE = tune._measure  # before conftest.py puts another in its place

@@ -20,15 +20,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import wideresnet.record
+import wideresnet.spec.record
 import wideresnet.training.loop as loop
-import wideresnet.training.plan as plan
-from wideresnet.config import Recipe
-from wideresnet.errors import UsageError, WRNError
-from wideresnet.record import RunFolder
+import wideresnet.training.preflight.plan as plan
+from wideresnet.base.errors import UsageError, WRNError
+from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.record import RunFolder
 from wideresnet.training import Interrupted, fit, resolve_for_data
 from wideresnet.training.step import train_step
-from wideresnet.weights import load
+from wideresnet.weights.hub import load
 
 MakeNpz = Callable[..., Path]
 
@@ -159,7 +159,7 @@ def test_a_kill_between_checkpoints_replays_to_the_same_weights(
 
 def test_kill_9_of_a_real_process_at_random_moments_changes_nothing(make_npz: MakeNpz, tmp_path: Path) -> None:
     data = make_npz(num_train=512, num_test=64)
-    command = [sys.executable, "-m", "wideresnet.cli", "train", "WRN-10-1", "--data", str(data), "--epochs", "12",
+    command = [sys.executable, "-m", "wideresnet", "train", "WRN-10-1", "--data", str(data), "--epochs", "12",
                "--batch-size", "16", "--dropout", "0.2", "--checkpoint-every", "0.05", "--device", "cpu"]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -308,7 +308,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_can_be_resumed(
         nonlocal full
         full = True
 
-    monkeypatch.setattr(wideresnet.record.os, "fsync", fsync)
+    monkeypatch.setattr(wideresnet.spec.record.os, "fsync", fsync)
     stop_after(monkeypatch, 6, fill)
     with pytest.raises(WRNError, match="no space left on the disk") as caught:
         fit(recipe, tmp_path / "cut", checkpoint_every_s=0.0)

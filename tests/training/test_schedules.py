@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wideresnet.config import Recipe
+from wideresnet.spec.recipe import Recipe
 from wideresnet.training.schedules import OneCycle, Steps, image_scale, make_schedule
 
 

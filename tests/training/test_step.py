@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wideresnet.config import Recipe
 from wideresnet.networks import create
+from wideresnet.spec.recipe import Recipe
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.step import Meter, train_step, training_loss
 

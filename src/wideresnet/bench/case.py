@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wideresnet.config import Recipe
-from wideresnet.data.feed import Feed
+from wideresnet.data.feeds.resident import Feed
 from wideresnet.data.preprocess import Preprocessing
-from wideresnet.names import NetworkName, parse
 from wideresnet.networks import Cost, cost, create
-from wideresnet.paper import USUAL_DATA
+from wideresnet.spec.names import NetworkName, parse
+from wideresnet.spec.published import USUAL_DATA
+from wideresnet.spec.recipe import Recipe
 
 FEED_BYTES = 64 * 2**20
 """Size of the synthetic training set, uint8: more than a processor's caches hold, as a real set is."""

@@ -15,17 +15,16 @@ from torch import Tensor, nn
 
 from wideresnet.bench.case import Case
 from wideresnet.bench.peers import CAREFUL, PLAIN, PeerError, build_peer
+from wideresnet.bench.words import OURS, OURS_INT8
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.engines.evaluate import pick_inference_precision
+from wideresnet.machine.device import synchronise
+from wideresnet.machine.memory import keep_memory
 from wideresnet.networks import create
-from wideresnet.training.evaluate import pick_inference_precision
-from wideresnet.training.machine import keep_memory, synchronise
 from wideresnet.training.optimizer import make_optimizer
-from wideresnet.training.prepare import build_network
+from wideresnet.training.preflight.autotune import arrange, compiled, describe_configuration, settle
+from wideresnet.training.setup import build_network
 from wideresnet.training.step import Meter, train_step, training_loss
-from wideresnet.training.tune import arrange, compiled, describe_configuration, settle
-
-OURS = "wideresnet"
-OURS_INT8 = "wideresnet int8"
 
 NUM_IMAGES = 50_000
 """Of an epoch, CIFAR's: decides whether compiling would pay for itself."""

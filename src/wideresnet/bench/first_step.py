@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-from wideresnet.errors import WRNError
+from wideresnet.base.errors import WRNError
 
 
 def ours(given: dict[str, Any]) -> None:
@@ -19,9 +19,9 @@ def ours(given: dict[str, Any]) -> None:
     from wideresnet.kernels.library import start_build, why_unavailable
 
     start_build()
-    from wideresnet.config import Recipe
+    from wideresnet.spec.recipe import Recipe
     from wideresnet.training import Job, fit
-    from wideresnet.training.tune import describe_configuration
+    from wideresnet.training.preflight.autotune import describe_configuration
 
     def announce(job: Job, _: object) -> None:
         _say(configuration=describe_configuration(job.recipe))

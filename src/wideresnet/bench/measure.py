@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from wideresnet.base.errors import WRNError
 from wideresnet.bench.contenders import Contender
-from wideresnet.errors import WRNError
-from wideresnet.training.machine import synchronise
+from wideresnet.machine.device import synchronise
 
 Clock = Callable[[], float]
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from wideresnet.bench.case import Case
 from wideresnet.bench.contenders import make_contender
-from wideresnet.training.machine import memory_in_use_bytes, peak_memory_mib
+from wideresnet.machine.memory import memory_in_use_bytes, peak_memory_mib
 
 NUM_CALLS = {"train": 2, "infer": 1}
 """Training reaches its peak in the second step: the optimiser's state is made at the end of the first."""

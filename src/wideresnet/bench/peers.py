@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
+from wideresnet.base.errors import UsageError, WRNError
+from wideresnet.base.format import nearest
 from wideresnet.bench.case import Case
-from wideresnet.errors import UsageError, WRNError
-from wideresnet.text import nearest
 
 PLAIN = "plain"
 """Name of this package's own network, run as anybody would run it."""

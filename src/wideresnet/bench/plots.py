@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wideresnet.bench.contenders import OURS
-from wideresnet.bench.words import case_title, errors_of, machine_line, short_name, verdict
-from wideresnet.figures import LIGHT, Theme, to_png
-from wideresnet.record import write_atomic
+from wideresnet.bench.words import OURS, case_title, errors_of, machine_line, short_name, verdict
+from wideresnet.report.figures import LIGHT, Theme, to_png
+from wideresnet.spec.record import write_atomic
 
 
 def write_plot(document: dict[str, Any], path: Path) -> None:

@@ -14,19 +14,22 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from wideresnet.base.console import bar
+from wideresnet.base.errors import UsageError
 from wideresnet.bench.case import Case
-from wideresnet.bench.contenders import OURS, OURS_INT8, Contender, make_contender
+from wideresnet.bench.contenders import Contender, make_contender
 from wideresnet.bench.measure import Lane, attempt, matmul_contender, num_rounds, take_turns
 from wideresnet.bench.memory import PeakMemory, memory_in_own_process
 from wideresnet.bench.peers import check_peer
 from wideresnet.bench.plots import write_plot
 from wideresnet.bench.summary import case_document
-from wideresnet.errors import UsageError
-from wideresnet.names import parse
-from wideresnet.paper import FIGURE4_BATCH_SIZE, FIGURE4_MS
-from wideresnet.progress import bar
-from wideresnet.record import write_json
-from wideresnet.training.machine import describe, pick_device, pick_precision, reset_peak_memory
+from wideresnet.bench.words import OURS, OURS_INT8
+from wideresnet.machine.description import describe
+from wideresnet.machine.device import pick_device, pick_precision
+from wideresnet.machine.memory import reset_peak_memory
+from wideresnet.spec.names import parse
+from wideresnet.spec.published import FIGURE4_BATCH_SIZE, FIGURE4_MS
+from wideresnet.spec.record import write_json
 
 RECORD, PLOT = "bench.json", "bench.png"
 

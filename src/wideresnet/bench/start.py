@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from wideresnet.base.console import bar
+from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.bench.case import Case
 from wideresnet.bench.contenders import NUM_IMAGES
 from wideresnet.bench.measure import MIN_ROUNDS
 from wideresnet.bench.run import BATCH_SIZES, check_free, settled, start_document, write_record
 from wideresnet.bench.summary import spread
 from wideresnet.bench.words import START_WAYS
-from wideresnet.errors import UsageError, WRNError
-from wideresnet.names import parse
-from wideresnet.progress import bar
+from wideresnet.spec.names import parse
 
 
 def run_start(

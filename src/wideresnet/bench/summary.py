@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from wideresnet.bench.case import Case
-from wideresnet.bench.contenders import OURS, OURS_INT8
 from wideresnet.bench.measure import Lane
 from wideresnet.bench.peers import CAREFUL, PLAIN, peer_version
+from wideresnet.bench.words import OURS, OURS_INT8
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from wideresnet import paper
+from wideresnet.spec import published as paper
+
+OURS = "wideresnet"
+OURS_INT8 = "wideresnet int8"
+"""Names of this package's own contenders."""
 
 START_WAYS = {
     "cold": "wrn train with an empty cache: kernels are compiled, the fastest way is measured",

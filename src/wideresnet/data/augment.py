@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wideresnet.errors import UsageError
-from wideresnet.seeds import seed_of
+from wideresnet.base.errors import UsageError
+from wideresnet.base.seeding import seed_of
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from wideresnet.places import data_root, kernels_folder, measurements_file
+from wideresnet.base.paths import data_root, kernels_folder, measurements_file
 
 # Part of every key: raise it when decoding changes, so that older entries are never taken for current ones.
 _FORMAT_VERSION = 1

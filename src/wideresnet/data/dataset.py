@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wideresnet.base.errors import DataError
 from wideresnet.data.facts import Facts
-from wideresnet.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from wideresnet.errors import DataError
+from wideresnet.base.errors import DataError
 
 # The formats Pillow may try; every other reader stays closed to files of unknown origin.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

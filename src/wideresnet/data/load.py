@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from wideresnet.data.batch import DEFAULT_SIDE_PX, is_native, resize_all
+from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.format import nearest
 from wideresnet.data.dataset import Dataset, ImageSet
+from wideresnet.data.decode import DEFAULT_SIDE_PX, is_native, resize_all
 from wideresnet.data.facts import FACTS, recognise
-from wideresnet.data.folders import read_folder
 from wideresnet.data.images import MAX_PIXELS
-from wideresnet.data.known import download, find_layout, read_digits, read_layout
-from wideresnet.data.npz import read_npz
-from wideresnet.data.parquet import find_parquet, read_parquet
-from wideresnet.errors import DataError, UsageError
-from wideresnet.text import nearest
+from wideresnet.data.readers.folders import read_folder
+from wideresnet.data.readers.npz import read_npz
+from wideresnet.data.readers.parquet import find_parquet, read_parquet
+from wideresnet.data.readers.published import download, find_layout, read_digits, read_layout
+from wideresnet.spec.recipe import Recipe
 
 _MAX_SIDE_PX = int(MAX_PIXELS**0.5)
 
@@ -66,6 +67,16 @@ def load_dataset(
     if name in FACTS and path.exists():
         dataset = _noted(dataset, f"{path} exists too: give ./{path} to use it")
     return _fitted(dataset, image_size)
+
+
+def load_for(recipe: Recipe) -> Dataset:
+    """The data set of a recipe."""
+    return load_dataset(
+        recipe.data,
+        extra=recipe.extra_data,
+        image_size=recipe.image_size,
+        skip_unreadable=recipe.skip_unreadable,
+    )
 
 
 def _unknown(data: str, name: str) -> str:

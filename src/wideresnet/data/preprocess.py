@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wideresnet.errors import DataError, UsageError
-from wideresnet.progress import track
+from wideresnet.base.console import track
+from wideresnet.base.errors import DataError, UsageError
 
 GCN_SCALE = 55.0
 """Norm of an image after contrast normalisation. Source: pylearn2's make_cifar10_gcn_whitened, named in the README

@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from wideresnet.places import kernels_folder
+from wideresnet.base.paths import kernels_folder
 
 SOURCES = ("winograd.c", "norm.c", "quantised.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")

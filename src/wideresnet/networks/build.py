@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from wideresnet.config import CHOICES
-from wideresnet.errors import UsageError
-from wideresnet.names import NetworkName, parse
+from wideresnet.base.errors import UsageError
+from wideresnet.base.format import nearest
 from wideresnet.networks.blocks import Style
 from wideresnet.networks.models import Network, PostActNet, PreActNet
-from wideresnet.text import nearest
+from wideresnet.spec.names import NetworkName, parse
+from wideresnet.spec.recipe import CHOICES
 
 MAX_COUNT = 10**7  # classes or channels: far beyond any data set, small enough for every product of sizes
 
@@ -36,7 +36,7 @@ def create(
     """Builds a network by name, with weights that are a function of PyTorch's seed.
 
     Args:
-        name: as in `WRN-28-10`; see `wideresnet.names.parse`.
+        name: as in `WRN-28-10`; see `wideresnet.spec.names.parse`.
         num_classes: number of outputs, at least 1.
         family: "cifar" or "imagenet", for names that both have.
         in_channels: channels of the images, at least 1.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wideresnet.errors import UsageError
+from wideresnet.base.errors import UsageError
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.models import Network
 

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wideresnet.errors import UsageError
-from wideresnet.names import NetworkName
-from wideresnet.networks import fast
+from wideresnet.base.errors import UsageError
+from wideresnet.engines import winograd as fast
 from wideresnet.networks.blocks import PostActBlock, PreActBlock, Style
+from wideresnet.spec.names import NetworkName
 
 if TYPE_CHECKING:
-    from wideresnet.networks.optimized import Optimized
-    from wideresnet.networks.quantised import Quantised
+    from wideresnet.engines.int8 import Quantised
+    from wideresnet.engines.optimized import Optimized
 
 
 class Network(nn.Module):
@@ -78,7 +78,7 @@ class Network(nn.Module):
 
     def optimize(self) -> Optimized:
         """A snapshot for inference, as fast as this machine is known to run it: see `networks.optimized.Optimized`."""
-        from wideresnet.networks.optimized import Optimized  # which knows the networks of this module
+        from wideresnet.engines.optimized import Optimized  # which knows the networks of this module
 
         return Optimized(self)
 
@@ -88,7 +88,7 @@ class Network(nn.Module):
         Args:
             images: preprocessed training images (N, in_channels, H, W); a few hundred do.
         """
-        from wideresnet.networks.quantised import Quantised
+        from wideresnet.engines.int8 import Quantised
 
         return Quantised(self, images)
 

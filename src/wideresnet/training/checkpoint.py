@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from wideresnet.errors import WRNError
-from wideresnet.record import write_atomic
+from wideresnet.base.errors import WRNError
+from wideresnet.spec.record import write_atomic
 
 NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.safetensors")
 KEPT = 2

@@ -9,20 +9,21 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from wideresnet.config import ELSEWHERE, SETTLED, Recipe
+from wideresnet.base.console import console
+from wideresnet.base.errors import UsageError, WRNError
+from wideresnet.base.format import human_bytes
 from wideresnet.data import Dataset
-from wideresnet.errors import UsageError, WRNError
-from wideresnet.names import parse
-from wideresnet.progress import console
-from wideresnet.recipes import overridden
-from wideresnet.record import RunFolder, read_json, remove_parts, write_json
-from wideresnet.text import human_bytes
-from wideresnet.training.distributed import LostProcess, World, join
+from wideresnet.data.load import load_for
+from wideresnet.distributed.world import LostProcess, World, join
+from wideresnet.machine.description import describe
+from wideresnet.spec.names import parse
+from wideresnet.spec.recipe import ELSEWHERE, SETTLED, Recipe
+from wideresnet.spec.recipes import overridden
+from wideresnet.spec.record import RunFolder, read_json, remove_parts, write_json
 from wideresnet.training.interrupt import Interrupted
 from wideresnet.training.loop import Run
-from wideresnet.training.machine import describe
-from wideresnet.training.plan import Plan, make_plan
-from wideresnet.training.prepare import Job, load_for, prepare
+from wideresnet.training.preflight.plan import Plan, make_plan
+from wideresnet.training.setup import Job, prepare
 
 
 def fit(

@@ -7,7 +7,7 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-from wideresnet.errors import WRNError
+from wideresnet.base.errors import WRNError
 
 
 class Interrupted(WRNError):

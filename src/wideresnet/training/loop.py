@@ -13,22 +13,23 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from wideresnet.base.console import bar, console
+from wideresnet.base.errors import UsageError, WRNError
+from wideresnet.base.format import human_seconds
 from wideresnet.data import ImageSet
-from wideresnet.errors import UsageError, WRNError
-from wideresnet.progress import bar, console
-from wideresnet.record import RunFolder, write_atomic, write_json
-from wideresnet.text import human_seconds
+from wideresnet.distributed.world import GradientSum
+from wideresnet.engines.evaluate import EVALUATION_BATCH, Evaluation, evaluate
+from wideresnet.machine.device import synchronise
+from wideresnet.machine.memory import peak_memory_mib
+from wideresnet.spec.record import RunFolder, write_atomic, write_json
 from wideresnet.training.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
-from wideresnet.training.distributed import GradientSum
-from wideresnet.training.evaluate import EVALUATION_BATCH, Evaluation, evaluate
 from wideresnet.training.interrupt import Interrupted, StopRequest
-from wideresnet.training.machine import peak_memory_mib, synchronise
-from wideresnet.training.plan import Plan
-from wideresnet.training.prepare import Job
+from wideresnet.training.preflight.autotune import compiled
+from wideresnet.training.preflight.plan import Plan
 from wideresnet.training.schedules import image_scale
+from wideresnet.training.setup import Job
 from wideresnet.training.step import Meter, train_step
-from wideresnet.training.tune import compiled
-from wideresnet.weights import Weights, write_weights
+from wideresnet.weights.hub import Weights, write_weights
 
 
 class Run:

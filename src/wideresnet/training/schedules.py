@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from wideresnet.config import Recipe
+from wideresnet.spec.recipe import Recipe
 
 
 class Schedule(Protocol):

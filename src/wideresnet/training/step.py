@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wideresnet.config import Recipe
-from wideresnet.training.distributed import GradientSum
+from wideresnet.distributed.world import GradientSum
+from wideresnet.spec.recipe import Recipe
 
 
 def training_loss(

@@ -1,0 +1,1 @@
+"""The command `wrn`: one file per verb."""

@@ -1,0 +1,206 @@
+"""`wrn bench`: measure speed and memory, also beside other implementations."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from wideresnet.base.format import human_count
+from wideresnet.bench.words import (
+    OURS,
+    START_WAYS,
+    case_title,
+    errors_of,
+    machine_line,
+    parts_line,
+    short_name,
+    verdict,
+)
+from wideresnet.commands.verbs import add_machine_flags, add_verb, new_run_folder, show
+from wideresnet.spec.recipe import CHOICES
+
+BAR_WIDTH = 8
+
+
+def add(verbs: Any) -> None:
+    """Add the verb to the parser."""
+    bench = verbs.add_parser(
+        "bench", help="measure speed and memory, also beside other implementations",
+        description="Measure speed and memory, also beside other implementations; leaves bench.json and bench.png.",
+        epilog="example: wrn bench train WRN-16-4 --against pytorchcv --json",
+    )  # fmt: skip
+    jobs = bench.add_subparsers(title="what to measure", metavar="WHAT", required=True)
+    for job, help in (("train", "whole training steps"), ("infer", "forward passes")):
+        measure = add_verb(jobs, job, run, help, f"wrn bench {job} WRN-16-4 WRN-40-2 --against torchvision pytorchcv")
+        measure.set_defaults(job=job)
+        measure.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
+        measure.add_argument(
+            "--batch-size", type=_sizes, default=(), metavar="N,N", help="images a step; several with commas between "
+            f"({'128' if job == 'train' else '1,64'})",
+        )  # fmt: skip
+        measure.add_argument(
+            "--against", nargs="+", action="extend", default=[], metavar="OTHER",
+            help="torchvision, timm, pytorchcv (where installed), plain (our network run as anybody would), and "
+            "module:callable or file.py:callable for any other: its code is imported from the current folder and RUN; "
+            "the callable gets those of depth, width (widen_factor, k), num_classes, dropout = 0, ... that it takes, "
+            "and returns a torch.nn.Module. They run eagerly in fp32, NCHW; others with +careful behind "
+            "the name in channels_last and our precision",
+        )  # fmt: skip
+        measure.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
+        if job == "infer":
+            measure.add_argument("--int8", action="store_true", help="ours in 8 bits too")
+        _bench_flags(measure)
+    start = add_verb(jobs, "start", run, "the time to the first training step, by wrn train with an empty cache (cold) "
+                  "and again (warm), and by a plain loop, each round in three fresh processes",
+                  "wrn bench start WRN-28-10")  # fmt: skip
+    start.set_defaults(job="start")
+    start.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
+    start.add_argument("--batch-size", type=int, metavar="N", help="images a step (128)")
+    start.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
+    _bench_flags(start)
+    figure4 = add_verb(jobs, "figure4", run, "the paper's Figure 4 on this machine, beside its bars",
+                    "wrn bench figure4")  # fmt: skip
+    figure4.set_defaults(job="figure4")
+    _bench_flags(figure4)
+
+
+def _bench_flags(parser: argparse.ArgumentParser) -> None:
+    add_machine_flags(parser)
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU (PyTorch's choice)")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="rounds at most (20)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, metavar="S",
+        help="of timing a network and batch size; three rounds are made whatever they take (60)",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder of the record (default: a new one under $WRN_RUNS or runs/)")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers with commas between, e.g. 1,64") from None
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure."""
+    from wideresnet.bench.run import PLOT, RECORD, run_bench, run_figure4
+
+    machine = {
+        "device": args.device,
+        "precision": args.precision,
+        "num_threads": args.threads,
+        "repeats": args.repeats,
+        "seconds": args.seconds,
+    }
+    out = args.out or new_run_folder("bench", args.job, *(args.networks[:1] if "networks" in args else ()))
+    if args.job == "figure4":
+        document = run_figure4(out, **machine)
+    elif args.job == "start":
+        from wideresnet.bench.start import run_start
+
+        document = run_start(args.networks, out, batch_size=args.batch_size, family=args.family, **machine)
+    else:
+        document = run_bench(args.job, args.networks, out, batch_sizes=args.batch_size, against=args.against,
+                             family=args.family, int8=getattr(args, "int8", False), **machine)  # fmt: skip
+    show(args, document, render)
+    if not args.json:
+        print(f"record {out / RECORD}, plot {out / PLOT}")
+
+
+def render(document: dict[str, Any]) -> RenderableType:
+    """The record for people; times are medians over rounds."""
+    parts: list[RenderableType] = [Text(machine_line(document))]
+    if document["job"] == "figure4":
+        return Group(*parts, Text(), _figure4(document))
+    if document["job"] == "start":
+        return Group(*parts, Text(), *(_starts(case) for case in document["cases"]))
+    for case in document["cases"]:
+        parts += [Text(), Text(case_title(case), style="bold"), _contenders(case)]
+        for row in case["contenders"]:
+            problem = row.get("problem")
+            parts.append(
+                Text(f"{row['name']}: {problem or row['configuration']}", style="yellow" if problem else "dim")
+            )
+        if verdict(case):
+            parts.append(Text(f"ours is {verdict(case)}, the fastest other as its users run it", style="bold"))
+        if case.get("int8_is_faster"):
+            parts.append(Text(f"ours in 8 bits is {case['int8_is_faster']['median']:.2f} x the same", style="bold"))
+        parts.append(Text(f"a step of ours in pieces: {parts_line(case)}"))
+        parts.append(
+            Text(f"matrix product {human_count(case['matmul']['flops_per_s'])}FLOP/s ({case['matmul']['what']}); "
+                 f"median of {case['num_rounds']} rounds", style="dim")
+        )  # fmt: skip
+    return Group(*parts)
+
+
+def _contenders(case: dict[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", overflow="fold")
+    for heading in ("images/s", "", "ms, min\nquartiles", "FLOP/s\nof matmul", "peak\nMiB", "ours is\nquartiles"):
+        table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
+    rows = [row for row in case["contenders"] if "problem" not in row]
+    fastest = max(row["images_per_s"] for row in rows)
+    for row in rows:
+        call = {key: f"{1000 * value:.3g}" for key, value in row["call_s"].items()}
+        memory, faster = row["peak_memory_mib"], row.get("ours_is_faster")
+        table.add_row(
+            Text(short_name(row), style="bold" if row["name"] == OURS else ""),
+            f"{row['images_per_s']:,.4g}",
+            Text("█" * max(1, round(BAR_WIDTH * row["images_per_s"] / fastest)), style="blue"),
+            f"{call['median']}, {call['min']}\n{call['quartile1']}-{call['quartile3']}",
+            f"{human_count(row['flops_per_s'])}\n{100 * row['share_of_matmul']:.0f} %",
+            "-" if memory is None else f"{memory:,.0f}",
+            f"{faster['median']:.2f} x\n{faster['quartile1']:.2f}-{faster['quartile3']:.2f}" if faster else "",
+        )
+    return table
+
+
+def _starts(case: dict[str, Any]) -> Table:
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left",
+        title=f"{case['network']}, batch {case['batch_size']}: from a process's start to its first step's end",
+    )  # fmt: skip
+    table.add_column("", no_wrap=True)
+    for heading in ("s", "quartiles"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in case["starts"]:
+        stepped, ran = row["stepped_s"], "; ".join(row["configurations"])
+        table.add_row(row["name"], f"{stepped['median']:.1f}", f"{stepped['quartile1']:.1f}-{stepped['quartile3']:.1f}",
+                      f"{START_WAYS[row['name']]}; {ran}")  # fmt: skip
+    return table
+
+
+def _figure4(document: dict[str, Any]) -> Table:
+    cases = document["cases"]
+    table = Table(
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="bold",
+        title=f"Figure 4: ms of a training step of {cases[0]['batch_size']} images; CIFAR-10 errors of Tables 4 and 5",
+        title_justify="left",
+    )
+    table.add_column("network", no_wrap=True)
+    last = cases[-1]["network"]
+    for heading in ("error", "paper,\nTitan X", f"to\n{last}", "here\nquartiles", f"to\n{last}", "of\nmatmul"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    last_ms = 1000 * cases[-1]["contenders"][0]["call_s"]["median"]
+    for case in cases:
+        row, error = case["contenders"][0], errors_of(case["network"])
+        call = {key: 1000 * value for key, value in row["call_s"].items()}
+        table.add_row(
+            f"{case['network']}\n{case['precision']}",
+            f"{error[0]:.2f} %" if error else "-",
+            f"{case['paper_ms']:g}",
+            f"{case['paper_ms'] / cases[-1]['paper_ms']:.2f}",
+            f"{call['median']:,.4g}\n{call['quartile1']:,.4g}-{call['quartile3']:,.4g}",
+            f"{call['median'] / last_ms:.2f}",
+            f"{100 * row['share_of_matmul']:.0f} %",
+        )
+    return table

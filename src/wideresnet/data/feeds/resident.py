@@ -1,0 +1,115 @@
+"""Batches for training, cut from a set that stays whole on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wideresnet.base.errors import UsageError
+from wideresnet.base.seeding import seed_of
+from wideresnet.data.augment import crop_and_flip, pad_images, plan_epoch, resize
+from wideresnet.data.preprocess import Preprocessing
+
+
+class Feed:
+    """The training set, resident on a device, and its epochs.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        labels: int64 (N,).
+        preprocessing: applied to each batch (ZCA: once, here).
+        batch_size: images a step.
+        drop_last: leave out an epoch's last, smaller batch.
+        padding, padding_mode, flip: the augmentation, see `data.augment`.
+        seed: decides order and augmentation.
+        device: where the set stays.
+        rank, num_ranks: of each batch only this part is made, see `share_of`; all parts together are the whole batch.
+
+    Raises:
+        UsageError: a batch larger than the set.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        drop_last: bool = True,
+        padding: int = 0,
+        padding_mode: str = "reflection",
+        flip: bool = False,
+        seed: int = 0,
+        device: str = "cpu",
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        if batch_size > len(images):
+            raise UsageError(
+                f"batch_size {batch_size}: larger than the {len(images)} training images; "
+                f"use --batch-size {len(images)} or less"
+            )
+        self.size = (images.shape[1], images.shape[2])
+        self.num_images = len(images)
+        self.batch_size = batch_size
+        self.rank, self.num_ranks = rank, num_ranks
+        self.preprocessing = preprocessing
+        self.padding, self.flip, self.seed, self.device = padding, flip, seed, device
+        self.num_batches = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
+        self.padded = pad_images(preprocessing.resident(images).to(device), padding, padding_mode).contiguous()
+        self.labels = torch.from_numpy(labels).to(device)
+
+    def images_in(self, batch: int) -> int:
+        """Images of one of an epoch's batches, all parts together."""
+        return min(self.batch_size, self.num_images - batch * self.batch_size)
+
+    def epoch(self, epoch: int, *, start: int = 0, scale: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, a pure function of (seed, epoch).
+
+        Args:
+            epoch: counted from 0.
+            start: the first batch wanted; the ones before it are not made.
+            scale: images are resized by this after the crop.
+
+        Yields:
+            float32 (B, C, H, W), channels last in memory, and int64 (B,).
+        """
+        plan = plan_epoch(self.seed, epoch, self.num_images, padding=self.padding, flip=self.flip, device=self.device)
+        for batch in range(start, self.num_batches):
+            share = share_of(self.images_in(batch), self.rank, self.num_ranks)
+            part = slice(batch * self.batch_size + share.start, batch * self.batch_size + share.stop)
+            index = plan.order[part]
+            crops = crop_and_flip(self.padded, index, plan.top[part], plan.left[part], plan.flip[part], self.size)
+            yield resize(self.preprocessing(crops), scale), self.labels[index]
+
+
+def share_of(num: int, rank: int, num_ranks: int) -> slice:
+    """The part of 0..num-1 that falls to a rank: in order, and none larger than another by more than one."""
+    each, more = divmod(num, num_ranks)
+    start = rank * each + min(rank, more)
+    return slice(start, start + each + (rank < more))
+
+
+def evaluation_batches(
+    images: np.ndarray, preprocessing: Preprocessing, *, batch_size: int = 500, device: str = "cpu"
+) -> Iterator[Tensor]:
+    """Every image once, in order, the last batch as small as it comes: float32 (B, C, H, W)."""
+    for start in range(0, len(images), batch_size):
+        yield preprocessing(preprocessing.resident(images[start : start + batch_size]).to(device))
+
+
+def hold_out(num_images: int, num_held: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split 0..num_images-1 into sorted (kept, held) indices, `num_held` of them held, drawn by the seed.
+
+    Raises:
+        UsageError: nothing would be left to train on.
+    """
+    if num_held >= num_images:
+        raise UsageError(f"{num_held} of {num_images} training images held out: none is left to train on")
+    generator = torch.Generator().manual_seed(seed_of(seed, "holdout"))
+    order = torch.randperm(num_images, generator=generator).numpy()
+    return np.sort(order[num_held:]), np.sort(order[:num_held])

@@ -1,0 +1,1 @@
+"""Readers of one kind of source each, from files to a `Dataset`."""

@@ -1,0 +1,169 @@
+"""Class folders: `train/<class>/...` beside `test/<class>/...`, or `<class>/...` alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from wideresnet.base.errors import DataError
+from wideresnet.data.dataset import Dataset, check_labels, every_fifth, split_images
+from wideresnet.data.decode import Encoded, decode_all
+from wideresnet.data.images import EXTENSIONS
+
+TEST_FOLDERS = ("test", "val", "validation")  # the first that is there is the test set
+_NUM_LISTED = 5
+
+_LAYOUTS = (
+    "accepted are class folders (train/<class>/ with test/<class>/, or <class>/ alone), Hugging Face parquet "
+    "(train-*.parquet, test-*.parquet), or torchvision's files (cifar-10-batches-py, cifar-100-python, "
+    "train_32x32.mat)"
+)
+
+
+@dataclass
+class _Found:
+    """What a walk through the folders met, apart from the images themselves."""
+
+    others: list[Path] = field(default_factory=list)
+    num_outside: int = 0
+    num_loops: int = 0
+
+
+def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unreadable: bool) -> Dataset:
+    """Read a folder of class folders; subfolders of a class belong to it, hidden files do not.
+
+    Links are followed, also out of the folder (counted in a note), but never back to a folder they lie in.
+
+    Args:
+        folder: holds `train/<class>` and `test/<class>` (or `val`, `validation`), or `<class>` alone, of
+            which every fifth image per class, in the order of a hash of its path, is the test set.
+        source: what the user asked for.
+        image_size: side, px, for images that are not all of one size of at most 128 px.
+        skip_unreadable: leave out images that cannot be read, with a note.
+
+    Raises:
+        DataError: no class folders, a class without images, a test class not in train, unreadable images.
+    """
+    found = _Found()
+    notes: list[str] = []
+    subfolders = {path.name: path for path in _visible(folder) if path.is_dir()}
+    test_name = next((name for name in TEST_FOLDERS if name in subfolders), None)
+    has_train = "train" in subfolders and any(path.is_dir() for path in _visible(subfolders["train"]))
+    if not has_train:
+        if test_name:
+            raise DataError(
+                f"{folder}: holds {test_name}/ but no train/ with class folders; add it, or "
+                f"rename {test_name}/ if it is a class"
+            )
+        train_root, test_root = folder, None
+    else:
+        train_root, test_root = subfolders["train"], subfolders[test_name] if test_name else None
+        unread = [name for name in subfolders if name not in ("train", test_name)]
+        if unread:
+            notes.append(f"not read: folders {', '.join(unread)} beside train")
+        found.others += [path for path in _visible(folder) if not path.is_dir()]
+
+    train = _classes(folder, train_root, found)
+    if len(train) < 2:
+        raise DataError(f"{train_root}: {len(train)} class folders, two are needed; {_LAYOUTS}")
+    class_names = sorted(train)
+    labels_of = {name: label for label, name in enumerate(class_names)}
+    test = _classes(folder, test_root, found) if test_root else {}
+    for root, classes in ((train_root, train), (test_root, test)):
+        for name, paths in classes.items():
+            if name not in labels_of:
+                raise DataError(f"{root}/{name}: a class that train does not have ({', '.join(class_names[:10])})")
+            if not paths:
+                raise DataError(f"{root}/{name}: a class folder without images; add some or remove it")
+
+    files = [(path, labels_of[name]) for name, paths in train.items() for path in paths]
+    if test_root is None:
+        files.sort(key=lambda item: _stable_hash(item[0].relative_to(folder)))
+        held_out = every_fifth(np.array([label for _, label in files]))
+        files = sorted(zip(files, held_out.tolist(), strict=True), key=lambda item: (item[1], item[0][0]))
+        is_test = np.array([is_held for _, is_held in files])
+        files = [item for item, _ in files]
+        notes.append(f"no test folder: every 5th image of each class held out, {is_test.sum()} images")
+    else:
+        num_train = len(files)
+        files += [(path, labels_of[name]) for name, paths in test.items() for path in paths]
+        is_test = np.arange(len(files)) >= num_train
+        if test_root.name != "test":
+            notes.append(f"no test folder: {test_root.name} is the test set")
+        if without := [name for name in class_names if name not in test]:
+            notes.append(f"{len(without)} classes have no test image: {', '.join(without[:_NUM_LISTED])}")
+    notes += _found_notes(folder, found)
+
+    paths = [path for path, _ in files]
+    labels = np.array([label for _, label in files])
+    decoded = decode_all(
+        lambda: (Encoded(str(path.relative_to(folder)), path) for path in paths),
+        len(paths),
+        folder=folder,
+        files=paths,
+        image_size=image_size,
+        skip_unreadable=skip_unreadable,
+    )
+    labels, is_test = labels[decoded.kept], is_test[decoded.kept]
+    names = check_labels(labels[~is_test], labels[is_test], class_names, str(folder), lambda split, _: str(split))
+    train_set, test_set = split_images(decoded.images, labels, is_test)
+    return Dataset(folder.resolve().name, source, train_set, test_set, names, None, (*notes, *decoded.notes))
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _classes(folder: Path, root: Path, found: _Found) -> dict[str, list[Path]]:
+    """The images of each class folder in `root`, by class, in the order of their paths."""
+    classes: dict[str, list[Path]] = {}
+    within = os.path.realpath(folder)
+    for path in _visible(root):
+        found.num_outside += _leads_out(path, within)
+        if path.is_dir():
+            ancestors = (within, os.path.realpath(root))
+            classes[path.name] = list(_images(path, within, ancestors, found))
+        else:
+            found.others.append(path)
+    return classes
+
+
+def _images(folder: Path, within: str, ancestors: tuple[str, ...], found: _Found) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in ancestors:
+        found.num_loops += 1
+        return
+    for path in _visible(folder):
+        found.num_outside += _leads_out(path, within)
+        if path.is_dir():
+            yield from _images(path, within, (*ancestors, real), found)
+        elif path.suffix.lower() in EXTENSIONS:
+            yield path
+        else:
+            found.others.append(path)
+
+
+def _leads_out(path: Path, folder: str) -> bool:
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder)
+
+
+def _found_notes(folder: Path, found: _Found) -> list[str]:
+    notes = []
+    if found.others:
+        listed = ", ".join(str(path.relative_to(folder)) for path in found.others[:_NUM_LISTED])
+        more = ", ..." if len(found.others) > _NUM_LISTED else ""
+        notes.append(f"{len(found.others)} files not read, no image extension or no class folder: {listed}{more}")
+    if found.num_outside:
+        notes.append(f"{found.num_outside} links lead out of the folder and were followed")
+    if found.num_loops:
+        notes.append(f"{found.num_loops} links back to a parent folder were not followed")
+    return notes
+
+
+def _stable_hash(path: Path) -> bytes:
+    return hashlib.sha256(path.as_posix().encode("utf-8", "surrogateescape")).digest()

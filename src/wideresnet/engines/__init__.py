@@ -1,0 +1,1 @@
+"""How a network is run: Winograd training, optimized inference, 8 bits, evaluation of a whole set."""

@@ -1,0 +1,1 @@
+"""Pages and pictures from the records of runs. Knows no torch."""

@@ -1,0 +1,342 @@
+"""The page of a run, and the page that compares several: what their records hold, as pictures, tables and HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wideresnet.base.errors import UsageError
+from wideresnet.base.format import human_seconds
+from wideresnet.data import Dataset
+from wideresnet.data.facts import FACTS
+from wideresnet.report import html
+from wideresnet.report.figures import Tile, draw_curves, draw_predictions, to_png
+from wideresnet.report.runs import Answers, Run, read_answers, read_run
+from wideresnet.spec import published as paper
+from wideresnet.spec import recipes
+from wideresnet.spec.recipe import ELSEWHERE, SETTLED, Recipe, show_value
+from wideresnet.spec.record import write_atomic
+
+NUM_SAMPLES, NUM_WRONG_SAMPLES = 16, 6
+NUM_WORST = 24
+
+_SPLITS = {"test": "the test set", "val": "the held-out training images"}
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What `write_report` wrote; `predictions` is None where the images could not be had."""
+
+    page: Path
+    curves: Path
+    predictions: Path | None
+
+
+def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles:
+    """Write `curves.png`, `predictions.png` and `report.html` into a run folder.
+
+    Args:
+        run: the folder.
+        dataset: the run's data, where it is loaded already.
+
+    An unfinished run gets its curves only; where the data cannot be loaded again the page has no pictures and says why.
+
+    Raises:
+        UsageError: the folder holds no run, or one without a finished epoch.
+        DataError: a file of the run is damaged.
+    """
+    read = read_run(Path(run))
+    folder = read.folder
+    curves, pictures = folder.curves, None
+    write_atomic(curves, to_png(draw_curves(read.curve)))
+    body = _headline(read)
+    predictions, dataset, problem = read_answers(read, dataset)
+    if problem:
+        body.append(html.paragraph(problem, "note"))
+    body += _curves_section(read)
+    if predictions is not None and dataset is not None:
+        pictures = folder.pictures
+        chosen = _sample(predictions)
+        samples = _tiles(chosen, predictions, dataset)
+        num_wrong = sum(tile.is_wrong for tile in samples)
+        title = f"{read.recipe.network} on {dataset.name}: {len(samples) - num_wrong} right, {num_wrong} wrong"
+        write_atomic(pictures, to_png(draw_predictions(samples, title)))
+        body += _pictures_section(predictions, dataset, samples)
+    if predictions is not None:
+        body += _mistakes_section(predictions)
+    body += _recipe_section(read, dataset)
+    body += [html.heading("Environment"), html.facts((k, "-" if v is None else str(v)) for k, v in read.env.items())]
+    write_atomic(folder.report, html.page(f"{read.recipe.network} on {read.data_name}", body))
+    return ReportFiles(folder.report, curves, pictures)
+
+
+def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
+    """Write one page on several runs: curves over each other, a table of the results, medians over seeds.
+
+    Runs are counted together only if no field but the seed and the place differs. Runs that have not finished are shown
+    and not counted.
+
+    Args:
+        runs: two or more run folders.
+        out: the page, `.html`; an old one is replaced.
+
+    Raises:
+        UsageError: fewer than two runs, one given twice, a folder that holds no run, or `out` is not `.html`.
+        DataError: a file of a run is damaged.
+    """
+    paths, out = [Path(run) for run in runs], Path(out)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {out}: the comparison is one page; give a name that ends in .html")
+    if len(paths) < 2:
+        raise UsageError(
+            f"a comparison needs two runs or more, got {len(paths)}; one run has its own page, without --out"
+        )
+    for place, path in enumerate(paths):
+        if any(path.resolve() == other.resolve() for other in paths[:place]):
+            raise UsageError(f"{path}: given twice; a run must not count twice in a median")
+    labels = [path.resolve().name for path in paths]
+    if len(set(labels)) < len(labels):
+        labels = [str(path) for path in paths]
+    read = [read_run(path, label) for path, label in zip(paths, labels, strict=True)]
+    unfinished = [run.curve.label for run in read if run.result is None]
+    body = [f"<h1>{len(read)} runs</h1>"]
+    if unfinished:
+        body.append(html.paragraph(f"Not finished, so not counted in any median: {', '.join(unfinished)}.", "note"))
+    body += [
+        html.heading("Curves"),
+        html.curves_picture([run.curve for run in read]),
+        html.paragraph(
+            "Strong lines: on the test set (or on held-out images, where a run holds some out). "
+            "Thin lines: training, averaged over the epoch's augmented batches.",
+            "muted",
+        ),
+        html.heading("Medians over seeds"),
+        html.paragraph("Of the test error after the last epoch; runs that differ in a setting stand apart.", "muted"),
+        _median_table(read),
+        html.heading("Runs"),
+        _runs_table(read),
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, html.page(f"{len(read)} runs", body))
+    return out
+
+
+def _headline(run: Run) -> list[str]:
+    recipe, result, env = run.recipe, run.result, run.env
+    body = [html.title(f"{recipe.network} on {run.data_name}", f"{recipe.recipe} recipe, seed {recipe.seed}")]
+    if result is None:
+        curve, split = run.curve, _SPLITS[run.curve.split]
+        sofar = f"{curve.error_pct[-1]:.2f} %" if curve.error_pct else "-"
+        return [
+            *body,
+            html.headline(sofar, f"error on {split} so far, not the result"),
+            html.facts([("epochs", run.progress), ("device", f"{env.get('device', '-')}: {run.processor}")]),
+        ]
+    num_images, error_pct = result["num_test_images"], result["test_error_pct"]
+    num_errors = round(error_pct * num_images / 100)
+    about = f"test error after the last epoch: {num_errors:,} of {num_images:,} images"
+    pairs = [
+        ("data", recipe.data),
+        ("parameters", f"{result['params']:,}"),
+        ("epochs", f"{result['epochs']:,}"),
+        ("test loss", f"{result['test_loss']:.4f}"),
+        ("time", human_seconds(result["seconds"])),
+        ("training speed", f"{result['images_per_s']:,.0f} images/s"),
+        ("device", f"{result['device']}: {run.processor}"),
+        ("precision", result["precision"]),
+        ("peak memory", _peak_memory(result)),
+    ]
+    published = [
+        f"{value:.2f} % (Table {row.table}{', dropout' if row.dropout else ''})"
+        for row in paper.results(network=recipe.network, family=recipe.family)
+        if (value := getattr(row, f"{result['dataset']}_pct", None)) is not None
+    ]
+    if published:
+        pairs.append(("the paper's error", "; ".join(published)))
+    return [*body, html.headline(f"{error_pct:.2f} %", about), html.facts(pairs)]
+
+
+def _peak_memory(result: dict[str, Any]) -> str:
+    measured, predicted = result["peak_memory_mib"], result.get("predicted_memory_mib")
+    return f"{measured:,.0f} MiB" + ("" if predicted is None else f" (predicted: {predicted:,.0f})")
+
+
+def _curves_section(run: Run) -> list[str]:
+    every = "every epoch" if run.recipe.eval_every == 1 else f"every {run.recipe.eval_every} epochs and the last"
+    about = (
+        f"Evaluated on {_SPLITS[run.curve.split]} after {every}. Training values are averages over an epoch's "
+        "augmented batches, while the weights still change. The legend gives the last values."
+    )
+    if run.recipe.label_smoothing:
+        about += f" The training loss is that of labels smoothed by {run.recipe.label_smoothing:g}, the other is not."
+    return [html.heading("Curves"), html.curves_picture([run.curve]), html.paragraph(about, "muted")]
+
+
+def _sample(predictions: Answers) -> np.ndarray:
+    """Indices of a few right and wrong predictions, spread evenly over the set."""
+
+    def spread(index: np.ndarray, wanted: int) -> np.ndarray:
+        return index[np.linspace(0, len(index) - 1, min(wanted, len(index))).round().astype(int)]
+
+    wrong = spread(np.flatnonzero(predictions.is_wrong), NUM_WRONG_SAMPLES)
+    right = spread(np.flatnonzero(~predictions.is_wrong), NUM_SAMPLES - len(wrong))
+    return np.sort(np.concatenate([wrong, right]))
+
+
+def _tiles(index: np.ndarray, predictions: Answers, dataset: Dataset) -> list[Tile]:
+    names = predictions.class_names
+    return [
+        Tile(
+            image=dataset.test.images[i],
+            true=names[predictions.labels[i]],
+            predicted=names[predictions.predicted[i]],
+            probability=float(predictions.probability[i]),
+            is_wrong=bool(predictions.is_wrong[i]),
+        )
+        for i in index
+    ]
+
+
+def _pictures_section(predictions: Answers, dataset: Dataset, samples: list[Tile]) -> list[str]:
+    wrong = np.flatnonzero(predictions.is_wrong)
+    worst = wrong[np.argsort(-predictions.probability[wrong], kind="stable")][:NUM_WORST]
+    num_wrong = sum(tile.is_wrong for tile in samples)
+    about = (
+        f"{len(samples) - num_wrong} right and {num_wrong} wrong ones, each kind taken evenly from the set; "
+        f"of all {len(dataset.test):,} images {len(wrong):,} are wrong."
+    )
+    body = [html.heading("Some test images"), html.paragraph(about, "muted"), html.tiles(samples)]
+    if len(wrong):
+        about = "The wrong answers that the network was surest of; its answer and probability above the true class."
+        tiles = html.tiles(_tiles(worst, predictions, dataset))
+        body += [html.heading("Worst mistakes"), html.paragraph(about, "muted"), tiles]
+    return body
+
+
+def _mistakes_section(predictions: Answers) -> list[str]:
+    names, matrix = predictions.class_names, predictions.confusion()
+    if not predictions.is_wrong.any():
+        return [html.heading("Mistakes"), html.paragraph("None: every test image is classified right.")]
+    whole = len(names) <= html.MAX_MATRIX_CLASSES
+    return [
+        html.heading("Confusion matrix" if whole else "Most confused classes"),
+        html.confusion(matrix, names),
+        html.heading("Error by class"),
+        html.class_errors(matrix, names),
+    ]
+
+
+def _recipe_section(run: Run, dataset: Dataset | None) -> list[str]:
+    base, about = _named_recipe(run, dataset)
+    changed = recipes.overridden(run.recipe, base) if base else {}
+    for name in SETTLED:  # by the run itself, from the data and the machine
+        if base and getattr(base, name) in ("auto", None):
+            changed.pop(name, None)
+    groups: dict[str, list[tuple[str, str, str | None, str]]] = {}
+    for field in dataclasses.fields(Recipe):
+        value = show_value(getattr(run.recipe, field.name))
+        was = show_value(changed[field.name][0]) if field.name in changed else None
+        groups.setdefault(field.metadata["group"], []).append((field.name, value, was, field.metadata["help"]))
+    if base:
+        about = (
+            f"Marked: {len(changed)} fields that differ from the {run.recipe.recipe} recipe."
+            if changed
+            else (f"Exactly the {run.recipe.recipe} recipe.")
+        )
+    folder = run.folder
+    again = ["wrn", "train", run.recipe.network, "--data", run.recipe.data]
+    again += ["--recipe", str(folder.recipe), "--out", f"{folder.path}-again"]
+    return [
+        html.heading("Run it again"),
+        html.command(shlex.join(again)),
+        html.heading("Recipe"),
+        html.paragraph(about, "muted"),
+        html.recipe_table(groups),
+    ]
+
+
+def _named_recipe(run: Run, dataset: Dataset | None) -> tuple[Recipe | None, str]:
+    """The recipe of that name for this network and data, or None and why it is not known."""
+    recipe, name = run.recipe, run.result["dataset"] if run.result else ""
+    num_train = len(dataset.train) if dataset else FACTS[name].num_train if name in FACTS else None
+    if recipe.recipe not in recipes.RECIPES:
+        return None, f"Every field; {recipe.recipe!r} is not a recipe of this package, so none is marked as changed."
+    if num_train is None:
+        return None, "Every field; a recipe depends on the data, which is not known here, so none is marked."
+    return recipes.resolve(recipe.recipe, recipe.network, recipe.data, known_as=name, num_train=num_train), ""
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What decides a run's result except its seed: runs equal in this are counted together."""
+    settings = {field.name: getattr(run.recipe, field.name) for field in dataclasses.fields(Recipe)}
+    for name in ("seed", "eval_every", *ELSEWHERE):
+        del settings[name]
+    return settings | {"data": run.data_name}
+
+
+def _differences(runs: Sequence[Run]) -> list[str]:
+    """For each run, the settings in which runs of the same recipe's name are not all equal."""
+    settings, texts = [_settings(run) for run in runs], []
+    for own in settings:
+        rivals = [other for other in settings if other["recipe"] == own["recipe"]]
+        shown = [name for name in own if name not in ("network", "data")]
+        varying = [name for name in shown if any(other[name] != own[name] for other in rivals)]
+        texts.append(", ".join(f"{name} {show_value(own[name])}" for name in varying))
+    return [text or "-" for text in texts]
+
+
+def _median_table(runs: Sequence[Run]) -> str:
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for place, run in enumerate(runs):
+        if run.result is not None:
+            groups.setdefault(tuple(_settings(run).items()), []).append(place)
+    differences, rows = _differences(runs), []
+    for places in groups.values():
+        members = [runs[place] for place in places]
+        errors = [run.result["test_error_pct"] for run in members if run.result]
+        first = members[0]
+        rows.append(
+            (
+                first.recipe.network,
+                first.data_name,
+                first.recipe.recipe,
+                differences[places[0]],
+                f"{statistics.median(errors):.2f}",
+                f"{min(errors):.2f} to {max(errors):.2f}" if len(errors) > 1 else "-",
+                len(errors),
+                ", ".join(str(run.recipe.seed) for run in members),
+            )
+        )
+    header = ("network", "data", "recipe", "where they differ", "median, %", "range, %", "n", "seeds")
+    return html.table(header, rows, numbers=(4, 5, 6), wrapped=(3,))
+
+
+def _runs_table(runs: Sequence[Run]) -> str:
+    rows = []
+    for run, differs in zip(runs, _differences(runs), strict=True):
+        result = run.result or {}
+        rows.append(
+            (
+                run.curve.label,
+                run.recipe.network,
+                run.data_name,
+                run.recipe.recipe,
+                differs,
+                run.recipe.seed,
+                f"{result['params']:,}" if result else "-",
+                run.progress,
+                f"{result['test_error_pct']:.2f}" if result else "-",
+                f"{result['images_per_s']:,.0f}" if result else "-",
+                run.processor,
+            )
+        )
+    header = ("run", "network", "data", "recipe", "where they differ", "seed", "parameters", "epochs")
+    header += ("error, %", "images/s", "device")
+    return html.table(header, rows, numbers=(5, 6, 7, 8, 9), wrapped=(4,))

@@ -1,0 +1,170 @@
+"""Run folders as a report needs them: records as curves, stored predictions, the data they were made on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from wideresnet.base.errors import DataError, UsageError, WRNError
+from wideresnet.data import Dataset
+from wideresnet.data.load import load_for
+from wideresnet.report.figures import Curve
+from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.record import RunFolder, read_json
+
+RESULT_FIELDS = (
+    "dataset", "params", "epochs", "test_error_pct", "test_loss", "num_test_images", "seconds", "images_per_s",
+    "peak_memory_mib", "device", "precision",
+)  # fmt: skip
+"""What a page shows of `result.json`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read.
+
+    Attributes:
+        result: what `result.json` holds, or None while the run has not finished.
+    """
+
+    folder: RunFolder
+    recipe: Recipe
+    env: dict[str, Any]
+    curve: Curve
+    result: dict[str, Any] | None
+
+    @property
+    def data_name(self) -> str:
+        """The name of the data set, as far as it is known."""
+        return self.result["dataset"] if self.result else self.recipe.data
+
+    @property
+    def processor(self) -> str:
+        """What it ran on."""
+        return self.env.get("gpu") or self.env.get("cpu") or "-"
+
+    @property
+    def progress(self) -> str:
+        """Epochs done, of those wanted."""
+        return f"{self.curve.epochs[-1]} of {self.recipe.epochs}"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The network's answers on the test set; int64 and float64 of length N, in the order of the set."""
+
+    labels: np.ndarray
+    predicted: np.ndarray
+    probability: np.ndarray
+    class_names: tuple[str, ...]
+
+    @property
+    def is_wrong(self) -> np.ndarray:
+        """bool (N,)."""
+        return self.predicted != self.labels
+
+    def confusion(self) -> np.ndarray:
+        """int64 (classes, classes): images by true class (row) and predicted class (column)."""
+        num = len(self.class_names)
+        return np.bincount(self.labels * num + self.predicted, minlength=num * num).reshape(num, num)
+
+
+def read_run(path: Path, label: str = "") -> Run:
+    """Read a run folder; `label` is what a legend calls it.
+
+    Raises:
+        UsageError: it holds no run, or one without a finished epoch.
+        DataError: a file of the run is damaged.
+    """
+    folder = RunFolder(path)
+    if not folder.is_run():
+        found = "no such folder" if not path.exists() else f"no {folder.recipe.name} there"
+        raise UsageError(f"{path}: not a run folder ({found}); give the --out of a wrn train")
+    recipe, records = folder.read_recipe(), folder.read_metrics()
+    if not records:
+        raise UsageError(f"{path}: no epoch has finished yet, so there is nothing to report; try again later")
+    return Run(
+        folder=folder,
+        recipe=recipe,
+        env=read_json(folder.env) if folder.env.is_file() else {},
+        curve=_curve(label, recipe, records, folder.metrics),
+        result=_read_result(folder.result) if folder.result.is_file() else None,
+    )
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    result = read_json(path)
+    if missing := [name for name in RESULT_FIELDS if name not in result]:
+        raise DataError(f"{path}: lacks {', '.join(missing)}; the file was damaged")
+    return result
+
+
+def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path) -> Curve:
+    split = "val" if recipe.holdout else "test"
+    try:
+        train = {
+            name: [float(record[name]) for record in records]
+            for name in ("epoch", "train_error_pct", "train_loss", "lr")
+        }
+        evaluated = {
+            name: [float(record[name]) for record in records if f"{split}_error_pct" in record]
+            for name in ("epoch", f"{split}_error_pct", f"{split}_loss")
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: a record lacks a number ({error}); the file was damaged") from None
+    return Curve(
+        label=label,
+        split=split,
+        epochs=[int(epoch) for epoch in train["epoch"]],
+        train_error_pct=train["train_error_pct"],
+        train_loss=train["train_loss"],
+        lr=train["lr"],
+        evaluated_epochs=[int(epoch) for epoch in evaluated["epoch"]],
+        error_pct=evaluated[f"{split}_error_pct"],
+        loss=evaluated[f"{split}_loss"],
+        lr_is_stepped=recipe.schedule == "steps",
+    )
+
+
+def read_answers(run: Run, dataset: Dataset | None = None) -> tuple[Answers | None, Dataset | None, str]:
+    """The stored predictions, the data they were made on (loaded again unless given), and why one is missing."""
+    if run.result is None:
+        return None, None, f"Not finished: {run.progress} epochs. The result will be the error after the last one."
+    path = run.folder.predictions
+    if not path.is_file():
+        return None, None, f"No predictions and no pictures: {path.name} is not in the run folder."
+    try:
+        stored = load_file(path)
+        logits, labels = stored["logits"].astype(np.float64), stored["labels"].astype(np.int64)
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise DataError(f"{path}: not a run's predictions ({' '.join(str(error).split())})") from None
+    num_classes = logits.shape[-1]
+    if logits.shape != (len(labels), num_classes) or not np.isin(labels, np.arange(num_classes)).all():
+        raise DataError(f"{path}: logits {logits.shape} and labels {labels.shape} do not fit each other")
+    problem = ""
+    try:
+        # SVHN's extra images are for training only, and are 1.3 GB
+        dataset = dataset or load_for(dataclasses.replace(run.recipe, extra_data=False))
+    except WRNError as error:
+        problem = f"No pictures, because the data could not be loaded again: {error}"
+    if dataset is not None and not np.array_equal(dataset.test.labels, labels):
+        dataset, problem = None, f"No pictures, because {run.recipe.data} now holds other test images."
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probability = exponentials.max(axis=1) / exponentials.sum(axis=1)
+    names = _class_names(run, dataset, num_classes)
+    return Answers(labels, logits.argmax(axis=1), probability, names), dataset, problem
+
+
+def _class_names(run: Run, dataset: Dataset | None, num_classes: int) -> tuple[str, ...]:
+    """The names that the weights carry, else the data's, else numbers."""
+    config = run.folder.config
+    names = read_json(config).get("class_names") if config.is_file() else None
+    if not isinstance(names, list) or len(names) != num_classes:
+        names = dataset.class_names if dataset else range(num_classes)
+    return tuple(map(str, names))

@@ -1,0 +1,139 @@
+"""Recipes: short functions from a network and its data to a frozen `Recipe`, with the arithmetic in view."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wideresnet.base.errors import UsageError
+from wideresnet.base.format import nearest
+from wideresnet.spec.recipe import Recipe
+
+
+def paper(network: str, data: str, known_as: str = "", num_train: int = 50_000) -> Recipe:
+    """What Zagoruyko & Komodakis ran; CIFAR's values, or SVHN's, and for other data CIFAR's schedule.
+
+    Args:
+        network: name of the network.
+        data: what `--data` takes; it is kept in the recipe.
+        known_as: the data set that `data` turned out to be ("cifar10", "svhn", ...), where that is known.
+        num_train: not used, the paper's schedule counts epochs.
+
+    CIFAR: 200 epochs of 390 steps of 128 images; lr 0.1 for 59 epochs, then 0.02 from the 60th, 0.004 from the 120th,
+    0.0008 from the 160th. Source: paper, section 3; the authors' train.lua and scripts/train_cifar.sh.
+    SVHN: 160 epochs on train + extra; lr 0.01, times 0.1 at 80 and 120; pixels / 255, no augmentation; dropout 0.4.
+    Source: paper, section 3. (The authors' code would apply CIFAR's mean and std to SVHN's bytes.)
+    """
+    del num_train
+    known = _known(known_as, data)
+    if known == "svhn":
+        return Recipe(
+            network=network, data=data, recipe="paper",
+            epochs=160, lr=0.01, lr_drop_epochs=(80, 120), lr_drop_factor=0.1,
+            preprocessing="scale", flip=False, crop_padding=0, extra_data=_known(data) == "svhn", dropout=0.4,
+        )  # fmt: skip
+    return Recipe(network=network, data=data, recipe="paper", flip=known != "digits")
+
+
+def quick(network: str, data: str, known_as: str = "", num_train: int = 50_000) -> Recipe:
+    """A short modern schedule for CPUs and impatient people: one cycle, smoothed labels, small images first.
+
+    Args:
+        num_train: number of training images; small sets get more epochs, so that a run has 1,500 steps or 200 epochs.
+
+    On CIFAR: 18 epochs; the first 8 on 20x20 images, 5 on 24x24, 5 on 32x32, which costs as much as
+    8 * 0.39 + 5 * 0.56 + 5 = 10.9 epochs on 32x32.
+    """
+    scales = ((0.0, 0.625), (8 / 18, 0.75), (13 / 18, 1.0))
+    return _one_cycle("quick", network, _known(known_as, data), data, num_train, 18, 9, scales)
+
+
+def fast(network: str, data: str, known_as: str = "", num_train: int = 50_000) -> Recipe:
+    """The least time to a good accuracy: `quick` with fewer epochs, most on smaller images, and few evaluations.
+
+    Args:
+        num_train: as for `quick`.
+
+    On CIFAR: 12 epochs; the first 5 on 16x16 images, 4 on 24x24, 3 on 32x32, which costs as much as
+    5 * 0.25 + 4 * 0.56 + 3 = 6.5 epochs on 32x32. Sides of 16 and 24 leave whole tiles for the Winograd kernels.
+    """
+    scales = ((0.0, 0.5), (5 / 12, 0.75), (9 / 12, 1.0))
+    return _one_cycle("fast", network, _known(known_as, data), data, num_train, 12, 3, scales)
+
+
+def _one_cycle(
+    recipe: str,
+    network: str,
+    known: str,
+    data: str,
+    num_train: int,
+    least_epochs: int,
+    num_evaluations: int,
+    image_scales: tuple[tuple[float, float], ...],
+) -> Recipe:
+    """One cycle to lr 0.3 and down to 0 with labels smoothed by 0.1.
+
+    The sizes follow Howard's fast.ai entry to DAWNBench (2018), the triangular schedule cifar10-fast (Page 2018), the
+    label smoothing Szegedy et al. (2016).
+    """
+    batch_size = 128 if num_train >= 10_000 else min(64, max(1, num_train // 4))
+    epochs = max(least_epochs, min(200, math.ceil(1500 / max(1, num_train // batch_size))))
+    small_images = known == "digits"  # 8x8: smaller ones hold no digit, and a shift by 4 pixels leaves none
+    return Recipe(
+        network=network, data=data, recipe=recipe,
+        epochs=epochs, batch_size=batch_size, schedule="one_cycle", lr=0.3, warmup_fraction=0.15,
+        reset_momentum_at_drops=False, label_smoothing=0.1, bn_scale="one",
+        flip=known not in ("digits", "svhn"), eval_every=max(1, epochs // num_evaluations),
+        crop_padding=1 if small_images else 4, padding_mode="zero" if small_images else "reflection",
+        image_scales=((0.0, 1.0),) if small_images else image_scales,
+    )  # fmt: skip
+
+
+def _known(*names: str) -> str:
+    """The first name given, as the data sets spell their names: "CIFAR-10" -> "cifar10"."""
+    return next((name for name in names if name), "").lower().replace("-", "")
+
+
+RECIPES: dict[str, Callable[[str, str, str, int], Recipe]] = {"paper": paper, "quick": quick, "fast": fast}
+
+
+def resolve(
+    recipe: str,
+    network: str,
+    data: str,
+    overrides: dict[str, Any] | None = None,
+    *,
+    known_as: str = "",
+    num_train: int = 50_000,
+) -> Recipe:
+    """The recipe of a name or a `recipe.json`, with overrides on top: function < file < overrides.
+
+    Args:
+        recipe: "paper", "quick", "fast", or the path of a recipe file.
+        overrides: field -> value; network and data given here or as arguments win over a file's.
+
+    Raises:
+        UsageError: no such recipe, or a value that its field refuses.
+    """
+    if recipe in RECIPES:
+        base = RECIPES[recipe](network, data, known_as, num_train)
+    elif Path(recipe).is_file():
+        base = Recipe.from_file(Path(recipe))
+    else:
+        raise UsageError(f"recipe {recipe!r}: {nearest(recipe, RECIPES)}, or the path of a recipe.json")
+    changes = {"network": network, "data": data, **(overrides or {})}
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    if unknown := sorted(set(changes) - known):
+        raise UsageError(f"recipe field {unknown[0]!r} does not exist; {nearest(unknown[0], sorted(known))}")
+    return dataclasses.replace(base, **changes)
+
+
+def overridden(recipe: Recipe, base: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Field -> (base's value, recipe's value) wherever the two differ."""
+    pairs = {
+        field.name: (getattr(base, field.name), getattr(recipe, field.name)) for field in dataclasses.fields(Recipe)
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

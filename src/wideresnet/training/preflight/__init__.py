@@ -1,0 +1,1 @@
+"""What is measured before the first step: the fastest configuration, time, memory."""

@@ -1,0 +1,67 @@
+"""The summary over seeds: its arithmetic, and what it says of seeds that have not finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from wideresnet.commands.train import render_seeds as render
+from wideresnet.experiments.statistics import seeds_text, summarise
+from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.record import SeedsFolder, write_json
+
+
+def finished(folder: SeedsFolder, errors_pct: dict[int, float]) -> None:
+    for seed, error_pct in errors_pct.items():
+        folder.run(seed).path.mkdir(parents=True)
+        result = {"seed": seed, "test_error_pct": error_pct, "seconds": 61.0, "images_per_s": 1234.5}
+        write_json(folder.run(seed).result, {**result, "peak_memory_mib": 300.0, "params": 1})
+
+
+def test_mean_standard_deviation_of_the_sample_and_median(tmp_path: Path) -> None:
+    folder = SeedsFolder(tmp_path)
+    finished(folder, {0: 4.0, 1: 5.0, 2: 9.0})
+    summary = summarise(folder, Recipe(), range(3), 120.0, 2, {1: 10.0, 2: 19.0})
+    assert summary["n"] == 3
+    assert summary["test_error_pct_mean"] == pytest.approx(6.0)
+    assert summary["test_error_pct_std"] == pytest.approx(7**0.5)  # ((2^2 + 1^2 + 3^2) / 2)^(1/2)
+    assert summary["test_error_pct_median"] == 5.0
+    assert summary["images_per_s_at_once"] == {"1": 10.0, "2": 19.0}
+    assert [run["test_error_pct"] for run in summary["runs"]] == [4.0, 5.0, 9.0]
+    assert summary["unfinished"] == []
+
+
+def test_a_seed_that_has_not_finished_is_named_and_not_counted(tmp_path: Path) -> None:
+    folder = SeedsFolder(tmp_path)
+    finished(folder, {3: 4.0, 9: 99.0})
+    summary = summarise(folder, Recipe(seed=3), range(3, 6), 1.0, 1, {})
+    assert (summary["n"], summary["unfinished"]) == (1, [4, 5])
+    assert summary["test_error_pct_mean"] == summary["test_error_pct_median"] == 4.0
+    assert summary["test_error_pct_std"] is None  # one value has no spread
+    none = summarise(SeedsFolder(tmp_path / "new"), Recipe(), range(2), 0.0, 1, {})
+    assert (none["n"], none["test_error_pct_mean"], none["unfinished"]) == (0, None, [0, 1])
+
+
+def test_the_table_holds_every_seed_and_every_number_over_them(tmp_path: Path) -> None:
+    folder = SeedsFolder(tmp_path)
+    finished(folder, {0: 4.0, 1: 5.0, 2: 9.0})
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(render(summarise(folder, Recipe(data="[x]"), range(3), 120.0, 2, {})))
+    shown = " ".join(capture.get().replace("│", " ").split())
+    for words in (
+        "WRN-16-2 on [x]",
+        "2 9.00 1 min 1,234",
+        "mean 6.00",
+        "std 2.65",
+        "median 5.00",
+        "n 3 2 min 2 at once",
+    ):
+        assert words in shown, words
+
+
+def test_seeds_are_named_as_people_do() -> None:
+    assert seeds_text([3]) == "seed 3"
+    assert seeds_text([0, 2, 4]) == "seeds 0, 2 and 4"

@@ -1,0 +1,150 @@
+"""Pictures: what they show, and that no text can break them."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from PIL import Image
+
+from wideresnet.report.figures import (
+    DARK,
+    LIGHT,
+    Curve,
+    Theme,
+    Tile,
+    draw_comparison,
+    draw_curves,
+    draw_predictions,
+    image_to_png,
+    to_png,
+    to_svg,
+)
+
+CURVE = Curve(
+    label="a run",
+    split="test",
+    epochs=[1, 2, 3, 4],
+    train_error_pct=[80.0, 40.0, 20.0, 12.5],
+    train_loss=[2.0, 1.5, 1.0, 0.5],
+    lr=[0.1, 0.1, 0.02, 0.02],
+    evaluated_epochs=[2, 4],
+    error_pct=[35.0, 15.25],
+    loss=[1.2, 0.7],
+    lr_is_stepped=True,
+)
+ODD_TEXTS = ["$x^", "_hidden", "two\nlines", "\u65e5\u672c", "<script>", "", "a" * 200]
+
+
+def tile(wrong: bool, channels: int = 3, name: str = "cat") -> Tile:
+    return Tile(np.zeros((8, 8, channels), np.uint8), "dog", name, 0.75, wrong)
+
+
+def values(line: Line2D) -> tuple[list[float], list[float]]:
+    return np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()
+
+
+def legend(axes: Axes) -> list[Text]:
+    found = axes.get_legend()
+    assert found is not None
+    return found.get_texts()
+
+
+def legend_texts(axes: Axes) -> list[str]:
+    return [text.get_text() for text in legend(axes)]
+
+
+def opened(png: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png))
+
+
+def test_curves_show_every_value_and_the_legend_gives_the_last() -> None:
+    error, loss, lr = draw_curves(CURVE).axes
+    train, test = error.lines
+    assert values(train) == (CURVE.epochs, CURVE.train_error_pct)
+    assert values(test) == (CURVE.evaluated_epochs, CURVE.error_pct)
+    assert legend_texts(error) == ["train 12.50 %", "test 15.25 %"]
+    assert legend_texts(loss) == ["train 0.500", "test 0.700"]
+    assert values(lr.lines[0]) == (CURVE.epochs, CURVE.lr)
+
+
+def test_held_out_images_are_called_validation() -> None:
+    axes = draw_curves(dataclasses.replace(CURVE, split="val")).axes[0]
+    assert legend_texts(axes)[1] == "validation 15.25 %"
+
+
+def test_a_stepped_lr_gets_a_logarithmic_axis_unless_it_is_zero() -> None:
+    assert draw_curves(CURVE).axes[2].get_yscale() == "log"
+    assert draw_curves(dataclasses.replace(CURVE, lr=[0.0] * 4)).axes[2].get_yscale() == "linear"
+    assert draw_curves(dataclasses.replace(CURVE, lr_is_stepped=False)).axes[2].get_yscale() == "linear"
+
+
+def test_a_run_that_was_not_evaluated_yet_is_drawn() -> None:
+    curve = dataclasses.replace(CURVE, evaluated_epochs=[], error_pct=[], loss=[])
+    assert len(draw_curves(curve).axes[0].lines) == 1
+    assert legend_texts(draw_comparison([curve, CURVE]).axes[0]) == ["a run not evaluated yet", "a run 15.25 %"]
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_a_picture_has_its_themes_background(theme: Theme) -> None:
+    picture = np.asarray(opened(to_png(draw_curves(CURVE, theme), dpi=50)).convert("RGB"))
+    assert to_hex(picture[0, 0] / 255) == theme.background
+
+
+def test_twenty_four_runs_can_be_told_apart_by_colour_or_style() -> None:
+    curves = [dataclasses.replace(CURVE, label=str(number)) for number in range(24)]
+    axes = draw_comparison(curves).axes[0]
+    strong = [line for line in axes.lines if line.get_alpha() is None]
+    assert len({(line.get_color(), line.get_linestyle()) for line in strong}) == 24
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_any_text_can_be_drawn(text: str) -> None:
+    assert opened(to_png(draw_predictions([tile(True, name=text)], text), dpi=40)).size[0] > 0
+    assert to_svg(draw_comparison([dataclasses.replace(CURVE, label=text)] * 2))
+
+
+def test_dollars_and_underscores_stay_as_they_are() -> None:
+    curves = [dataclasses.replace(CURVE, label=label) for label in ("_a", "$b$")]
+    texts = legend(draw_comparison(curves).axes[0])
+    assert [text.get_text() for text in texts] == ["_a 15.25 %", "$b$ 15.25 %"]
+    assert not any(text.get_parse_math() for text in texts)
+
+
+def test_wrong_predictions_and_only_they_are_red() -> None:
+    figure = draw_predictions([tile(False), tile(True), tile(False, channels=1)], "title")
+    colours = [to_hex(axes.title.get_color()) for axes in figure.axes]
+    assert colours == [LIGHT.ink, LIGHT.wrong, LIGHT.ink]
+    assert [axes.get_title() for axes in figure.axes] == ["cat (75 %)"] * 3
+    assert [axes.get_xlabel() for axes in figure.axes] == ["true: dog"] * 3
+
+
+def test_small_images_are_drawn_pixel_by_pixel() -> None:
+    for axes in draw_predictions([tile(False), tile(False, channels=1)], "title").axes:
+        assert axes.images[0].get_interpolation() == "nearest"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_embedded_image_keeps_every_pixel(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
+    assert np.array_equal(np.asarray(opened(image_to_png(pixels))).reshape(pixels.shape), pixels)
+
+
+def test_drawing_leaves_matplotlibs_global_state_alone() -> None:
+    code = (
+        "import sys, matplotlib; from matplotlib import rcParams\n"
+        "def state(): return {k: rcParams[k] for k in rcParams if k != 'backend'}  # reading that imports pyplot\n"
+        "before = state(); from wideresnet.report.figures import *\n"
+        "c = Curve('a', 'test', [1], [1.], [1.], [1.], [1], [1.], [1.], True); to_svg(draw_curves(c))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules; assert state() == before"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

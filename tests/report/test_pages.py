@@ -1,0 +1,381 @@
+"""The pages of runs: whole, true to the record, safe to open."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from wideresnet.base.errors import DataError, UsageError
+from wideresnet.report.pages import write_comparison, write_report
+from wideresnet.spec.recipes import resolve
+from wideresnet.spec.record import RunFolder
+from wideresnet.training import fit
+
+HOSTILE = "<script>alert('x')</script> & \"$cat$\""
+NAMES = [HOSTILE, "dog", "_owl", "\u65e5\u672c"]
+VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """A page taken apart; a tag that is not closed in order fails the test."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.texts.append(data)
+        if self.open and ("td" in self.open or "th" in self.open):
+            self.rows[-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    def pictures(self) -> list[bytes]:
+        """The content of every picture in the page."""
+        addresses = [a.get("src") or a.get("srcset") or "" for a in self.all("img") + self.all("source")]
+        assert all(address.startswith("data:image/") for address in addresses)
+        return [base64.b64decode(address.split(",", 1)[1], validate=True) for address in addresses]
+
+
+def make_data(folder: Path) -> Path:
+    random = np.random.default_rng(0)
+    arrays: dict[str, Any] = {"class_names": np.array(NAMES)}
+    for split, num in (("train", 64), ("test", 40)):
+        labels = np.arange(num) % len(NAMES)
+        arrays[f"x_{split}"] = random.integers(0, 200, (num, 8, 8, 3), dtype=np.uint8)
+        arrays[f"x_{split}"] += (labels * 10).astype(np.uint8)[:, None, None, None]
+        arrays[f"y_{split}"] = labels
+    path = folder / "pets & <b>.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def train(folder: Path, data: Path, **overrides: Any) -> Path:
+    settings = {"epochs": 2, "batch_size": 16, "eval_every": 1, "precision": "fp32", "device": "cpu"} | overrides
+    fit(resolve("quick", "WRN-10-1", str(data), settings, known_as="pets", num_train=64), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run beside its data; copied by `run`, never changed."""
+    folder = tmp_path_factory.mktemp("runs")
+    return train(folder / "run", make_data(folder))
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A finished run of one's own."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_run_gets_a_page_and_two_pictures(run: Path) -> None:
+    files = write_report(run)
+    assert files.predictions is not None
+    assert (files.page, files.curves) == (run / "report.html", run / "curves.png")
+    for path in (files.curves, files.predictions):
+        with Image.open(path) as picture:
+            picture.load()
+            assert min(picture.size) > 400
+    Page(files.page)
+
+
+def test_the_page_loads_nothing_from_anywhere(run: Path) -> None:
+    page = Page(write_report(run).page)
+    loading = [
+        value
+        for _, attrs in page.tags
+        for name, value in attrs.items()
+        if name in ("src", "srcset", "href", "action", "data", "poster", "background")
+    ]
+    assert loading
+    assert all(value and value.startswith("data:image/") for value in loading)
+    assert not re.search(r"url\s*\(|@import|https?://", page.source)
+    assert {name for name, _ in page.tags} & {"script", "link", "iframe", "object", "form"} == set()
+    policies = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies
+    assert policies[0]
+    assert "default-src 'none'" in policies[0]
+    for picture in page.pictures():
+        assert not re.search(rb"""(?:href|src)\s*=\s*["'](?!#)|url\((?!#)|@import""", picture)
+
+
+def test_names_of_classes_and_files_are_text_and_nothing_else(run: Path) -> None:
+    page = Page(write_report(run).page)
+    assert "<script" not in page.source
+    assert "<b>.npz" not in page.source
+    assert HOSTILE in page.text
+    assert "pets & <b>.npz" in page.text
+
+
+def test_the_headline_is_the_last_epochs_error_even_where_an_earlier_one_was_lower(run: Path) -> None:
+    records = RunFolder(run).read_metrics()
+    records[0]["test_error_pct"] = 1.25
+    RunFolder(run).write_metrics(records)
+    page = Page(write_report(run).page)
+    result = RunFolder(run).read_result()
+    assert f"{result['test_error_pct']:.2f} %" in page.texts
+    wrong = round(result["test_error_pct"] * 40 / 100)
+    assert f"test error after the last epoch: {wrong} of 40 images" in page.texts
+    assert "1.25" not in page.text
+    assert "best" not in page.text.lower()
+
+
+def test_the_headline_tells_network_data_cost_and_machine(run: Path) -> None:
+    text = Page(write_report(run).page).text
+    result = RunFolder(run).read_result()
+    for wanted in (
+        "WRN-10-1 on pets & <b>",
+        "quick recipe, seed 0",
+        f"{result['params']:,}",
+        f"{result['images_per_s']:,.0f} images/s",
+        "cpu: ",
+        "fp32",
+    ):
+        assert wanted in text
+
+
+def test_the_confusion_matrix_counts_every_test_image(run: Path) -> None:
+    page = Page(write_report(run).page)
+    stored = load_file(run / "test_predictions.safetensors")
+    expected = np.zeros((4, 4), int)
+    for true, predicted in zip(stored["labels"], stored["logits"].argmax(1), strict=True):
+        expected[true, predicted] += 1
+    header = next(place for place, row in enumerate(page.rows) if row[0] == "true \\ predicted")
+    assert page.rows[header][1:] == NAMES
+    matrix = [row[1:] for row in page.rows[header + 1 : header + 5]]
+    assert np.array_equal(np.array(matrix, int), expected)
+
+
+def test_the_worst_mistakes_are_the_surest_wrong_answers_and_show_those_images(run: Path) -> None:
+    page = Page(write_report(run).page)
+    stored = load_file(run / "test_predictions.safetensors")
+    logits, labels = stored["logits"].astype(float), stored["labels"]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wrong = np.flatnonzero(logits.argmax(1) != labels)
+    worst = wrong[np.argsort(-probabilities.max(1)[wrong])][:24]
+    section = page.text.split("Worst mistakes")[1].split("Confusion matrix")[0]
+    shown = [float(number) for number in re.findall(r"(\d+\.\d)\xa0%", section)]
+    assert shown == [round(100 * float(p), 1) for p in probabilities.max(1)[worst]]
+    with np.load(RunFolder(run).read_recipe().data) as data:
+        images = data["x_test"]
+    pngs = [p for p in page.pictures() if p.startswith(b"\x89PNG")]
+    drawn = [np.asarray(Image.open(io.BytesIO(png))) for png in pngs]
+    assert all(any(np.array_equal(images[i], image) for image in drawn) for i in worst)
+
+
+def test_more_than_twenty_classes_are_shown_as_the_most_confused_pairs(run: Path) -> None:
+    labels = np.arange(25, dtype=np.int64).repeat(4)
+    logits = np.eye(25, dtype=np.float32)[labels] * 9
+    logits[:3] = np.eye(25, dtype=np.float32)[7] * 9
+    logits[4] = np.eye(25, dtype=np.float32)[8] * 9
+    save_file({"logits": logits, "labels": labels}, run / "test_predictions.safetensors")
+    page = Page(write_report(run).page)
+    header = page.rows.index(["true", "taken for", "images", "of the class, %"])
+    assert page.rows[header + 1 : header + 3] == [["0", "7", "3", "75.0"], ["1", "8", "1", "25.0"]]
+    assert "true \\ predicted" not in page.text
+
+
+def test_a_run_without_mistakes_says_so(run: Path) -> None:
+    labels = load_file(run / "test_predictions.safetensors")["labels"]
+    logits = np.eye(4, dtype=np.float32)[labels] * 9
+    save_file({"logits": logits, "labels": labels}, run / "test_predictions.safetensors")
+    files = write_report(run)
+    page = Page(files.page)
+    assert files.predictions is not None
+    assert "every test image is classified right" in page.text
+    assert "Worst mistakes" not in page.text
+
+
+def test_fields_that_differ_from_the_recipe_are_marked_and_only_they(run: Path) -> None:
+    page = Page(write_report(run).page)
+    fields = {row[0]: row[1:3] for row in page.rows if len(row) == 4 and row[0]}
+    assert set(fields) >= {field.name for field in dataclasses.fields(RunFolder(run).read_recipe())}
+    marked = {name for name, (_, was) in fields.items() if was}
+    assert marked == {"epochs", "eval_every", "device"}
+    assert fields["epochs"] == ["2", "recipe: 200"]
+
+
+def test_the_page_gives_the_command_that_runs_it_again(run: Path) -> None:
+    page = Page(write_report(run).page)
+    data = RunFolder(run).read_recipe().data
+    assert f"wrn train WRN-10-1 --data '{data}' --recipe {run}/recipe.json --out {run}-again" in page.texts
+
+
+def test_an_unfinished_run_gets_its_curves_and_says_that_it_is_unfinished(run: Path) -> None:
+    for name in ("result.json", "test_predictions.safetensors", "config.json", "model.safetensors"):
+        (run / name).unlink()
+    change(run / "recipe.json", epochs=9)
+    files = write_report(run)
+    page = Page(files.page)
+    assert files.predictions is None
+    assert files.curves.is_file()
+    assert "Not finished: 2 of 9 epochs" in page.text
+    assert "so far, not the result" in page.text
+    assert "test error after the last epoch" not in page.text
+
+
+def test_an_unfinished_run_without_an_evaluation_gets_a_page(run: Path) -> None:
+    (run / "result.json").unlink()
+    records = [
+        {k: v for k, v in record.items() if not k.startswith("test_")} for record in RunFolder(run).read_metrics()
+    ]
+    RunFolder(run).write_metrics(records)
+    assert "so far, not the result" in Page(write_report(run).page).text
+
+
+def test_data_that_moved_costs_the_pictures_and_the_page_says_why(run: Path) -> None:
+    change(run / "recipe.json", data="/nowhere/pets.npz")
+    files = write_report(run)
+    page = Page(files.page)
+    assert files.predictions is None
+    assert "No pictures, because the data could not be loaded again: /nowhere/pets.npz" in page.text
+    assert HOSTILE in page.text  # the confusion matrix stays, with the names that the weights carry
+
+
+def test_data_with_other_labels_now_costs_the_pictures(run: Path) -> None:
+    stored = load_file(run / "test_predictions.safetensors")
+    save_file({name: array[::-1].copy() for name, array in stored.items()}, run / "test_predictions.safetensors")
+    files = write_report(run)
+    assert files.predictions is None
+    assert "now holds other test images" in Page(files.page).text
+
+
+def test_a_record_without_predictions_gets_a_page(run: Path) -> None:
+    for name in ("test_predictions.safetensors", "model.safetensors", "config.json"):
+        (run / name).unlink()
+    files = write_report(run)
+    assert files.predictions is None
+    assert "test_predictions.safetensors is not in the run folder" in Page(files.page).text
+
+
+def test_a_folder_that_is_no_run_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a run folder"):
+        write_report(tmp_path)
+    with pytest.raises(UsageError, match="no such folder"):
+        write_report(tmp_path / "nothing")
+
+
+def test_a_run_without_a_finished_epoch_is_a_usage_error(run: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    with pytest.raises(UsageError, match="no epoch has finished yet"):
+        write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("result.json", "{"),
+        ("result.json", "[]"),
+        ("result.json", "{}"),
+        ("env.json", "nonsense"),
+        ("config.json", "nonsense"),
+        ("metrics.jsonl", '{"epoch": 1}\n'),
+        ("test_predictions.safetensors", "nonsense"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(run: Path, name: str, content: str) -> None:
+    (run / name).write_text(content)
+    with pytest.raises(DataError, match=re.escape(name)) as caught:
+        write_report(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_comparison_overlays_runs_and_takes_medians_over_seeds(run: Path, trained: Path, tmp_path: Path) -> None:
+    copies: dict[str, Path] = {}
+    for seed, error in enumerate((10.0, 40.0, 20.0)):
+        copy = Path(shutil.copytree(run, tmp_path / f"seed-{seed}"))
+        change(copy / "recipe.json", seed=seed, device="auto" if seed else "cpu")
+        change(copy / "result.json", seed=seed, test_error_pct=error)
+        copies[copy.name] = copy
+    other = Path(shutil.copytree(run, tmp_path / "<i>wider lr"))
+    change(other / "recipe.json", lr=0.5)
+    page = Page(write_comparison([*copies.values(), other], tmp_path / "out" / "page.html"))
+    assert page.source.count("<i>") == 0
+    assert "<i>wider lr" in page.text
+    start = next(place for place, row in enumerate(page.rows) if "median, %" in row)
+    medians = page.rows[start + 1 : start + 3]
+    assert medians[0] == [
+        "WRN-10-1", "pets & <b>", "quick", "lr 0.3", "20.00", "10.00 to 40.00", "3", "0, 1, 2",
+    ]  # fmt: skip
+    error = RunFolder(trained).read_result()["test_error_pct"]
+    assert medians[1][3:7] == ["lr 0.5", f"{error:.2f}", "-", "1"]
+    start = next(place for place, row in enumerate(page.rows) if row[0] == "run")
+    assert [row[0] for row in page.rows[start + 1 :]] == [*copies, "<i>wider lr"]
+    assert page.pictures()
+
+
+def test_an_unfinished_run_is_compared_but_not_counted(run: Path, trained: Path, tmp_path: Path) -> None:
+    (run / "result.json").unlink()
+    page = Page(write_comparison([run, trained], tmp_path / "page.html"))
+    assert "Not finished, so not counted in any median" in page.text
+    start = next(place for place, row in enumerate(page.rows) if "median, %" in row)
+    assert page.rows[start + 1][6] == "1"
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(run: Path, trained: Path, tmp_path: Path) -> None:
+    page = Page(write_comparison([run, trained], tmp_path / "page.html"))
+    assert {str(run), str(trained)} <= {row[0] for row in page.rows}
+
+
+def test_a_comparison_that_makes_no_sense_is_a_usage_error(run: Path, trained: Path, tmp_path: Path) -> None:
+    cases: list[tuple[list[Path], str, str]] = [
+        ([run], "page.html", "two runs or more"),
+        ([run, run / ".." / run.name], "page.html", "given twice"),
+        ([run, tmp_path], "page.html", "not a run folder"),
+        ([run, trained], "page.txt", "ends in .html"),
+    ]
+    for runs, out, message in cases:
+        with pytest.raises(UsageError, match=message):
+            write_comparison(runs, tmp_path / out)
+
+
+def test_gray_digits_are_reported_too(tmp_path: Path, make_npz: Callable[..., Path]) -> None:
+    folder = train(tmp_path / "gray", make_npz(channels=1), epochs=1, holdout=16)
+    files = write_report(folder)
+    page = Page(files.page)
+    assert files.predictions is not None
+    assert "the held-out training images" in page.text

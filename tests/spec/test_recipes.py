@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wideresnet.base.errors import UsageError
+from wideresnet.data.feeds.resident import Feed
+from wideresnet.data.preprocess import Preprocessing
+from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.recipes import RECIPES, fast, overridden, paper, quick, resolve
+from wideresnet.training.schedules import image_scale, make_schedule
+
+# The authors' released CIFAR logs: 59 epochs at 0.1, then a fifth of it from the 60th, 120th and 160th.
+CIFAR_LR = [0.1] * 59 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 41
+SVHN_LR = [0.01] * 79 + [0.001] * 40 + [0.0001] * 41
+
+
+def lr_by_epoch(recipe: Recipe, steps_per_epoch: int) -> list[float]:
+    """The rate of each epoch; fails where it changes within one."""
+    schedule = make_schedule(recipe, steps_per_epoch)
+    rates = []
+    for epoch in range(recipe.epochs):
+        within = {schedule.lr(epoch * steps_per_epoch + step) for step in range(steps_per_epoch)}
+        assert len(within) == 1
+        rates.append(within.pop())
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 200),
+        ("batch_size", 128),
+        ("schedule", "steps"),
+        ("lr", 0.1),
+        ("lr_drop_epochs", (60, 120, 160)),
+        ("lr_drop_factor", 0.2),
+        ("lr_drop_at", "start"),
+        ("reset_momentum_at_drops", True),
+        ("momentum", 0.9),
+        ("nesterov", True),
+        ("dampening", 0.0),
+        ("weight_decay", 5e-4),
+        ("weight_decay_on", "all"),
+        ("label_smoothing", 0.0),
+        ("ema_decay", 0.0),
+        ("drop_last", True),
+        ("flip", True),
+        ("crop_padding", 4),
+        ("padding_mode", "reflection"),
+        ("image_scales", ((0.0, 1.0),)),
+        ("preprocessing", "mean_std"),
+        ("extra_data", False),
+        ("dropout", 0.0),
+        ("init", "fan_in"),
+        ("bn_scale", "uniform"),
+        ("bn_momentum", 0.1),
+        ("bn_eps", 1e-5),
+        ("activation", "relu"),
+        ("norm", "batch"),
+        ("stochastic_depth", None),
+    ],
+)
+def test_the_papers_recipe_has_the_authors_value_of_every_choice_they_made(field: str, value: object) -> None:
+    assert getattr(paper("WRN-28-10", "cifar10"), field) == value
+
+
+def test_cifars_learning_rate_is_that_of_the_released_log_in_every_epoch() -> None:
+    assert lr_by_epoch(paper("WRN-28-10", "cifar10"), 390) == pytest.approx(CIFAR_LR, rel=1e-12)
+
+
+def test_dropping_at_the_end_gives_sixty_epochs_at_the_first_rate() -> None:
+    recipe = dataclasses.replace(paper("WRN-28-10", "cifar10"), lr_drop_at="end")
+    expected = [0.1] * 60 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 40
+    assert lr_by_epoch(recipe, 390) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_epoch_of_cifar_has_390_steps() -> None:
+    recipe = paper("WRN-28-10", "cifar10")
+    images, labels = np.zeros((50_000, 1, 1, 1), np.uint8), np.zeros(50_000, np.int64)
+    feed = Feed(images, labels, Preprocessing("scale"), batch_size=recipe.batch_size, drop_last=recipe.drop_last)
+    assert feed.num_batches == 390
+
+
+@pytest.mark.parametrize(("drop_at", "first"), [("start", [59, 119, 159]), ("end", [60, 120, 160])])
+def test_momentum_starts_from_zero_exactly_at_the_first_step_after_each_drop(drop_at: str, first: list[int]) -> None:
+    recipe = dataclasses.replace(paper("WRN-28-10", "cifar10"), lr_drop_at=drop_at)
+    schedule = make_schedule(recipe, 390)
+    resets = [step for step in range(200 * 390) if schedule.resets_momentum(step)]
+    assert resets == [epoch * 390 for epoch in first]
+    rates = [schedule.lr(step) for step in range(200 * 390)]
+    assert resets == [step for step in range(1, len(rates)) if rates[step] != rates[step - 1]]
+
+
+def test_momentum_is_kept_where_the_recipe_says_so() -> None:
+    schedule = make_schedule(dataclasses.replace(paper("WRN-28-10", "cifar10"), reset_momentum_at_drops=False), 390)
+    assert not any(schedule.resets_momentum(epoch * 390) for epoch in range(200))
+
+
+def test_svhn_has_its_own_schedule_and_no_augmentation() -> None:
+    recipe = paper("WRN-16-8", "svhn")
+    assert (recipe.epochs, recipe.batch_size, recipe.dropout, recipe.preprocessing) == (160, 128, 0.4, "scale")
+    assert (recipe.flip, recipe.crop_padding) == (False, 0)
+    assert lr_by_epoch(recipe, 10) == pytest.approx([*SVHN_LR[:160]], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("data", "known_as", "extra"),
+    [("svhn", "", True), ("svhn", "svhn", True), ("SVHN", "svhn", True), ("/data/numbers", "svhn", False)],
+)
+def test_svhns_extra_images_are_asked_for_only_where_the_data_is_svhn_by_name(
+    data: str, known_as: str, extra: bool
+) -> None:
+    recipe = paper("WRN-16-8", data, known_as)
+    assert recipe.extra_data is extra
+    assert recipe.lr == 0.01
+
+
+@pytest.mark.parametrize("make", RECIPES.values())
+def test_digits_are_never_mirrored(make: type) -> None:
+    assert make("WRN-16-2", "digits", "", 1437).flip is False
+    assert make("WRN-16-2", "/data/mine", "digits", 1437).flip is False
+    assert make("WRN-16-2", "cifar10", "", 50_000).flip is True
+
+
+def test_quick_does_not_mirror_svhns_house_numbers() -> None:
+    assert quick("WRN-16-2", "svhn").flip is False
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_knows_its_name_and_keeps_what_was_asked_for(name: str) -> None:
+    recipe = RECIPES[name]("wrn-40-2", "My/Folder", "cifar100", 50_000)
+    assert (recipe.recipe, recipe.network, recipe.data) == (name, "wrn-40-2", "My/Folder")
+
+
+@pytest.mark.parametrize("num_train", [512, 1000, 1437, 5000, 9_999, 10_000, 20_000, 50_000, 73_257])
+def test_quick_makes_at_least_1500_steps(num_train: int) -> None:
+    recipe = quick("WRN-16-2", "mine", "", num_train)
+    assert recipe.drop_last
+    assert recipe.epochs * (num_train // recipe.batch_size) >= 1500
+
+
+@pytest.mark.parametrize("num_train", [1, 63, 64, 200])
+def test_quick_passes_over_a_tiny_set_at_most_200_times(num_train: int) -> None:
+    assert quick("WRN-16-2", "mine", "", num_train).epochs == 200
+
+
+def test_quick_passes_over_cifar_18_times_on_images_that_grow() -> None:
+    recipe = quick("WRN-16-2", "cifar10")
+    scales = [image_scale(recipe, epoch) for epoch in range(recipe.epochs)]
+    assert scales == [0.625] * 8 + [0.75] * 5 + [1.0] * 5
+    assert [round(32 * scale) for scale in sorted(set(scales))] == [20, 24, 32]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5, 40, 200])
+def test_the_last_epoch_sees_whole_images_whatever_the_number_of_epochs(epochs: int) -> None:
+    recipe = dataclasses.replace(quick("WRN-16-2", "cifar10"), epochs=epochs)
+    scales = [image_scale(recipe, epoch) for epoch in range(epochs)]
+    assert scales == sorted(scales)
+    if epochs > 3:
+        assert scales[-1] == 1.0
+
+
+def test_quick_rises_once_to_its_peak_and_ends_near_zero() -> None:
+    recipe = quick("WRN-16-2", "cifar10")
+    num_steps = 18 * 390
+    schedule = make_schedule(recipe, 390)
+    rates = [schedule.lr(step) for step in range(num_steps)]
+    peak = rates.index(max(rates))
+    assert peak == pytest.approx(0.15 * num_steps, abs=1)
+    assert max(rates) == pytest.approx(0.3, rel=1e-3)
+    assert max(rates) <= 0.3
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert 0 < rates[-1] < 1e-4
+    assert 0 < rates[0] < 1e-3
+    assert not any(schedule.resets_momentum(step) for step in range(num_steps))
+
+
+def test_quick_keeps_digits_at_their_eight_pixels() -> None:
+    recipe = quick("WRN-16-2", "digits", "digits", 1437)
+    assert recipe.image_scales == ((0.0, 1.0),)
+    assert (recipe.crop_padding, recipe.padding_mode) == (1, "zero")
+
+
+def test_an_override_wins_over_a_file_and_a_file_over_the_function(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"network": "WRN-40-2", "data": "cifar100", "recipe": "quick", "lr": 0.5, "epochs": 3}))
+    recipe = resolve(str(path), "WRN-16-2", "cifar10", {"epochs": 7})
+    assert (recipe.lr, recipe.epochs, recipe.recipe) == (0.5, 7, "quick")
+    assert (recipe.network, recipe.data) == ("WRN-16-2", "cifar10")
+    assert resolve("paper", "WRN-16-2", "cifar10", {"epochs": 7}).epochs == 7
+    assert resolve("paper", "WRN-16-2", "cifar10") == paper("WRN-16-2", "cifar10")
+
+
+def test_a_recipe_that_does_not_exist_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"^recipe 'quik': did you mean quick\? .*or the path of a recipe\.json$"):
+        resolve("quik", "WRN-16-2", "cifar10")
+
+
+def test_an_override_of_a_field_that_does_not_exist_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"^recipe field 'epoch' does not exist; did you mean epochs\?"):
+        resolve("paper", "WRN-16-2", "cifar10", {"epoch": 7})
+
+
+def test_an_override_out_of_range_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^epochs 0: must be at least 1$"):
+        resolve("paper", "WRN-16-2", "cifar10", {"epochs": 0})
+
+
+def test_data_without_a_name_is_left_to_the_loader_to_refuse() -> None:
+    assert resolve("paper", "WRN-16-2", "").data == ""
+    assert resolve("quick", "WRN-16-2", "").data == ""
+
+
+def test_what_overrides_changed_is_told_with_both_values() -> None:
+    base = paper("WRN-16-2", "cifar10")
+    assert overridden(base, base) == {}
+    assert overridden(dataclasses.replace(base, lr=0.05, flip=False), base) == {
+        "lr": (0.1, 0.05),
+        "flip": (True, False),
+    }
+
+
+def test_the_costs_in_quicks_description_are_its_own() -> None:
+    recipe = quick("WRN-16-2", "cifar10")
+    area = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.epochs))
+    assert math.isclose(area, 10.9, abs_tol=0.05)
+
+
+def test_fast_is_quick_with_twelve_epochs_on_tiles_that_the_kernels_fill() -> None:
+    recipe, twin = fast("WRN-16-2", "cifar10"), quick("WRN-16-2", "cifar10")
+    assert set(overridden(recipe, twin)) == {"recipe", "epochs", "image_scales", "eval_every"}
+    sides = [round(32 * image_scale(recipe, epoch)) for epoch in range(recipe.epochs)]
+    assert sides == [16] * 5 + [24] * 4 + [32] * 3
+    assert sum((side / 32) ** 2 for side in sides) == 6.5  # epochs on 32x32, as its description says

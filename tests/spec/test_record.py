@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from wideresnet.base.errors import DataError, UsageError, WRNError
+from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.record import RunFolder, remove_parts, write_atomic, write_json
+
+
+def started_run(path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    folder.create()
+    write_json(folder.recipe, Recipe(lr=0.3).to_json())
+    return folder
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "first")
+    assert not folder.is_used()
+    folder.create()
+    assert folder.path.is_dir()
+    assert not folder.is_used()
+    assert not folder.is_run()
+
+
+def test_an_empty_folder_is_free(tmp_path: Path) -> None:
+    RunFolder(tmp_path).check_free()
+    RunFolder(tmp_path).create()
+    assert tmp_path.is_dir()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_other_things_is_never_touched(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"exists and is not a run folder; choose another --out$"):
+        RunFolder(tmp_path).create(overwrite=overwrite)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_in_the_folders_place_is_never_touched(tmp_path: Path, overwrite: bool) -> None:
+    path = tmp_path / "out"
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="exists and is not a run folder"):
+        RunFolder(path).create(overwrite=overwrite)
+    assert path.read_text() == "mine"
+
+
+def test_a_run_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    folder.append_metrics({"epoch": 1})
+    with pytest.raises(UsageError, match=r"holds a run already; go on with it by --resume, replace it by --overwrite"):
+        folder.create()
+    assert files(folder.path) == ["metrics.jsonl", "recipe.json"]
+    folder.create(overwrite=True)
+    assert files(folder.path) == []
+
+
+def test_replacing_a_run_never_removes_what_is_not_the_runs(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    (folder.path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"holds 'thesis\.tex' too, which is not the run's; choose another --out$"):
+        folder.create(overwrite=True)
+    assert files(folder.path) == ["recipe.json", "thesis.tex"]
+
+
+def test_replacing_a_run_removes_all_that_a_run_leaves(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    folder.checkpoint.mkdir()
+    (folder.checkpoint / "step").write_text("x")
+    for path in folder.own:
+        if not path.exists():
+            path.write_text("x")
+    folder.create(overwrite=True)
+    assert files(folder.path) == []
+
+
+def test_what_a_kill_left_half_written_does_not_make_a_folder_used(tmp_path: Path) -> None:
+    (tmp_path / ".recipe.json.123.part").write_text("{")
+    assert not RunFolder(tmp_path).is_used()
+    RunFolder(tmp_path).create()
+    assert files(tmp_path) == []
+
+
+def test_only_half_written_files_are_removed(tmp_path: Path) -> None:
+    for name in (".model.safetensors.1.part", ".hidden", "mine.part", "recipe.json"):
+        (tmp_path / name).write_text("x")
+    remove_parts(tmp_path)
+    assert files(tmp_path) == [".hidden", "mine.part", "recipe.json"]
+
+
+def test_the_recipe_of_a_run_is_read_back(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    assert folder.is_run()
+    assert folder.read_recipe() == Recipe(lr=0.3)
+
+
+def test_a_result_is_read_back(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    write_json(folder.result, {"test_error_pct": 3.89})
+    assert folder.read_result() == {"test_error_pct": 3.89}
+
+
+@pytest.mark.parametrize("content", ["", '{"test_error_pct": 3.', "[3.89]", "null"])
+def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
+    folder = started_run(tmp_path / "run")
+    folder.result.write_text(content)
+    with pytest.raises(DataError, match=r"result\.json"):
+        folder.read_result()
+
+
+def test_records_come_back_in_order_and_exact(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    assert folder.read_metrics() == []
+    records = [{"step": 1, "train_loss": 0.1 + 0.2}, {"step": 2, "train_loss": 1 / 3}]
+    for record in records:
+        folder.append_metrics(record)
+    assert folder.read_metrics() == records
+
+
+def test_records_can_be_cut_back_to_a_checkpoint_and_go_on(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    for step in (1, 2, 3):
+        folder.append_metrics({"step": step})
+    folder.write_metrics(record for record in folder.read_metrics() if record["step"] <= 1)
+    folder.append_metrics({"step": 2, "again": True})
+    assert folder.read_metrics() == [{"step": 1}, {"step": 2, "again": True}]
+
+
+def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    folder.append_metrics({"step": 1})
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 2, "train_l')
+    assert folder.read_metrics() == [{"step": 1}]
+
+
+@pytest.mark.parametrize("line", [b'{"st', b"[1]", b"null", b"{}", b'{"step": "2"}', b"\xff\xfe", b""])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, line: bytes) -> None:
+    folder = started_run(tmp_path / "run")
+    folder.metrics.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl line 2: not the record of an epoch; the file was damaged$"):
+        folder.read_metrics()
+
+
+def test_a_full_disk_while_a_record_is_added_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = started_run(tmp_path / "run")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(WRNError, match=r"metrics\.jsonl: no space left on the disk"):
+        folder.append_metrics({"step": 1})
+
+
+def test_no_file_holds_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="JSON"):
+        folder.append_metrics({"step": 1, "train_loss": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(folder.result, {"test_loss": float("inf")})
+    assert files(folder.path) == ["recipe.json"]
+
+
+def test_json_is_readable_by_people_and_machines(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [1, 2]})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == {"a": [1, 2]}
+    assert text.endswith("\n")
+    assert len(text.splitlines()) > 1
+
+
+def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for content in (b"old", b"new"):
+        write_atomic(path, content)
+        assert path.read_bytes() == content
+    assert files(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_the_old_file_whole_and_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WRNError, match=r"file: no space left on the disk for 2,000 bytes; .*--resume$"):
+        write_atomic(path, b"x" * 2000)
+    assert path.read_bytes() == b"old"
+    assert files(tmp_path) == ["file"]
+
+
+def test_a_failure_that_is_not_about_space_keeps_its_own_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_atomic(tmp_path / "file", b"x")
+    assert files(tmp_path) == []
+
+
+def test_nothing_is_in_the_files_place_before_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    seen: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(path.exists()))
+    write_atomic(path, b"x")
+    assert seen == [False]
+    assert path.exists()
