@@ -15,8 +15,9 @@ from typing import Any
 
 from wideresnet.base.format import human_count, human_seconds
 from wideresnet.data import FACTS
-from wideresnet.spec.recipe import SETTLED, Recipe
-from wideresnet.spec.recipes import overridden, resolve
+from wideresnet.spec.execution import SETTLED
+from wideresnet.spec.recipe import Recipe, overridden
+from wideresnet.spec.recipes import base_of
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
@@ -79,8 +80,8 @@ def changes(record: dict[str, Any]) -> str:
     """What was overridden in the named recipe, if anything."""
     result, recipe = record["result"], Recipe.from_json(record["recipe"])
     facts = FACTS[result["dataset"]]
-    base = resolve(recipe.recipe, recipe.network, recipe.data, known_as=facts.name, num_train=facts.num_train)
-    settled = (*SETTLED, "seed")  # by data and machine; the seed is shown beside the error
+    base = base_of(recipe.name, recipe.network, recipe.data, known_as=facts.name, num_train=facts.num_train)
+    settled = (*SETTLED, "family", "seed")  # by data and machine; the seed is shown beside the error
     return "".join(f", {name} {new}" for name, (_, new) in overridden(recipe, base).items() if name not in settled)
 
 

@@ -21,10 +21,9 @@ def ours(given: dict[str, Any]) -> None:
     start_build()
     from wideresnet.spec.recipe import Recipe
     from wideresnet.training import Job, fit
-    from wideresnet.training.preflight.autotune import describe_configuration
 
     def announce(job: Job, _: object) -> None:
-        _say(configuration=describe_configuration(job.recipe))
+        _say(configuration=job.execution.describe())
 
     def leave(*_: object) -> None:
         _say(stepped=True)

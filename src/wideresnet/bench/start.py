@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +86,9 @@ def _write_images(case: Case, folder: Path) -> Path:
 
 def _first_step(way: str, case: Case, data: Path, num_threads: int | None) -> tuple[float, str]:
     """Seconds from the start of a process until its first step had ended, and how that ran, in words."""
-    recipe = replace(
-        case.recipe, data=str(data), image_size=case.size_px, threads=num_threads,
-        epochs=case.recipe.epochs * NUM_IMAGES // case.batch_size,  # as long as a real run, which may be compiled
+    recipe = case.recipe.replace(
+        data=str(data), image_size=case.size_px, threads=num_threads,
+        epochs=case.recipe.schedule.epochs * NUM_IMAGES // case.batch_size,  # as long as a real run
     )  # fmt: skip
     given = {
         "recipe": recipe.to_json(), "out": str(data.parent / way), "device": case.device,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,6 +38,11 @@ def add_machine_flags(parser: argparse.ArgumentParser, *, precision: bool = True
     parser.add_argument("--device", choices=CHOICES["device"], default="auto", help="where to run (auto)")
     if precision:
         parser.add_argument("--precision", choices=CHOICES["precision"], default="auto", help="arithmetic (auto)")
+
+
+def typed(args: argparse.Namespace) -> str:
+    """Return the command line that these arguments were read from."""
+    return shlex.join(["wrn", *map(str, args.argv)])
 
 
 def show(args: argparse.Namespace, document: Any, render: Any) -> None:

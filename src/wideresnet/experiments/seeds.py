@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,10 +21,11 @@ from wideresnet.experiments.statistics import seeds_text, summarise
 from wideresnet.report.pages import write_comparison
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import SeedsFolder, read_json, write_json
-from wideresnet.training import Interrupted, Job, Plan, make_plan
-from wideresnet.training.fit import check_checkpoint_every, resumed_recipe
+from wideresnet.training import Interrupted, Job, Plan
+from wideresnet.training.fit import check_checkpoint_every
 from wideresnet.training.interrupt import StopRequest
-from wideresnet.training.setup import prepare
+from wideresnet.training.resolve import resumed_recipe
+from wideresnet.training.fit import prepare
 
 STOPPED = Interrupted.exit_code
 
@@ -41,6 +40,7 @@ def fit_seeds(
     resume: bool = False,
     checkpoint_every_s: float = 60.0,
     announce: Callable[[Job, Plan], None] | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Train several seeds of a recipe, each in a process of its own, and sum them up.
 
@@ -86,20 +86,19 @@ def fit_seeds(
     stopped = False
     if waiting:
         dataset = dataset or load_for(recipe)
-        with console().status("trying a few steps: the fastest way, memory, time"):
-            job = prepare(recipe, dataset)
-            plan, recipe, device = make_plan(job, resumed=resume), job.recipe, job.device
+        job, plan = prepare(recipe, dataset, resumed=resume)
+        recipe, device = job.recipe.replace(**job.execution.settled()), job.execution.device
         if announce:
             announce(job, plan)
         del job, dataset  # their memory is for the workers
         if device == "cpu" and resume:  # with as many threads as the runs began with
             at_once = at_once or most
-        pace, num_threads = make_pace(device, plan, recipe.batch_size, num_seeds, at_once, _say)
+        pace, num_threads = make_pace(device, plan, recipe.schedule.batch_size, num_seeds, at_once, _say)
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(folder.summary, summarise(folder, recipe, seeds, seconds, pace.at_once, rates))
         started = time.monotonic()
         try:
-            failed, stopped = _train(folder, recipe, waiting, plan, pace, num_threads, checkpoint_every_s)
+            failed, stopped = _train(folder, recipe, waiting, plan, pace, num_threads, checkpoint_every_s, command)
         except KeyboardInterrupt:  # a second Ctrl-C
             again = folder.resume_command(num_seeds)
             raise Interrupted(f"interrupted; go on from the last checkpoints with: {again}") from None
@@ -145,6 +144,7 @@ def _train(
     pace: Pace,
     num_threads: int | None,
     checkpoint_every_s: float,
+    command: str | None,
 ) -> tuple[list[int], bool]:
     """Keep as many workers going as the pace allows until all seeds have ended.
 
@@ -159,7 +159,7 @@ def _train(
             while running or (waiting and not stop.asked):
                 while waiting and len(running) < pace.at_once and not stop.asked:
                     seed = waiting.popleft()
-                    worker = _start(folder, recipe, seed, num_threads, checkpoint_every_s)
+                    worker = _start(folder, recipe, seed, num_threads, checkpoint_every_s, command)
                     running[worker] = None
                     _say(f"seed {seed}: started, log in {folder.log(seed)}")
                 time.sleep(0.1)
@@ -187,7 +187,7 @@ def _show(progress: Progress, line: TaskID | None, seed: int, report: Report, re
         line = progress.add_task("", total=plan.num_steps, completed=report.step, loss="-", error="-")
     progress.update(
         line,
-        description=f"seed {seed}  epoch {(report.step - 1) // plan.steps_per_epoch + 1}/{recipe.epochs}",
+        description=f"seed {seed}  epoch {(report.step - 1) // plan.steps_per_epoch + 1}/{recipe.schedule.epochs}",
         completed=report.step,
         loss=f"{report.loss:.3f}",
         error=f"{report.error_pct:.1f} %",
@@ -196,15 +196,20 @@ def _show(progress: Progress, line: TaskID | None, seed: int, report: Report, re
 
 
 def _start(
-    folder: SeedsFolder, recipe: Recipe, seed: int, num_threads: int | None, checkpoint_every_s: float
+    folder: SeedsFolder,
+    recipe: Recipe,
+    seed: int,
+    num_threads: int | None,
+    checkpoint_every_s: float,
+    command: str | None,
 ) -> Worker:
     run = folder.run(seed)
     job = {
-        "recipe": dataclasses.replace(recipe, seed=seed).to_json(),
+        "recipe": recipe.replace(seed=seed).to_json(),
         "out": str(run.path),
         "resume": run.is_run(),
         "checkpoint_every_s": checkpoint_every_s,
-        "argv": sys.argv,
+        "command": command,
     }
     return Worker(seed, job, folder.log(seed), num_threads)
 

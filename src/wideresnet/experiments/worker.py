@@ -21,10 +21,9 @@ import torch
 
 from wideresnet.base.errors import WRNError
 from wideresnet.data.load import load_for
-from wideresnet.report.pages import write_report
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training import fit
-from wideresnet.training.summary import announce_run
+from wideresnet.training.summary import summarize
 
 
 def main() -> int:
@@ -37,7 +36,6 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # while the loop trains it heeds the first one; more do no harm
         signal.signal(number, lambda *_: None)
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-    sys.argv = job["argv"]  # the record names the command that was typed
     if job["num_threads"] is not None:
         torch.set_num_threads(job["num_threads"])
         job["recipe"]["threads"] = job["num_threads"]
@@ -49,10 +47,10 @@ def main() -> int:
             dataset=dataset,
             resume=job["resume"],
             checkpoint_every_s=job["checkpoint_every_s"],
-            announce=lambda job, plan: announce_run(job, plan, None),
+            command=job["command"],
+            announce=lambda job, plan: print(*summarize(job, plan, None).lines(), sep="\n"),
             watch=lambda step, loss, error_pct: _tell(reports, step=step, loss=loss, error_pct=error_pct),
         )
-        write_report(job["out"], dataset)
         return 0
     except WRNError as error:
         return _fail(reports, str(error), error.exit_code)

@@ -63,17 +63,17 @@ class RunFolder:
         if not self.is_used():
             return
         if not self.is_run():
-            raise UsageError(f"--out {self.path}: exists and is not a run folder; choose another --out")
+            raise UsageError(f"out={self.path}: exists and is not a run folder; choose another out=")
         if not overwrite:
             raise UsageError(
-                f"--out {self.path}: holds a run already; go on with it by --resume, replace it by --overwrite, "
-                "or choose another --out"
+                f"out={self.path}: holds a run already; continue it with resume=True, replace it with overwrite=True, "
+                "or choose another out="
             )
         own = {path.name for path in self.own}
         if strangers := [path.name for path in self.path.iterdir() if path.name not in own and not _is_part(path)]:
             raise UsageError(
-                f"--overwrite --out {self.path}: holds {sorted(strangers)[0]!r} too, which is not the run's; "
-                "choose another --out"
+                f"overwrite=True: {self.path} holds {sorted(strangers)[0]!r} too, which is not the run's; "
+                "choose another out="
             )
 
     def create(self, *, overwrite: bool = False) -> None:
@@ -92,12 +92,12 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def resume_command(self, num_processes: int = 1) -> str:
-        """What to type to go on with the run."""
+        """Return the command that continues the run."""
         processes = f" --processes {num_processes}" if num_processes > 1 else ""
         return f"wrn train --resume --out {shlex.quote(str(self.path))}{processes}"
 
     def read_result(self) -> dict[str, Any]:
-        """What a finished run came to.
+        """Return the result of a finished run.
 
         Raises:
             DataError: the file is damaged.
@@ -131,7 +131,7 @@ class RunFolder:
         return records
 
     def write_metrics(self, records: Iterable[dict[str, Any]]) -> None:
-        """Replace the records, e.g. by those up to the checkpoint that a run goes on from."""
+        """Replace the records, e.g. by those up to the checkpoint that a run continues from."""
         write_atomic(self.metrics, "".join(_line(record) for record in records).encode())
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -174,21 +174,21 @@ class SeedsFolder:
         """
         if self.is_begun():
             raise UsageError(
-                f"--out {self.path}: holds several seeds already; go on with them by --resume, or choose another --out"
+                f"out={self.path}: holds several seeds already; continue them with resume=True, or choose another out="
             )
         if RunFolder(self.path).is_used():
-            raise UsageError(f"--out {self.path}: exists and is not empty; choose another --out for several seeds")
+            raise UsageError(f"out={self.path}: exists and is not empty; choose another out= for several seeds")
 
     def check_begun(self) -> None:
-        """Refuse to go on where nothing has begun.
+        """Refuse to continue if nothing has begun.
 
         Raises:
             UsageError: there are no seeds here.
         """
         if RunFolder(self.path).is_run():
-            raise UsageError(f"--resume {self.path}: holds a single run, not several; leave out --seeds")
+            raise UsageError(f"resume=True: {self.path} holds a single run, not several; leave out seeds=")
         if not self.is_begun():
-            raise UsageError(f"--resume {self.path}: no seeds there; leave out --resume to start them")
+            raise UsageError(f"resume=True: {self.path} holds no seeds; leave out resume=True to start them")
 
     def read_recipe(self) -> Recipe:
         """The recipe of the first seed; the others differ from it in the seed alone.
@@ -202,7 +202,7 @@ class SeedsFolder:
         return Recipe.from_json(recipe)
 
     def resume_command(self, num_seeds: int) -> str:
-        """What to type to go on."""
+        """Return the command that continues the seeds."""
         return f"wrn train --resume --seeds {num_seeds} --out {shlex.quote(str(self.path))}"
 
 
@@ -265,5 +265,5 @@ def _full_disk(error: OSError, path: Path, num_bytes: int) -> Exception:
         return error
     return WRNError(
         f"{path}: no space left on the disk for {num_bytes:,} bytes; what was saved before is whole: free some space "
-        "and go on with --resume"
+        "and continue with resume=True"
     )

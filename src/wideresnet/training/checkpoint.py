@@ -72,14 +72,14 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         try:
             found = _read(path)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            damaged.append(f"checkpoint {path.name} is damaged ({error}); falling back to the one before")
+            damaged.append(f"checkpoint {path.name} is damaged ({error}); falling back to the previous one")
         else:
             for bad in list_checkpoints(folder)[: len(damaged)]:  # or it would count as one of the two that are kept
                 bad.rename(bad.with_suffix(".damaged"))
             return found, damaged
     if damaged:
         raise WRNError(
-            f"{folder}: all {len(damaged)} checkpoints are damaged; start again with --overwrite, or put a copy back"
+            f"{folder}: all {len(damaged)} checkpoints are damaged; start again with overwrite=True, or put a copy back"
         )
     return None, damaged
 
