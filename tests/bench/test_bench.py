@@ -126,7 +126,7 @@ def test_precision_is_what_train_would_take_and_so_is_the_matrix_product_s(
     taken = iter(["bf16", "fp32"])
     monkeypatch.setattr(
         "wideresnet.bench.contenders.settle",
-        lambda recipe, *_, **__: (dataclasses.replace(recipe, precision=next(taken), layout="channels_last"), []),
+        lambda recipe, *_, **__: (recipe.replace(precision=next(taken), layout="channels_last"), []),
     )
     for expected in ("bf16", "fp32"):
         words = ("bench", "train", "WRN-10-1", "--batch-size", 2, "--against", f"{others}:same+careful", *QUICK[:-2])

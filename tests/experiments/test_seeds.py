@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -32,7 +31,7 @@ MakeNpz = Callable[..., Path]
 
 def small(data: Path | str, **changes: Any) -> Recipe:
     values = {"epochs": 2, "batch_size": 16, "crop_padding": 1, "device": "cpu", "precision": "fp32", **changes}
-    return Recipe(network="WRN-10-1", data=str(data), **values)
+    return Recipe.flat(network="WRN-10-1", data=str(data), **values)
 
 
 def wrn(*words: object) -> int:
@@ -102,7 +101,7 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
     stored = folder.read_recipe()
     for seed in (3, 4):
         single = tmp_path / f"alone{seed}"
-        fit(dataclasses.replace(stored, seed=seed), single)
+        fit(stored.replace(seed=seed), single)
         write_report(single)
         assert_same_run(folder.run(seed).path, single)
     assert (single / "recipe.json").read_text() != (folder.run(3).recipe).read_text()

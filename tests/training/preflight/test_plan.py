@@ -24,7 +24,7 @@ def make_job(num_train: int = 50, **fields: Any) -> Job:
     dataset = Dataset("own", "own", train, test, ("a", "b", "c", "d"), None, ())
     values = {"network": "WRN-10-1", "epochs": 3, "batch_size": 16, "device": "cpu", "precision": "fp32", **fields}
     values |= {"kernels": "pytorch", "layout": "channels_last"}  # whose memory `cost` counts
-    return prepare(Recipe(**values), dataset)
+    return prepare(Recipe.flat(**values), dataset)
 
 
 @pytest.mark.parametrize(("drop_last", "steps"), [(True, 3), (False, 4)])
