@@ -22,10 +22,9 @@ from wideresnet.report.pages import write_comparison
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import SeedsFolder, read_json, write_json
 from wideresnet.training import Interrupted, Job, Plan
-from wideresnet.training.fit import check_checkpoint_every
+from wideresnet.training.fit import check_checkpoint_every, prepare
 from wideresnet.training.interrupt import StopRequest
 from wideresnet.training.resolve import resumed_recipe
-from wideresnet.training.fit import prepare
 
 STOPPED = Interrupted.exit_code
 
