@@ -55,9 +55,10 @@ def add(verbs: Any) -> None:
         if job == "infer":
             measure.add_argument("--int8", action="store_true", help="also run ours in 8 bits")
         _bench_flags(measure)
-    start = add_verb(jobs, "start", run, "the time to the first training step of wrn train with an empty cache (cold) and a "
-                  "filled one (warm), and of a plain loop, each in a fresh process",
-                  "wrn bench start WRN-28-10")  # fmt: skip
+    start = add_verb(
+        jobs, "start", run, "the time to the first training step: of wrn train with an empty cache (cold) and a filled "
+        "one (warm), and of a plain loop, each in a fresh process", "wrn bench start WRN-28-10",
+    )  # fmt: skip
     start.set_defaults(job="start")
     start.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
     start.add_argument("--batch-size", type=int, metavar="N", help="images a step (128)")
