@@ -1,4 +1,4 @@
-"""What all tests share: a cache folder of their own, one thread because they run side by side, no timing, no display."""
+"""What all tests share: a cache folder of their own, one thread since they run side by side, no timing, no display."""
 
 from __future__ import annotations
 

@@ -269,7 +269,7 @@ def test_an_override_of_a_field_that_does_not_exist_is_refused_with_the_nearest(
 
 
 def test_an_override_out_of_range_is_refused() -> None:
-    with pytest.raises(UsageError, match="epochs=0: must be at least 1$"):
+    with pytest.raises(UsageError, match=r"epochs=0: must be at least 1$"):
         resolve("paper", "WRN-16-2", "cifar10", {"epochs": 0})
 
 
