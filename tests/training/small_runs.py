@@ -60,6 +60,11 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def break_off() -> None:
+    """Stand for a second Ctrl-C, which does not wait for the end of the step."""
+    raise KeyboardInterrupt
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing after it runs."""
 

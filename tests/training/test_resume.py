@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import Killed, MakeNpz, after_steps, assert_same_run, interrupt, kill, small
+from small_runs import Killed, MakeNpz, after_steps, assert_same_run, break_off, interrupt, kill, small
 
 from wideresnet.base.errors import UsageError
 from wideresnet.spec.recipe import Recipe
@@ -78,6 +78,23 @@ def test_a_run_may_be_stopped_and_resumed_many_times(whole: Whole, tmp_path: Pat
         stop(recipe, tmp_path / "cut", 2, resume=True)
     fit(recipe, tmp_path / "cut", resume=True)
     assert_same_run(tmp_path / "cut", uncut)
+
+
+def test_a_second_ctrl_c_loses_what_was_not_saved_and_nothing_else(whole: Whole, tmp_path: Path) -> None:
+    recipe, uncut = whole(ema_decay=0.0)
+    with after_steps(5, break_off), pytest.raises(Interrupted, match="from the last checkpoint with resume=True"):
+        fit(recipe, tmp_path / "cut")
+    fit(recipe, tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "cut", uncut)
+
+
+def test_ctrl_c_before_the_first_step_leaves_nothing(make_npz: MakeNpz, tmp_path: Path) -> None:
+    def announce(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="before the first step; nothing was written"):
+        fit(small(make_npz()), tmp_path / "run", announce=announce)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("num_steps", [1, 3, 4, 9, 12])
