@@ -58,9 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _for_people(message: str, args: argparse.Namespace) -> str:
     """Put the library's arguments in the words of the command line."""
+    typed = [part for word in map(str, args.argv) for part in (word, word.partition("=")[2])]
+    message = to_flags(message, (vars(args).keys() - NO_FLAGS) | set(FLAGS), typed)
     if command := getattr(args, "resume_command", None):
-        message = re.sub(r"(continue[^;]*) with resume=True", lambda match: f"{match[1]} with: {command}", message)
-    return to_flags(message, (vars(args).keys() - NO_FLAGS) | set(FLAGS))
+        message = re.sub(r"(continue[^;]*) with --resume\b", lambda match: f"{match[1]} with: {command}", message)
+    return message
 
 
 def _fail(message: object, code: int) -> int:
