@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from torch import nn
 
 from wideresnet.base.console import bar
 from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.metrics import class_errors, confusion, top_k_error
 from wideresnet.data import Dataset, load_dataset
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import fit_to_size
-from wideresnet.engines.evaluate import Evaluation, evaluate, pick_inference_precision
+from wideresnet.engines.evaluate import evaluate, pick_inference_precision
 from wideresnet.engines.int8 import Quantised
 from wideresnet.machine.device import pick_device
 from wideresnet.spec.record import RunFolder
@@ -98,6 +100,8 @@ def evaluate_weights(
     seconds = time.monotonic() - started
     if not result.logits.isfinite().all():
         raise DataError(f"{weights}: its outputs are not finite; these weights are damaged, train again")
+    names, logits = read.class_names, result.logits.numpy()
+    matrix = confusion(labels, logits.argmax(axis=1), len(names))
     return {
         "weights": str(weights),
         "network": str(read.network.name),
@@ -105,9 +109,11 @@ def evaluate_weights(
         "num_images": result.num_images,
         "num_errors": result.num_errors,
         "error_pct": result.error_pct,
-        "top5_error_pct": _top5_error_pct(result, labels),
+        "top5_error_pct": top_k_error(logits, labels, 5) if len(names) >= MIN_CLASSES_FOR_TOP5 else None,
         "loss": result.loss,
-        **_by_class(result, labels, read.class_names),
+        "class_names": list(names),
+        "classes": _classes(matrix, names),
+        "confusion": matrix.tolist(),
         "device": device,
         "precision": precision,
         "seconds": round(seconds, 3),
@@ -175,26 +181,11 @@ def _precision_of_run(wanted: str, device: str, weights: Path) -> str:
     return wanted
 
 
-def _top5_error_pct(result: Evaluation, labels: np.ndarray) -> float | None:
-    if result.logits.shape[1] < MIN_CLASSES_FOR_TOP5:
-        return None
-    best = result.logits.topk(5).indices.numpy()
-    return 100 * float((best != labels[:, None]).all(axis=1).mean())
-
-
-def _by_class(result: Evaluation, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
-    num = len(class_names)
-    predicted = result.logits.argmax(1).numpy()
-    confusion = np.bincount(labels * num + predicted, minlength=num * num).reshape(num, num)
-    totals = confusion.sum(axis=1)
-    errors = totals - confusion.diagonal()
-    classes = [
-        {
-            "class": name,
-            "num_images": total,
-            "num_errors": wrong,
-            "error_pct": 100 * wrong / total if total else None,
-        }
-        for name, total, wrong in zip(class_names, totals.tolist(), errors.tolist(), strict=True)
+def _classes(matrix: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The errors of each class, ready for JSON."""
+    errors = class_errors(matrix)
+    columns = (class_names, errors.num_images.tolist(), errors.num_errors.tolist(), errors.error_pct.tolist())
+    return [
+        {"class": name, "num_images": total, "num_errors": wrong, "error_pct": error_pct if total else None}
+        for name, total, wrong, error_pct in zip(*columns, strict=True)
     ]
-    return {"class_names": list(class_names), "classes": classes, "confusion": confusion.tolist()}

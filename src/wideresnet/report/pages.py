@@ -14,6 +14,7 @@ import numpy as np
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
+from wideresnet.base.metrics import confusion
 from wideresnet.data import Dataset
 from wideresnet.data.facts import FACTS
 from wideresnet.report import html
@@ -221,15 +222,16 @@ def _pictures_section(predictions: Answers, dataset: Dataset, samples: list[Tile
 
 
 def _mistakes_section(predictions: Answers) -> list[str]:
-    names, matrix = predictions.class_names, predictions.confusion()
+    names = predictions.class_names
+    matrix = confusion(predictions.labels, predictions.predicted, len(names))
     if not predictions.is_wrong.any():
         return [html.heading("Mistakes"), html.paragraph("None: every test image is classified right.")]
     whole = len(names) <= html.MAX_MATRIX_CLASSES
     return [
         html.heading("Confusion matrix" if whole else "Most confused classes"),
-        html.confusion(matrix, names),
+        html.confusion_table(matrix, names),
         html.heading("Error by class"),
-        html.class_errors(matrix, names),
+        html.class_error_bars(matrix, names),
     ]
 
 
