@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +9,13 @@ from wideresnet.bench.case import Case
 from wideresnet.bench.measure import Lane
 from wideresnet.bench.peers import CAREFUL, PLAIN, peer_version
 from wideresnet.bench.words import OURS, OURS_INT8
+from wideresnet.report.statistics import summarize
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, minimum and quartiles."""
-    if len(values) == 1:
-        values = [*values, *values]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": middle, "min": min(values), "quartile1": low, "quartile3": high}
+    """Summarize times or ratios for a record: median, minimum and quartiles."""
+    over = summarize(values)
+    return {"median": over.median, "min": over.min, "quartile1": over.quartile1, "quartile3": over.quartile3}
 
 
 def ratio(ours_s: Sequence[float], other_s: Sequence[float]) -> dict[str, float]:
@@ -43,7 +41,7 @@ def case_document(case: Case, lanes: Sequence[Lane], matmul: Lane, matmul_flops:
     """
     ours = lanes[0]
     assert ours.contender.name == OURS
-    matmul_rate = matmul_flops / statistics.median(matmul.seconds)
+    matmul_rate = matmul_flops / summarize(matmul.seconds).median
     contenders = [_contender_document(lane, ours, case, matmul_rate) for lane in lanes]
     best = best_peer(contenders)
     seconds = {lane.contender.name: lane.seconds for lane in lanes if not lane.problem}
@@ -102,7 +100,7 @@ def _contender_document(lane: Lane, ours: Lane, case: Case, matmul_rate: float) 
 def _parts_document(rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Median seconds of the pieces of a step, and all of them."""
     return {
-        name: {"median_s": round(statistics.median(part[name] for part in rounds), 9),
+        name: {"median_s": round(summarize(part[name] for part in rounds).median, 9),
                "seconds": _rounded([part[name] for part in rounds])}
         for name in rounds[0]
     }  # fmt: skip

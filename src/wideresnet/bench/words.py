@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wideresnet.report.environment import hardware_text, torch_text
 from wideresnet.spec import published as paper
 
 OURS = "wideresnet"
@@ -42,18 +43,22 @@ def verdict(case: dict[str, Any]) -> str:
     return f"{row['ours_is_faster']['median']:.2f} x {short_name(row)}"
 
 
-def place_line(document: dict[str, Any]) -> str:
-    """What a record was made on: a GPU, or threads of a CPU."""
-    env = document["env"]
-    threads = f"{env['num_threads']} thread{'s' * (env['num_threads'] != 1)}"
-    return env["gpu"] or f"{threads} of {env['cpu']} ({env['cpu_capability']})"
-
-
 def machine_line(document: dict[str, Any], precision: str | None = None) -> str:
     """What a record was made on, and what this package's networks ran in: in all its cases, or where it is given."""
     precisions = dict.fromkeys(case["precision"] for case in document["cases"])
     precision = precision or " and ".join("the fastest precision" if p == "auto" else p for p in precisions)
-    return f"{place_line(document)}, ours in {precision}, torch {document['env']['torch'].split('+')[0]}"
+    return f"{hardware_text(document['env'])}, ours in {precision}, {torch_text(document['env'])}"
+
+
+def quartiles(spread: dict[str, float], form: str, scale: float = 1.0, between: str = " to ") -> str:
+    """Write the quartiles of a spread, as `bench.summary.spread` makes it: "1.21 to 1.40".
+
+    Args:
+        form: the format of a number, e.g. ".2f".
+        scale: factor of the numbers, e.g. 1000 for ms from s.
+        between: text between the two.
+    """
+    return between.join(f"{scale * spread[name]:{form}}" for name in ("quartile1", "quartile3"))
 
 
 def parts_line(case: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
 from wideresnet.experiments.concurrency import Pace, Report, make_pace
 from wideresnet.experiments.process import Worker
-from wideresnet.experiments.statistics import seeds_text, summarise
+from wideresnet.experiments.summary import seeds_document, seeds_text
 from wideresnet.report.pages import write_comparison
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import SeedsFolder, read_json, write_json
@@ -59,7 +59,7 @@ def fit_seeds(
         announce: called with what is about to run, before the first seed.
 
     Returns:
-        What `out/seeds.json` holds, see `summarise`; `out/comparison.html` is written once two seeds have finished.
+        What `out/seeds.json` holds, see `seeds_document`. Two finished seeds also get `out/comparison.html`.
 
     Raises:
         UsageError: recipe, data and folder do not fit each other.
@@ -96,7 +96,7 @@ def fit_seeds(
             at_once = at_once or most
         pace, num_threads = make_pace(device, plan, recipe.batch_size, num_seeds, at_once, _say)
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.summary, summarise(folder, recipe, seeds, seconds, pace.at_once, rates))
+        write_json(folder.summary, seeds_document(folder, recipe, seeds, seconds, pace.at_once, rates))
         started = time.monotonic()
         try:
             failed, stopped = _train(folder, recipe, waiting, plan, pace, num_threads, checkpoint_every_s)
@@ -106,7 +106,7 @@ def fit_seeds(
         seconds, most, rates = seconds + time.monotonic() - started, pace.at_once, pace.rates or rates
     else:
         _say(f"{folder.path}: all {num_seeds} seeds have finished; nothing to train")
-    summary = summarise(folder, recipe, seeds, seconds, most, rates)
+    summary = seeds_document(folder, recipe, seeds, seconds, most, rates)
     write_json(folder.summary, summary)
     if summary["n"] > 1:
         write_comparison([folder.path / run["folder"] for run in summary["runs"]], folder.page)
