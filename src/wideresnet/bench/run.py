@@ -224,7 +224,7 @@ def _measure(
 
 
 def _enter(name: str, case: Case, tell: Callable[[str], None]) -> Lane:
-    """Build a contender, warm it up, and measure its memory where all can share a process."""
+    """Build a contender, warm it up, and on a GPU measure its memory, for which all can share a process."""
     tell(f"warming up {name}")
     nobody = Contender(name, "", lambda: None, case.num_threads)
     lane = Lane(nobody, may_fail=name != OURS)
@@ -232,9 +232,11 @@ def _enter(name: str, case: Case, tell: Callable[[str], None]) -> Lane:
     def build_and_warm_up() -> None:
         peak = PeakMemory(case.device)
         lane.contender = make_contender(name, case)
-        lane.warm_up(case.device, after_first=peak.restart)
         if case.device == "cuda":
+            lane.warm_up(case.device, after_first=peak.restart)
             lane.peak_memory_mib = peak.mib()
+        else:
+            lane.warm_up(case.device)
         if lane.contender.parts:
             lane.contender.parts()  # makes its data, which must not count above
 

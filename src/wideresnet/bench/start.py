@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from wideresnet.base.child import Child, exit_text
 from wideresnet.base.console import bar
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.bench.case import Case
@@ -66,7 +63,7 @@ def run_start(
                     data = _write_images(case, Path(folder))
                     for way, steps in found.items():
                         progress.update(task, what=way)
-                        steps.append(_first_step(way, case, data, machine.get("num_threads")))
+                        steps.append(time_first_step(way, case, data, machine.get("num_threads")))
                 progress.advance(task)
                 if number >= MIN_ROUNDS and (time.monotonic() - begun) * (number + 1) / number > settings.seconds:
                     break
@@ -85,39 +82,40 @@ def _write_images(case: Case, folder: Path) -> Path:
     return folder / "images.npz"
 
 
-def _first_step(way: str, case: Case, data: Path, num_threads: int | None) -> tuple[float, str]:
-    """Seconds from the start of a process until its first step had ended, and how that ran, in words."""
+def time_first_step(way: str, case: Case, data: Path, num_threads: int | None) -> tuple[float, str]:
+    """Time the first training step of a fresh process. Ctrl-C kills the process.
+
+    Args:
+        way: one of `START_WAYS`.
+        case: the step.
+        data: an `.npz`; run folder and cache go beside it.
+        num_threads: threads that were asked for; None leaves them to the process.
+
+    Returns:
+        Seconds from the start of the process to the end of its step, and how the step ran, in words.
+
+    Raises:
+        WRNError: the process ended before the step did.
+    """
     recipe = replace(
         case.recipe, data=str(data), image_size=case.size_px, threads=num_threads,
         epochs=case.recipe.epochs * NUM_IMAGES // case.batch_size,  # as long as a real run, which may be compiled
     )  # fmt: skip
     given = {
-        "recipe": recipe.to_json(), "out": str(data.parent / way), "device": case.device,
+        "way": way, "recipe": recipe.to_json(), "out": str(data.parent / way), "device": case.device,
         "num_threads": case.num_threads, "num_classes": min(case.num_classes, case.batch_size),
         "size_px": case.size_px,
     }  # fmt: skip
-    words = [sys.executable, "-m", "wideresnet.bench.first_step", "plain" if way == "plain" else "ours"]
-    environment = {**os.environ, "WRN_DATA": str(data.parent / "cache")}
     said: dict[str, Any] = {}
-    with tempfile.TemporaryFile("w+") as complaints:
-        started = time.perf_counter()
-        with subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, env=environment, text=True
-        ) as child:
-            try:
-                assert child.stdin is not None
-                assert child.stdout is not None
-                child.stdin.write(json.dumps(given))
-                child.stdin.close()
-                for line in child.stdout:
-                    said |= json.loads(line) if line.startswith("{") else {}  # a library may print too
-                    if "stepped" in said:
-                        said.setdefault("seconds", time.perf_counter() - started)
-            except BaseException:  # Ctrl-C, which the child takes for a wish to end the run in order
-                child.kill()
-                raise
-        complaints.seek(0)
-        last = (complaints.read().strip() or f"exit code {child.returncode}").splitlines()[-1]
+    started = time.perf_counter()
+    # killed when this is left by Ctrl-C, which the child would take as a request to end its run in order
+    with Child("wideresnet.bench.first_step", given, variables={"WRN_DATA": str(data.parent / "cache")}) as child:
+        for answer in child:
+            said |= answer
+            if "stepped" in said:
+                said.setdefault("seconds", time.perf_counter() - started)
+        code = child.wait()
+        last = child.last_stderr_line() or exit_text(code)
     if not {"seconds", "configuration"} <= said.keys():
         raise WRNError(f"{case.network}, {way}: the process ended before a step: {last}")
     return said["seconds"], said["configuration"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,7 @@ def _train_seeds(args: argparse.Namespace) -> None:
         resume=args.resume,
         checkpoint_every_s=args.checkpoint_every,
         announce=lambda job, plan: announce_run(job, plan, base),
+        command=shlex.join(["wrn", *args.argv]),
     )
     show(args, summary, render_seeds)
     if not args.json and SeedsFolder(out).page.is_file():
