@@ -1,4 +1,4 @@
-"""`wrn bench start`: how long people wait for the first training step, from the start of a fresh process."""
+"""`wrn bench start`: the time from the start of a fresh process to the end of its first training step."""
 
 from __future__ import annotations
 
@@ -24,25 +24,27 @@ from wideresnet.spec.names import parse
 
 
 def run_start(
-    networks: Sequence[str], out: Path, *, batch_size: int | None = None, family: str | None = None, **machine: Any
-) -> dict[str, Any]:
-    """Time first steps of fresh processes, in turns: with an empty cache, with what that left there, and plainly.
+    networks: Sequence[str], out: Path, *, batch_size: int | None = None, family: str | None = None,
+    command: str | None = None, **machine: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Time the first steps of fresh processes, in turns: with an empty cache, with a filled one, and in a plain loop.
 
     The data is a small file of random images, so that nothing is downloaded or decoded.
 
     Args:
         networks: names.
         out: folder for `bench.json` and `bench.png`.
-        batch_size: images a step; None for the paper's 128.
-        family: for names that both families have.
+        batch_size: images per step; None for the paper's 128.
+        family: of names that both families have.
+        command: the command line that was typed, for the record; None if there was none.
         machine: as for `settled`.
 
     Returns:
         What `bench.json` holds: for each network its `starts`, see `START_WAYS`, with the seconds from the start of the
-        process until its first step had ended.
+        process to the end of its first step.
 
     Raises:
-        UsageError: an unknown network, too small a batch, or a used folder.
+        UsageError: the network is unknown, the batch is too small, or the folder is used.
         WRNError: a process failed.
     """
     names = [parse(network, family) for network in networks]
@@ -51,7 +53,7 @@ def run_start(
         raise UsageError(f"--batch-size {size}: must be at least 2, an image of each of two classes")
     check_free(out)
     with settled(**machine) as settings, bar("{task.fields[what]}") as progress:
-        document = start_document("start", settings)
+        document = start_document("start", settings, command)
         for name in dict.fromkeys(names):
             case = Case("train", str(name), name.family, size, settings.device, settings.precision,
                         settings.num_threads)  # fmt: skip
@@ -75,7 +77,7 @@ def run_start(
 
 
 def _write_images(case: Case, folder: Path) -> Path:
-    """As many random images as a step takes, and one to test on."""
+    """Write the random images of one step, and one test image."""
     images = np.random.default_rng(0).integers(0, 256, (case.batch_size, case.size_px, case.size_px, 3), dtype=np.uint8)
     labels = np.arange(case.batch_size) % case.num_classes
     np.savez(folder / "images.npz", x_train=images, y_train=labels, x_test=images[:1], y_test=labels[:1])
@@ -99,7 +101,7 @@ def time_first_step(way: str, case: Case, data: Path, num_threads: int | None) -
     """
     recipe = replace(
         case.recipe, data=str(data), image_size=case.size_px, threads=num_threads,
-        epochs=case.recipe.epochs * NUM_IMAGES // case.batch_size,  # as long as a real run, which may be compiled
+        epochs=case.recipe.epochs * NUM_IMAGES // case.batch_size,  # as many steps as a real run, so it may compile
     )  # fmt: skip
     given = {
         "way": way, "recipe": recipe.to_json(), "out": str(data.parent / way), "device": case.device,

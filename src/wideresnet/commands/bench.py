@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ def _sizes(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}: whole numbers with commas between, e.g. 1,64") from None
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure."""
+def run(args: argparse.Namespace, **method: Any) -> None:
+    """Measure; `method` is given on to the function that does, which has the usual one."""
     from wideresnet.bench.run import PLOT, RECORD, run_bench, run_figure4
 
     machine = {
@@ -98,6 +99,8 @@ def run(args: argparse.Namespace) -> None:
         "num_threads": args.threads,
         "repeats": args.repeats,
         "seconds": args.seconds,
+        "command": shlex.join(["wrn", *args.argv]),
+        **method,
     }
     out = args.out or new_run_folder("bench", args.job, *(args.networks[:1] if "networks" in args else ()))
     if args.job == "figure4":
