@@ -82,7 +82,7 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
     assert wrn("train", *words, "--seeds", 2, "--out", out) == 130
     told = capsys.readouterr()
     assert f"wrn train --resume --seeds 2 --out '{out}'" in told.err
-    assert "2 seeds, one after another" in told.err
+    assert "2 seeds, one at a time" in told.err
     assert "Traceback" not in told.err
     assert told.out == ""
     assert list(folder.run(3).checkpoint.iterdir())  # under way

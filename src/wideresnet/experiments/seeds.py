@@ -72,7 +72,6 @@ def fit_seeds(
         WRNError: seeds failed; all others have been trained.
         Interrupted: Ctrl-C or SIGTERM; each running seed has saved a checkpoint.
     """
-
     for name, number in (("seeds", num_seeds), ("at_once", at_once)):
         if number is not None and number < 1:
             raise UsageError(f"{name} {number}: must be at least 1")
@@ -93,7 +92,7 @@ def fit_seeds(
     stopped = False
     if waiting:
         dataset = dataset or load_for(recipe)
-        with console().status("trying a few steps: the fastest way, memory, time"):
+        with console().status("measuring a few steps: the fastest configuration, memory, time"):
             job = prepare(recipe, dataset)
             plan, recipe, device = make_plan(job, resumed=resume), job.recipe, job.device
         if announce:
