@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,16 @@ import numpy as np
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
+from wideresnet.base.metrics import confusion
 from wideresnet.data import Dataset
 from wideresnet.data.facts import FACTS
 from wideresnet.report import html
 from wideresnet.report.figures import Tile, draw_curves, draw_predictions, to_png
 from wideresnet.report.runs import Answers, Run, read_answers, read_run
+from wideresnet.report.statistics import group_equal, settings_of, summarize, varying
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
-from wideresnet.spec.execution import ELSEWHERE, SETTLED
+from wideresnet.spec.execution import SETTLED
 from wideresnet.spec.fields import show_value
 from wideresnet.spec.recipe import FIELDS, GROUPS, Recipe, overridden
 from wideresnet.spec.record import write_atomic
@@ -225,15 +226,16 @@ def _pictures_section(predictions: Answers, dataset: Dataset, samples: list[Tile
 
 
 def _mistakes_section(predictions: Answers) -> list[str]:
-    names, matrix = predictions.class_names, predictions.confusion()
+    names = predictions.class_names
+    matrix = confusion(predictions.labels, predictions.predicted, len(names))
     if not predictions.is_wrong.any():
         return [html.heading("Mistakes"), html.paragraph("None: every test image is classified right.")]
     whole = len(names) <= html.MAX_MATRIX_CLASSES
     return [
         html.heading("Confusion matrix" if whole else "Most confused classes"),
-        html.confusion(matrix, names),
+        html.confusion_table(matrix, names),
         html.heading("Error by class"),
-        html.class_errors(matrix, names),
+        html.class_error_bars(matrix, names),
     ]
 
 
@@ -280,45 +282,31 @@ def _named_recipe(run: Run, dataset: Dataset | None) -> tuple[Recipe | None, str
     return recipes.base_of(recipe.name, recipe.network, recipe.data, known_as=name, num_train=num_train), ""
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    """What decides a run's result except its seed: runs equal in this are counted together."""
-    settings = run.recipe.values()
-    for name in ("seed", "eval_every", *ELSEWHERE):
-        del settings[name]
-    return settings | {"data": run.data_name}
-
-
 def _differences(runs: Sequence[Run]) -> list[str]:
-    """For each run, the settings in which runs of the same recipe's name are not all equal."""
-    settings, texts = [_settings(run) for run in runs], []
+    """For each run, the settings in which the runs that started from the same recipe differ."""
+    settings, texts = [settings_of(run.recipe, run.data_name) for run in runs], []
     for own in settings:
-        rivals = [other for other in settings if other["recipe"] == own["recipe"]]
-        shown = [name for name in own if name not in ("network", "data")]
-        varying = [name for name in shown if any(other[name] != own[name] for other in rivals)]
-        texts.append(", ".join(f"{name} {show_value(own[name])}" for name in varying))
+        names = varying([other for other in settings if other["recipe"] == own["recipe"]])
+        texts.append(", ".join(f"{name} {show_value(own[name])}" for name in names if name not in ("network", "data")))
     return [text or "-" for text in texts]
 
 
 def _median_table(runs: Sequence[Run]) -> str:
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for place, run in enumerate(runs):
-        if run.result is not None:
-            groups.setdefault(tuple(_settings(run).items()), []).append(place)
-    differences, rows = _differences(runs), []
-    for places in groups.values():
-        members = [runs[place] for place in places]
-        errors = [run.result["test_error_pct"] for run in members if run.result]
-        first = members[0]
+    finished = [(run, differs) for run, differs in zip(runs, _differences(runs), strict=True) if run.result]
+    rows = []
+    for group in group_equal(finished, lambda pair: settings_of(pair[0].recipe, pair[0].data_name)):
+        first, differs = group[0]
+        over = summarize(run.result["test_error_pct"] for run, _ in group if run.result)
         rows.append(
             (
                 first.recipe.network,
                 first.data_name,
                 first.recipe.name,
-                differences[places[0]],
-                f"{statistics.median(errors):.2f}",
-                f"{min(errors):.2f} to {max(errors):.2f}" if len(errors) > 1 else "-",
-                len(errors),
-                ", ".join(str(run.recipe.seed) for run in members),
+                differs,
+                f"{over.median:.2f}",
+                f"{over.min:.2f} to {over.max:.2f}" if over.n > 1 else "-",
+                over.n,
+                ", ".join(str(run.recipe.seed) for run, _ in group),
             )
         )
     header = ("network", "data", "recipe", "where they differ", "median, %", "range, %", "n", "seeds")

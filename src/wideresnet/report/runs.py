@@ -68,11 +68,6 @@ class Answers:
         """bool (N,)."""
         return self.predicted != self.labels
 
-    def confusion(self) -> np.ndarray:
-        """int64 (classes, classes): images by true class (row) and predicted class (column)."""
-        num = len(self.class_names)
-        return np.bincount(self.labels * num + self.predicted, minlength=num * num).reshape(num, num)
-
 
 def read_run(path: Path, label: str = "") -> Run:
     """Read a run folder; `label` is what a legend calls it.
