@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ RUNS = {
     "quick": train("WRN-10-1 --data digits --recipe quick --epochs 2"),
     "preact-resnet": train(f"PreActResNet-11-bottleneck {DIGITS} --bn-scale one --bn-momentum 0.2"),
     "resnet": train(f"ResNet-20 {DIGITS} --kernels pytorch --activation leaky_relu"),
+    "recipe-file": train("WRN-10-1 --recipe partial.json"),
     "imagenet": train(f"ResNet-18 --data photos {SMALL} --epochs 1 --image-size 64 --kernels pytorch"),
 }
 KILLED = "dropout-ema"  # this run is also killed and resumed
@@ -101,8 +103,11 @@ MEASUREMENTS = {  # documents whose values differ between runs; `bench figure4` 
 
 
 def write_inputs(folder: Path) -> None:
-    """Write `own.npz`, uint8 images of 32x32x3 in four classes; `photos`, some of them as PNGs in class folders; and
-    settings under which Matplotlib draws no random ids for the elements of an SVG."""
+    """Write `own.npz`, uint8 images of 32x32x3 in four classes; `photos`, some of them as PNGs in class folders;
+    `partial.json`, a recipe that leaves most fields to their defaults; and settings under which Matplotlib draws no
+    random ids for the elements of an SVG."""
+    partial = {"data": "own.npz", "epochs": 2, "batch_size": 16, "lr_drop_epochs": [2]}
+    (folder / "partial.json").write_text(json.dumps(partial))
     (folder / "matplotlibrc").write_text("svg.hashsalt: fingerprint\n")
     random, arrays = np.random.default_rng(0), {}
     for split, num in (("train", 96), ("test", 40)):

@@ -33,8 +33,8 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "curves.json"
 TOLERANCE = 1e-4
 
 SHARED: dict[str, Any] = {
-    "network": "WRN-10-1", "epochs": 3, "batch_size": 16, "lr": 0.05, "lr_drop_epochs": (3,), "crop_padding": 2,
-    "weight_decay": 0.01, "device": "cpu", "precision": "fp32", "threads": 1, "compile": False,
+    "network": "WRN-10-1", "epochs": 3, "batch_size": 16, "lr": 0.05, "lr_drop_epochs": [3], "crop_padding": 2,
+    "weight_decay": 0.01, "bn_scale": "uniform", "device": "cpu", "precision": "fp32", "threads": 1, "compile": False,
 }  # fmt: skip
 RUNS: dict[str, dict[str, Any]] = {
     "winograd": {"kernels": "winograd", "layout": "channels_last"},
@@ -55,7 +55,7 @@ def run_losses(name: str, folder: Path) -> Losses:
         arrays[f"x_{split}"] = np.clip(noise + 12 * labels[:, None, None, None], 0, 255).astype(np.uint8)
         arrays[f"y_{split}"] = labels
     np.savez(folder / "images.npz", **arrays)
-    fit(Recipe(data=str(folder / "images.npz"), **SHARED, **RUNS[name]), folder / name)
+    fit(Recipe.from_json({"data": str(folder / "images.npz"), **SHARED, **RUNS[name]}), folder / name)
     records = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
     return {split: [record[split] for record in records] for split in ("train_loss", "test_loss")}
 
