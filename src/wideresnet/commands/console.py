@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from wideresnet.base import progress
+from wideresnet.commands.translate import to_flags
 
 
 class _Console(Console):
@@ -36,7 +37,8 @@ def console() -> Console:
 class TerminalReporter:
     """Shows the library's progress on stderr, see `base.progress.Reporter`; tasks that nest share one display."""
 
-    def __init__(self) -> None:
+    def __init__(self, flags: Iterable[str] = ()) -> None:
+        self._flags = set(flags)
         self._live: Progress | None = None
 
     @contextmanager
@@ -81,7 +83,7 @@ class TerminalReporter:
 
     def report(self, message: str) -> None:
         """Print a line above the bars."""
-        console().print(message, markup=False)
+        console().print(to_flags(message, self._flags), markup=False)
 
 
 class _Line:
@@ -113,9 +115,13 @@ class _Warnings(logging.Handler):
         console().print(self.format(record), style="yellow", markup=False)
 
 
-def show_progress() -> None:
-    """Show the library's progress and warnings in this process from now on."""
-    progress.set_reporter(TerminalReporter())
+def show_progress(flags: Iterable[str] = ()) -> None:
+    """Show the library's progress and warnings in this process from now on.
+
+    Args:
+        flags: arguments that messages should name as flags, see `to_flags`.
+    """
+    progress.set_reporter(TerminalReporter(flags))
     log = logging.getLogger("wideresnet")
     if not any(isinstance(handler, _Warnings) for handler in log.handlers):
         log.addHandler(_Warnings(logging.WARNING))

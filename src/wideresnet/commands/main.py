@@ -13,12 +13,8 @@ from wideresnet import __version__
 from wideresnet.base.errors import WRNError
 from wideresnet.commands import bench, cache, evaluate, info, predict, report, train
 from wideresnet.commands.console import show_progress
-from wideresnet.commands.flags import FLAGS
-from wideresnet.commands.translate import to_flags
+from wideresnet.commands.translate import flag_names, to_flags
 from wideresnet.commands.verbs import Parser
-
-NO_FLAGS = {"argv", "verb", "job", "resume_command", "network", "networks", "weights", "images", "runs"}
-"""What parsed arguments hold besides flags."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         parser.parse_args(args.argv, args)
-        show_progress()
+        show_progress(flag_names(args))
         args.verb(args)
         sys.stdout.flush()
         return 0
@@ -60,7 +56,7 @@ def _for_people(message: str, args: argparse.Namespace) -> str:
     """Put the library's arguments in the words of the command line."""
     if command := getattr(args, "resume_command", None):
         message = re.sub(r"(continue[^;]*) with resume=True", lambda match: f"{match[1]} with: {command}", message)
-    return to_flags(message, (vars(args).keys() - NO_FLAGS) | set(FLAGS))
+    return to_flags(message, flag_names(args))
 
 
 def _fail(message: object, code: int) -> int:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable
+
+from wideresnet.commands.flags import FLAGS
+
+NO_FLAGS = {"argv", "verb", "job", "resume_command", "network", "networks", "weights", "images", "runs"}
+"""What parsed arguments hold besides flags."""
+
+
+def flag_names(args: argparse.Namespace) -> set[str]:
+    """Return the names that are flags of the verb, or of a recipe."""
+    return (vars(args).keys() - NO_FLAGS) | set(FLAGS)
 
 
 def to_flags(message: str, names: Iterable[str]) -> str:
