@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,3 +205,13 @@ def test_answers_are_plain_json_and_a_table_that_shows_any_name(weights: Path, s
     for wanted in ("[bold]a.png", "[red]dog", "skipped: empty file", "16 x 16 to 8 x 8 px"):
         assert wanted in text
     assert f"{100 * answers[0]['predictions'][0]['probability']:.1f} %" in text
+
+
+def test_predicting_imports_nothing_of_training(weights: Path, save: Callable[..., Path]) -> None:
+    code = (
+        "import sys; from wideresnet.commands.main import main; assert main(sys.argv[1:]) == 0\n"
+        "assert not [name for name in sys.modules if name.startswith('wideresnet.training')]"
+    )
+    words = ["predict", str(weights), str(save("a.png", pixels()).parent)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

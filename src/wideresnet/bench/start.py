@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from wideresnet.base import progress
 from wideresnet.base.child import Child, exit_text
-from wideresnet.base.console import bar
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.bench.case import Case
 from wideresnet.bench.contenders import NUM_IMAGES
 from wideresnet.bench.measure import MIN_ROUNDS
-from wideresnet.bench.run import BATCH_SIZES, check_free, settled, start_document, write_record
+from wideresnet.bench.run import BATCH_SIZES, Settings, check_free, settled, start_document, write_record
 from wideresnet.bench.summary import spread
 from wideresnet.bench.words import START_WAYS
 from wideresnet.spec.names import parse
@@ -51,28 +51,34 @@ def run_start(
     if size < 2:
         raise UsageError(f"--batch-size {size}: must be at least 2, an image of each of two classes")
     check_free(out)
-    with settled(**machine) as settings, bar("{task.fields[what]}") as progress:
+    with settled(**machine) as settings:
         document = start_document("start", settings, command)
         for name in dict.fromkeys(names):
             case = Case("train", str(name), name.family, size, settings.device, settings.precision,
                         settings.num_threads)  # fmt: skip
-            task = progress.add_task(f"{name}, batch {size}", total=settings.repeats, what="")
-            found: dict[str, list[tuple[float, str]]] = {way: [] for way in START_WAYS}
-            begun = time.monotonic()
-            for number in range(1, settings.repeats + 1):
-                with tempfile.TemporaryDirectory() as folder:
-                    data = _write_images(case, Path(folder))
-                    for way, steps in found.items():
-                        progress.update(task, what=way)
-                        steps.append(time_first_step(way, case, data, machine.get("num_threads")))
-                progress.advance(task)
-                if number >= MIN_ROUNDS and (time.monotonic() - begun) * (number + 1) / number > settings.seconds:
-                    break
-            num_rounds = len(found["cold"])
-            progress.update(task, total=num_rounds, what=f"{num_rounds} rounds")
-            document["cases"].append({**case.to_json(), "num_rounds": num_rounds, "starts": _starts(found)})
+            found = _take_turns(case, settings, machine.get("num_threads"))
+            document["cases"].append({**case.to_json(), "num_rounds": len(found["cold"]), "starts": _starts(found)})
             write_record(document, out)
     return document
+
+
+def _take_turns(case: Case, settings: Settings, num_threads: int | None) -> dict[str, list[tuple[float, str]]]:
+    """Time first steps in rounds; return each way's seconds and configurations."""
+    found: dict[str, list[tuple[float, str]]] = {way: [] for way in START_WAYS}
+    begun = time.monotonic()
+    label = f"{case.network}, batch {case.batch_size}"
+    with progress.task(label, total=settings.repeats, fields=("what",)) as task:
+        for number in range(1, settings.repeats + 1):
+            with tempfile.TemporaryDirectory() as folder:
+                data = _write_images(case, Path(folder))
+                for way, steps in found.items():
+                    task.update(what=way)
+                    steps.append(time_first_step(way, case, data, num_threads))
+            task.update(advance=1)
+            if number >= MIN_ROUNDS and (time.monotonic() - begun) * (number + 1) / number > settings.seconds:
+                break
+        task.update(total=number, what=f"{number} rounds")
+    return found
 
 
 def _write_images(case: Case, folder: Path) -> Path:

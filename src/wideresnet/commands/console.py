@@ -21,6 +21,9 @@ from rich.progress import (
 from wideresnet.base import progress
 from wideresnet.commands.translate import to_flags
 
+UNNAMED = {"rate", "what"}
+"""Fields whose text says what they are."""
+
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
@@ -43,34 +46,29 @@ class TerminalReporter:
 
     @contextmanager
     def task(self, description: str, total: float | None, fields: Sequence[str]) -> Iterator[progress.Task]:
-        """Show a bar with the time left, made for 80 columns."""
-        if self._live is not None:
-            yield from self._add(self._live, description, total, fields)
-            return
-        shown: list[ProgressColumn] = [TextColumn("{task.fields[texts]}")] if fields else [MofNCompleteColumn()]
-        with Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=14 if fields else 24),
-            *shown,
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=console(),
-        ) as live:
-            self._live = live
-            try:
-                yield from self._add(live, description, total, fields)
-            finally:
-                self._live = None
-
-    def _add(
-        self, live: Progress, description: str, total: float | None, fields: Sequence[str]
-    ) -> Iterator[progress.Task]:
-        nested = len(live.tasks) > 0
+        """Show a bar with the time left, made for 80 columns. Tasks that overlap share one display."""
+        if self._live is None:
+            shown: list[ProgressColumn] = [TextColumn("{task.fields[texts]}")] if fields else [MofNCompleteColumn()]
+            self._live = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=14 if fields else 24),
+                *shown,
+                TimeRemainingColumn(),
+                TextColumn("left"),
+                console=console(),
+            )
+            self._live.start()
+        live = self._live
         line = _Line(live, live.add_task(description, total=total, texts=""), fields)
         line.update()
-        yield line
-        if nested:  # the last line of a display stays, those within it go
-            live.remove_task(line.id)
+        try:
+            yield line
+        finally:
+            if len(live.tasks) > 1:
+                live.remove_task(line.id)
+            else:  # the last line of a display stays
+                live.stop()
+                self._live = None
 
     @contextmanager
     def status(self, description: str) -> Iterator[None]:
@@ -104,7 +102,7 @@ class _Line:
     ) -> None:
         """Bring the line up to date."""
         self.texts |= fields
-        named = (text if name == "rate" else f"{name} {text}" for name, text in self.texts.items())
+        named = (text if name in UNNAMED else f"{name} {text}" for name, text in self.texts.items())
         self.live.update(
             self.id, completed=completed, advance=advance, total=total, description=description, texts=" ".join(named)
         )

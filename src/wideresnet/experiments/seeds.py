@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress, TaskID
-
-from wideresnet.base.console import bar, console
+from wideresnet.base import progress
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import Dataset
@@ -98,7 +97,7 @@ def fit_seeds(
         del job, dataset  # their memory is for the workers
         if device == "cpu" and resume:  # so that each run has as many threads as it began with
             at_once = at_once or most
-        pace, num_threads = make_pace(device, plan, recipe.schedule.batch_size, num_seeds, at_once, _say)
+        pace, num_threads = make_pace(device, plan, recipe.schedule.batch_size, num_seeds, at_once, progress.report)
 
         def start(seed: int) -> Worker:
             run = folder.run(seed)
@@ -121,7 +120,7 @@ def fit_seeds(
             raise Interrupted(f"interrupted; continue from the last checkpoints with: {again}") from None
         seconds, most, rates = seconds + time.monotonic() - started, pace.at_once, pace.rates or rates
     else:
-        _say(f"{folder.path}: all {num_seeds} seeds have finished; nothing to train")
+        progress.report(f"{folder.path}: all {num_seeds} seeds have finished; nothing to train")
     summary = seeds_document(folder, recipe, seeds, seconds, most, rates)
     write_json(folder.summary, summary)
     if summary["n"] > 1:
@@ -137,10 +136,6 @@ def fit_seeds(
     return summary
 
 
-def _say(text: str) -> None:
-    console().print(text, markup=False)
-
-
 def _is_done(folder: SeedsFolder, seed: int) -> bool:
     run = folder.run(seed)
     return run.result.is_file() and run.report.is_file()
@@ -150,7 +145,7 @@ def _name_others(folder: SeedsFolder, seeds: Sequence[int]) -> None:
     """Name the runs in the folder that are not asked for, so that nobody believes they are in the mean."""
     asked = {folder.run(seed).path for seed in seeds}
     if others := sorted(path.name for path in folder.path.glob("seed*") if path.is_dir() and path not in asked):
-        _say(f"left as they are and not counted: {', '.join(others)}")
+        progress.report(f"left as they are and not counted: {', '.join(others)}")
 
 
 def _train(
@@ -167,24 +162,30 @@ def _train(
         The seeds that failed, and whether training was stopped before the end.
     """
     waiting, failed = deque(seeds), list[int]()
-    running: dict[Worker, TaskID | None] = {}  # each with its line of the display, once it trains
-    progress = bar("loss {task.fields[loss]}", "error {task.fields[error]}")
-    with StopRequest() as stop, progress:
+    running: dict[Worker, progress.Task | None] = {}  # each with its line of progress, once it trains
+    lines: dict[Worker, ExitStack] = {}
+    with StopRequest() as stop, ExitStack() as display:
         try:
             while running or (waiting and not stop.asked):
                 while waiting and len(running) < pace.at_once and not stop.asked:
                     seed = waiting.popleft()
                     running[start(seed)] = None
-                    _say(f"seed {seed}: started, log in {folder.log(seed)}")
+                    progress.report(f"seed {seed}: started, log in {folder.log(seed)}")
                 time.sleep(0.1)
                 for worker, line in list(running.items()):
                     if stop.asked:
                         worker.stop()
                     if worker.report:
-                        running[worker] = _show(progress, line, worker.seed, worker.report, recipe, plan)
+                        # added late, so that the speed of a resumed run does not count the steps before
+                        if line is None:
+                            lines[worker] = display.enter_context(ExitStack())
+                            line = running[worker] = lines[worker].enter_context(
+                                progress.task("", total=plan.num_steps, fields=("loss", "error"))
+                            )
+                        _show(line, worker.seed, worker.report, recipe, plan)
                     if (code := worker.poll()) is not None:
-                        if (line := running.pop(worker)) is not None:
-                            progress.remove_task(line)
+                        running.pop(worker)
+                        lines.pop(worker, ExitStack()).close()
                         _say_end(folder, worker, code)
                         if code and not (code == STOPPED and stop.asked):
                             failed.append(worker.seed)
@@ -195,25 +196,23 @@ def _train(
     return sorted(failed), stop.asked
 
 
-def _show(progress: Progress, line: TaskID | None, seed: int, report: Report, recipe: Recipe, plan: Plan) -> TaskID:
-    """Update the line of a seed. It is added late, so that a resumed run's speed does not count the steps before."""
-    if line is None:
-        line = progress.add_task("", total=plan.num_steps, completed=report.step, loss="-", error="-")
-    progress.update(
-        line,
+def _show(line: progress.Task, seed: int, report: Report, recipe: Recipe, plan: Plan) -> None:
+    """Update the line of a seed."""
+    line.update(
         description=f"seed {seed}  epoch {(report.step - 1) // plan.steps_per_epoch + 1}/{recipe.schedule.epochs}",
         completed=report.step,
         loss=f"{report.loss:.3f}",
         error=f"{report.error_pct:.1f} %",
     )
-    return line
 
 
 def _say_end(folder: SeedsFolder, worker: Worker, code: int) -> None:
     if code == 0:
         result = folder.run(worker.seed).read_result()
-        _say(f"seed {worker.seed}: test error {result['test_error_pct']:.2f} %, {human_seconds(result['seconds'])}")
+        progress.report(
+            f"seed {worker.seed}: test error {result['test_error_pct']:.2f} %, {human_seconds(result['seconds'])}"
+        )
     elif code == STOPPED:
-        _say(f"seed {worker.seed}: stopped{' and saved' if worker.message else ''}")
+        progress.report(f"seed {worker.seed}: stopped{' and saved' if worker.message else ''}")
     else:
-        _say(f"seed {worker.seed} failed: {worker.problem(code)} (log: {folder.log(worker.seed)})")
+        progress.report(f"seed {worker.seed} failed: {worker.problem(code)} (log: {folder.log(worker.seed)})")

@@ -7,6 +7,7 @@ log of the seed.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -15,12 +16,20 @@ import traceback
 
 import torch
 
+from wideresnet.base import progress
 from wideresnet.base.child import Parent
 from wideresnet.base.errors import WRNError
 from wideresnet.data.load import load_for
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training import Interrupted, fit
 from wideresnet.training.summary import summarize
+
+
+class _Log(progress.Silent):
+    """Reports epochs as lines of the log."""
+
+    def report(self, message: str) -> None:
+        print(message, flush=True)
 
 
 def main() -> int:
@@ -36,6 +45,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # the training loop heeds the first one; more do no harm
         signal.signal(number, lambda *_: None)
     parent.when_gone(_ask_to_stop)
+    progress.set_reporter(_Log())
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     if job["num_threads"] is not None:
         torch.set_num_threads(job["num_threads"])
         job["recipe"]["threads"] = job["num_threads"]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wideresnet.base.console import bar
+from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.metrics import class_errors, confusion, top_k_error
 from wideresnet.data import Dataset, load_dataset
@@ -85,8 +85,7 @@ def evaluate_weights(
         precision = pick_inference_precision(_precision_of_run(precision, device, Path(weights)), network, device)
     started = time.monotonic()
     labels = dataset.test.labels
-    with bar() as progress:
-        task = progress.add_task("evaluating", total=len(images))
+    with progress.task("evaluating", total=len(images)) as task:
         result = evaluate(
             network,
             images,
@@ -94,7 +93,7 @@ def evaluate_weights(
             read.preprocessing,
             device=device,
             precision=precision,
-            advance=lambda num: progress.advance(task, num),
+            advance=lambda num: task.update(advance=num),
         )
     seconds = time.monotonic() - started
     if not result.logits.isfinite().all():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wideresnet.base.console import console, track
+from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, silent_pillow
@@ -97,7 +97,7 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
             raise UsageError(f"{path}: no image file in this folder; known are {', '.join(sorted(EXTENSIONS))}")
         if len(found) < len(inside):
             others = f"{path}: left out {len(inside) - len(found)} files without an image extension"
-            console().print(others, markup=False)
+            progress.report(others)
         files += found
     if not files:
         raise UsageError("no images: name image files, or a folder that has some")
@@ -124,7 +124,7 @@ def _decode(
         return fit_to_size(image, size), notes, ""
 
     with silent_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = list(track(pool.map(decode_one, files), "Reading images", len(files)))
+        decoded = list(progress.track(pool.map(decode_one, files), "Reading images", len(files)))
     images, notes, failures = zip(*decoded, strict=True)
     return [image for image in images if image is not None], list(notes), list(failures)
 

@@ -1,4 +1,4 @@
-"""HTML that needs nothing but itself: no script, no font, no picture from elsewhere; every text is escaped."""
+"""Self-contained HTML: no script, and no font or picture from elsewhere; every text is escaped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wideresnet.base.metrics import class_errors, most_confused
 from wideresnet.report.figures import DARK, LIGHT, Curve, Tile, draw_comparison, draw_curves, image_to_png, to_svg
 
 MAX_MATRIX_CLASSES = 20
-"""Up to so many classes the whole confusion matrix is readable on a page."""
+"""Up to this number of classes the whole confusion matrix is readable on a page. This package's choice."""
 
 _STYLE = """
 :root { color-scheme: light dark; --bg: #ffffff; --ink: #1f2328; --muted: #646d76; --line: #e4e7eb; --soft: #f5f7f9;
@@ -74,10 +74,10 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(name: str, body: Iterable[str]) -> bytes:
-    """A whole document; the policy in its head forbids a browser every request.
+    """Write a whole document, whose policy forbids the browser to load anything.
 
     Args:
-        name: what a browser's tab shows.
+        name: the title of the browser's tab.
         body: pieces of HTML.
     """
     return (
@@ -91,33 +91,33 @@ def page(name: str, body: Iterable[str]) -> bytes:
 
 
 def title(name: str, about: str) -> str:
-    """The title of a page, with a line below it."""
+    """Write the title of a page, with a line below it."""
     return f'<h1>{escape(name)}</h1><p class="muted">{escape(about)}</p>'
 
 
 def headline(figure: str, about: str) -> str:
-    """The one number that a page is about."""
+    """Write the one number that the page is about."""
     return f'<div class="headline">{escape(figure)}</div><p>{escape(about)}</p>'
 
 
 def heading(text: str) -> str:
-    """The heading of a section."""
+    """Write the heading of a section."""
     return f"<h2>{escape(text)}</h2>"
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph; `kind` is "muted" or "note"."""
+    """Write a paragraph; `kind` is "muted", "note" or ""."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Names and values in columns."""
+    """Write names and values in columns."""
     items = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
     return f'<dl class="facts">{"".join(items)}</dl>'
 
 
 def curves_picture(curves: Sequence[Curve]) -> str:
-    """The curves of one run or of several, in the reader's light or dark colours."""
+    """Draw the curves of one run or of several, in the reader's light or dark colors."""
 
     def source(theme: Any) -> str:
         figure = draw_curves(curves[0], theme) if len(curves) == 1 else draw_comparison(curves, theme)
@@ -130,7 +130,7 @@ def curves_picture(curves: Sequence[Curve]) -> str:
 
 
 def tiles(pictures: Iterable[Tile]) -> str:
-    """Images with what they are and what they were taken for; wrong ones in red."""
+    """Write images with their true and predicted classes; wrong ones in red."""
     return f'<div class="tiles">{"".join(map(_tile, pictures))}</div>'
 
 
@@ -146,7 +146,14 @@ def _tile(tile: Tile) -> str:
 def table(
     header: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[int] = (), wrapped: Sequence[int] = ()
 ) -> str:
-    """A table of plain values; columns in `numbers` are aligned right, those in `wrapped` may break their lines."""
+    """Write a table of plain values.
+
+    Args:
+        header: names of the columns.
+        rows: values, one per column.
+        numbers: indices of the columns to align right.
+        wrapped: indices of the columns whose lines may wrap.
+    """
     kinds = ["number" if i in numbers else "wrapped" if i in wrapped else "text" for i in range(len(header))]
 
     def row(cells: Sequence[Any], tag: str) -> str:
@@ -188,11 +195,11 @@ def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> str:
 def _heat(count: int, total: int, is_right: bool) -> str:
     if count == 0:
         return '<td class="none">0</td>'
-    # the root of the share, so that a single mistake among a thousand images can still be seen
+    # the square root of the share, so that a single mistake in a thousand images is still visible
     alpha = 0.12 + 0.88 * (count / total) ** 0.5
-    colour = "right-heat" if is_right else "wrong-heat"
+    color = "right-heat" if is_right else "wrong-heat"
     full = ' class="full"' if alpha > 0.55 else ""
-    return f'<td{full} style="background: rgba(var(--{colour}), {alpha:.2f})">{count}</td>'
+    return f'<td{full} style="background: rgba(var(--{color}), {alpha:.2f})">{count}</td>'
 
 
 def class_error_bars(matrix: np.ndarray, class_names: Sequence[str]) -> str:
@@ -218,10 +225,10 @@ def class_error_bars(matrix: np.ndarray, class_names: Sequence[str]) -> str:
 
 
 def recipe_table(groups: dict[str, list[tuple[str, str, str | None, str]]]) -> str:
-    """Every field of a recipe.
+    """Write every field of a recipe.
 
     Args:
-        groups: group -> rows of (field, value, the named recipe's value where it differs, what the field does).
+        groups: group -> rows of (field, value, the named recipe's value if it differs, what the field does).
     """
     rows = []
     for group, fields in groups.items():
@@ -237,7 +244,7 @@ def recipe_table(groups: dict[str, list[tuple[str, str, str | None, str]]]) -> s
 
 
 def command(text: str) -> str:
-    """A command line."""
+    """Write a command line."""
     return f"<pre>{escape(text)}</pre>"
 
 
