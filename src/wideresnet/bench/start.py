@@ -77,7 +77,8 @@ def _take_turns(case: Case, settings: Settings, num_threads: int | None) -> dict
             task.update(advance=1)
             if number >= MIN_ROUNDS and (time.monotonic() - begun) * (number + 1) / number > settings.seconds:
                 break
-        task.update(total=number, what=f"{number} rounds")
+        rounds = len(found["cold"])
+        task.update(total=rounds, what=f"{rounds} rounds")
     return found
 
 

@@ -209,9 +209,8 @@ def _show(line: progress.Task, seed: int, report: Report, recipe: Recipe, plan: 
 def _say_end(folder: SeedsFolder, worker: Worker, code: int) -> None:
     if code == 0:
         result = folder.run(worker.seed).read_result()
-        progress.report(
-            f"seed {worker.seed}: test error {result['test_error_pct']:.2f} %, {human_seconds(result['seconds'])}"
-        )
+        error, seconds = result["test_error_pct"], result["seconds"]
+        progress.report(f"seed {worker.seed}: test error {error:.2f} %, {human_seconds(seconds)}")
     elif code == STOPPED:
         progress.report(f"seed {worker.seed}: stopped{' and saved' if worker.message else ''}")
     else:
