@@ -103,8 +103,8 @@ def test_the_probe_takes_parts_of_a_batch_up_to_what_it_may_cost(
 
 def test_every_block_counts_where_stochastic_depth_leaves_some_out(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
-    count = plan_module.kept_bytes
-    monkeypatch.setattr(plan_module, "kept_bytes", lambda *args: kept.append(count(*args)) or kept[-1])
+    count = plan_module.saved_bytes
+    monkeypatch.setattr(plan_module, "saved_bytes", lambda *args: kept.append(count(*args)) or kept[-1])
     make_plan(make_job())
     make_plan(make_job(stochastic_depth=0.01))
     assert kept[:2] == kept[2:]

@@ -14,10 +14,10 @@ from wideresnet.base.format import human_bytes, human_count, human_seconds
 from wideresnet.machine.device import synchronise
 from wideresnet.machine.memory import available_memory_bytes, memory_in_use_bytes, peak_memory_mib, reset_peak_memory
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
-from wideresnet.networks.cost import Cost, cost
+from wideresnet.networks.cost import Cost, cost, saved_bytes
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.preflight.autotune import compiled
-from wideresnet.training.preflight.memory import Memory, fit_line, kept_bytes
+from wideresnet.training.preflight.memory import Memory, fit_line
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
 from wideresnet.training.step import Meter, train_step, training_loss
@@ -192,7 +192,7 @@ class _Probe:
         network = self._network()
         images, labels = self._batch(min(num_images, self.part))
         with torch.random.fork_rng(devices=self.cuda):
-            return kept_bytes(lambda: training_loss(network, images, labels, recipe, device), network)
+            return saved_bytes(lambda: training_loss(network, images, labels, recipe, device), network)
 
     def _network(self) -> nn.Module:
         """A copy in which every block counts, as it may in any step."""
