@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wideresnet.base.errors import DataError, UsageError, WRNError
+    from wideresnet.engines import optimize, quantize
     from wideresnet.experiments import fit_seeds
     from wideresnet.networks import create
     from wideresnet.networks.cost import cost
@@ -26,7 +27,9 @@ __all__ = [
     "fit_seeds",
     "list_networks",
     "load",
+    "optimize",
     "parse",
+    "quantize",
     "read_weights",
 ]
 
@@ -41,7 +44,9 @@ _HOMES = {
     "fit_seeds": "experiments",
     "list_networks": "spec.names",
     "load": "weights.hub",
+    "optimize": "engines",
     "parse": "spec.names",
+    "quantize": "engines",
     "read_weights": "weights.hub",
 }
 

@@ -17,12 +17,13 @@ from wideresnet.bench.case import Case
 from wideresnet.bench.peers import CAREFUL, PLAIN, PeerError, build_peer
 from wideresnet.bench.words import OURS, OURS_INT8
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.engines import optimize, quantize
 from wideresnet.engines.evaluate import pick_inference_precision
 from wideresnet.machine.device import synchronise
 from wideresnet.machine.memory import keep_memory
 from wideresnet.networks import create
 from wideresnet.training.optimizer import make_optimizer
-from wideresnet.training.preflight.autotune import arrange, compiled, describe_configuration, settle
+from wideresnet.training.preflight.autotune import arrange, describe_configuration, forward_of, settle
 from wideresnet.training.setup import build_network
 from wideresnet.training.step import Meter, train_step, training_loss
 
@@ -90,7 +91,7 @@ def ours_train(case: Case) -> Contender:
     size = (images.shape[2], images.shape[3])
     recipe, _ = settle(asked, network, device, size, num_images=NUM_IMAGES)
     network = arrange(network.to(device), recipe).train()
-    forward: nn.Module = compiled(network) if recipe.compile else network
+    forward = forward_of(network, recipe)
     optimizer = make_optimizer(network, recipe)
     meter = Meter(device)
     images = images.contiguous(memory_format=torch.channels_last)  # as a feed yields them
@@ -125,7 +126,7 @@ def ours_train(case: Case) -> Contender:
 def ours_infer(case: Case) -> Contender:
     """This package's forward pass, in the configuration that `wrn predict` and `wrn eval` take on this machine."""
     keep_memory()
-    network = build_network(case.recipe, case.num_classes, in_channels=3).to(case.device).optimize()
+    network = optimize(build_network(case.recipe, case.num_classes, in_channels=3).to(case.device))
     precision = pick_inference_precision(case.precision, network, case.device)
     images = case.batch()[0].contiguous(memory_format=torch.channels_last)
     preprocessing, pixels = Preprocessing("mean_std", (127.5,) * 3, (64.0,) * 3), case.pixels()
@@ -154,7 +155,7 @@ def ours_int8(case: Case) -> Contender:
     keep_memory()
     generator = torch.Generator().manual_seed(0)
     calibration = torch.randn(NUM_CALIBRATION_IMAGES, 3, case.size_px, case.size_px, generator=generator)
-    network = build_network(case.recipe, case.num_classes, in_channels=3).to(case.device).quantise(calibration)
+    network = quantize(build_network(case.recipe, case.num_classes, in_channels=3).to(case.device), calibration)
     images = case.batch()[0].contiguous(memory_format=torch.channels_last)
 
     def forward() -> Tensor:

@@ -1,4 +1,19 @@
-"""`create`: from a name and its options to a network with its first weights."""
+"""`create`: from a name and its options to a network with initial weights.
+
+Initialization:
+
+| layer | distribution | source |
+|---|---|---|
+| convolution, init="fan_in" | N(0, 2 / fan_in), a variance | He et al. 2015; the authors' code since 2016-09 |
+| convolution, init="fan_out" | N(0, 2 / fan_out), a variance | the authors' code before 2016-09 |
+| normalization scale, bn_scale="one" | 1 | the authors' code before 2016-05-17; PyTorch |
+| normalization scale, bn_scale="uniform" | U(0, 1) | the authors' code since 2016-05-17 |
+| normalization shift | 0 | the authors' code; PyTorch |
+| linear weight | U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)) | Torch's default, which PyTorch kept |
+| linear bias | 0 | the authors' code |
+
+Convolution: fan_in = input channels / groups * kernel area, fan_out = output channels * kernel area.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +30,7 @@ from wideresnet.networks.models import Network, PostActNet, PreActNet
 from wideresnet.spec.names import NetworkName, parse
 from wideresnet.spec.recipe import CHOICES
 
-MAX_COUNT = 10**7  # classes or channels: far beyond any data set, small enough for every product of sizes
+MAX_COUNT = 10**7  # classes or channels: far beyond any data set; products of sizes still fit in 64 bits
 
 
 def create(
@@ -33,24 +48,23 @@ def create(
     bn_scale: str = "one",
     stochastic_depth: float | None = None,
 ) -> Network:
-    """Builds a network by name, with weights that are a function of PyTorch's seed.
+    """Build a network by name. Its initial weights are a function of PyTorch's seed.
 
     Args:
-        name: as in `WRN-28-10`; see `wideresnet.spec.names.parse`.
+        name: for example `WRN-28-10`; see `wideresnet.spec.names.parse`.
         num_classes: number of outputs, at least 1.
-        family: "cifar" or "imagenet", for names that both have.
+        family: "cifar" or "imagenet", for names that exist in both.
         in_channels: channels of the images, at least 1.
-        dropout: probability in [0, 1) before each convolution of a block but its first; the paper's is 0.3 on
+        dropout: probability in [0, 1) before each convolution of a block except the first. The paper uses 0.3 on
             CIFAR and 0.4 on SVHN (Section 3, "Dropout in residual blocks").
         activation: "relu" (the paper), "leaky_relu" (slope 0.1) or "silu".
-        norm: "batch" (the paper) or "group" (the most groups, at most 16, that divide the channels).
-        bn_momentum: weight of the newest batch in the running statistics, in (0, 1].
+        norm: "batch" (the paper), or "group" (the largest number of groups, at most 16, that divides the channels).
+        bn_momentum: weight of the current batch in the running statistics, in (0, 1].
         bn_eps: added to the variance, above 0.
-        init: "fan_in" (the authors' code since 2016-09) or "fan_out" (before): He normal for convolutions.
-            The linear layer has PyTorch's uniform weights, which are Torch's, and bias 0.
-        bn_scale: "one", or "uniform" for U(0, 1) (the authors' code since 2016-05-17).
-        stochastic_depth: probability in (0, 1] that the last block's branch is computed for a training batch;
-            that of earlier blocks falls to it linearly from 1 (Huang et al. 2016; 0.5 there). None for all.
+        init: "fan_in" or "fan_out": He normal initialization of the convolutions, see the table above.
+        bn_scale: "one" or "uniform": initial scale of the normalizations, see the table above.
+        stochastic_depth: probability in (0, 1] that the last block's branch is computed for a training batch. It
+            decreases linearly with depth from 1 (Huang et al. 2016, who use 0.5). None: every branch is computed.
 
     Returns:
         The network in training mode, float32.
@@ -80,7 +94,7 @@ def create(
     style = Style(activation, norm, bn_momentum, bn_eps, dropout)
     kind = PreActNet if parsed.preactivation else PostActNet
     network = kind(parsed, num_classes, in_channels, style, _survival(sum(parsed.num_blocks), stochastic_depth))
-    _initialise(network, init, bn_scale)
+    _initialize(network, init, bn_scale)
     network.options = {
         "family": parsed.family,
         "in_channels": in_channels,
@@ -97,11 +111,12 @@ def create(
 
 
 def _survival(num_blocks: int, last: float | None) -> list[float]:
-    """Survival probability of each block: 1 - l/L * (1 - last), Huang et al. 2016, Equation 4."""
+    """Return each block's survival probability: 1 - l/L * (1 - last). Source: Huang et al. 2016, Equation 4."""
     return [1 - (i + 1) / num_blocks * (1 - (1 if last is None else last)) for i in range(num_blocks)]
 
 
-def _initialise(network: Network, init: str, bn_scale: str) -> None:
+def _initialize(network: Network, init: str, bn_scale: str) -> None:
+    """Apply the table above; PyTorch's constructors have already set what is not mentioned here."""
     mode = "fan_in" if init == "fan_in" else "fan_out"
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -112,7 +127,7 @@ def _initialise(network: Network, init: str, bn_scale: str) -> None:
 
 
 def _number(value: Any) -> float:
-    """The value as a number to compare; NaN, which no range holds, for what is none."""
+    """Return a number to compare; NaN, which lies in no range, if the value is not a number."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 

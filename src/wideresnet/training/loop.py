@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from wideresnet.base.console import bar, console
 from wideresnet.base.errors import UsageError, WRNError
@@ -24,7 +24,7 @@ from wideresnet.machine.memory import peak_memory_mib
 from wideresnet.spec.record import RunFolder, write_atomic, write_json
 from wideresnet.training.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 from wideresnet.training.interrupt import Interrupted, StopRequest
-from wideresnet.training.preflight.autotune import compiled
+from wideresnet.training.preflight.autotune import forward_of
 from wideresnet.training.preflight.plan import Plan
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
@@ -62,9 +62,7 @@ class Run:
     def train(self, resume: bool) -> dict[str, Any]:
         """Train to the last epoch, from the newest checkpoint if `resume`; returns what `result.json` holds."""
         job, recipe, feed = self.job, self.recipe, self.job.feed
-        forward: nn.Module = self.network
-        if recipe.compile:
-            forward = compiled(self.network)
+        forward = forward_of(self.network, recipe)
         self.network.train()
         total = recipe.epochs * feed.num_batches
         cuda = [torch.cuda.current_device()] if job.device == "cuda" else []

@@ -15,13 +15,13 @@ import torch
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.paths import measurements_file
-from wideresnet.engines import winograd as fast
+from wideresnet.engines.winograd import Accelerated
 from wideresnet.kernels.library import why_unavailable
 from wideresnet.networks import Network, create
 from wideresnet.spec import record
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training.preflight import autotune as tune
-from wideresnet.training.preflight.autotune import arrange, describe_configuration, settle
+from wideresnet.training.preflight.autotune import arrange, describe_configuration, forward_of, settle
 
 MEASURE = tune._measure  # before conftest.py puts another in its place
 Settings = dict[str, Any]
@@ -191,7 +191,7 @@ def test_a_machine_without_a_compiler_is_told_and_trains_all_the_same(
     rates: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates({})
-    monkeypatch.setattr(fast, "why_unavailable", lambda: "no C compiler here (gcc, cc or clang)")
+    monkeypatch.setattr("wideresnet.kernels.library.why_unavailable", lambda: "no C compiler here (gcc, cc or clang)")
     recipe, notes = settled(a_recipe())
     assert recipe.kernels == "pytorch"
     assert notes.startswith("PyTorch's kernels are used: no C compiler here (gcc, cc or clang); ")
@@ -374,7 +374,6 @@ def test_measuring_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, name: str) -
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert [m.training for m in network.modules()] == modes
     assert all(p.grad is None for p in network.parameters())
-    assert network.kernels is False
     assert torch.get_num_threads() == 1
 
 
@@ -448,7 +447,8 @@ def test_a_settled_recipe_arranges_the_network() -> None:
         ("winograd", "channels_last", torch.channels_last),
         ("pytorch", "contiguous", torch.contiguous_format),
     ):
-        network = arrange(a_network(), a_recipe(kernels=kernels, layout=layout, threads=2, compile=False))
-        assert network.kernels == (kernels == "winograd")
+        recipe = a_recipe(kernels=kernels, layout=layout, threads=2, compile=False)
+        network = arrange(a_network(), recipe)
+        assert isinstance(forward_of(network, recipe), Accelerated) == (kernels == "winograd")
         assert network.get_parameter("groups.0.0.convs.0.weight").is_contiguous(memory_format=memory)
         assert torch.get_num_threads() == 2

@@ -17,6 +17,7 @@ from torch import nn
 
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.paths import measurements_file
+from wideresnet.engines import accelerate, why_no_kernels
 from wideresnet.machine.description import hardware_name
 from wideresnet.machine.device import pick_precision, synchronise
 from wideresnet.machine.memory import keep_memory, reset_peak_memory
@@ -100,14 +101,20 @@ def settle(
 
 
 def arrange(network: Network, recipe: Recipe) -> Network:
-    """The network laid out and run as a settled recipe says; threads and allocator of this process too."""
+    """Lay out the network in memory as a settled recipe says; also set the threads and allocator of this process."""
     set_threads(recipe.threads)
     keep_memory()
-    network.kernels = recipe.kernels == "winograd"
     if next(network.parameters()).is_cuda:  # the fastest of cuDNN's ways for each shape, as the published scripts do
         torch.backends.cudnn.benchmark = not recipe.deterministic
     layout = torch.channels_last if recipe.layout == "channels_last" else torch.contiguous_format
     return network.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def forward_of(network: Network, recipe: Recipe) -> nn.Module:
+    """Return the module that runs a network as a settled recipe says: compiled, accelerated, or the network itself."""
+    if recipe.compile:
+        return compiled(network)
+    return accelerate(network) if recipe.kernels == "winograd" else network
 
 
 def compiled(network: nn.Module) -> nn.Module:
@@ -149,7 +156,7 @@ def _candidates(
     """The ways to try, the likely fastest first; all that the recipe says already holds in each."""
     kernels = ["pytorch"]
     if device == "cpu" and recipe.kernels != "pytorch" and recipe.precision != "bf16" and not recipe.compile:
-        reason = network.why_no_kernels(torch.zeros(2, network.in_channels, *size))
+        reason = why_no_kernels(network, torch.zeros(2, network.in_channels, *size))
         if reason is None and recipe.layout == "contiguous":
             reason = "the kernels need layout channels_last"
         if reason is None:
@@ -200,7 +207,7 @@ def _measure(
         for settings in candidates:
             way = dataclasses.replace(recipe, **settings)
             twin = arrange(copy.deepcopy(network).to(device), way).train()
-            runs.append((way, compiled(twin) if way.compile else twin, make_optimizer(twin, way)))
+            runs.append((way, forward_of(twin, way), make_optimizer(twin, way)))
 
         def turns(num_images: int, among: Collection[int]) -> list[float]:
             """Each way's best seconds of a step, taken until they get no better."""

@@ -8,15 +8,16 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wideresnet.base.format import human_bytes, human_count, human_seconds
 from wideresnet.machine.device import synchronise
 from wideresnet.machine.memory import available_memory_bytes, memory_in_use_bytes, peak_memory_mib, reset_peak_memory
+from wideresnet.networks import Network
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.cost import Cost, cost, saved_bytes
 from wideresnet.training.optimizer import make_optimizer
-from wideresnet.training.preflight.autotune import compiled
+from wideresnet.training.preflight.autotune import forward_of
 from wideresnet.training.preflight.memory import Memory, fit_line
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
@@ -163,7 +164,7 @@ class _Probe:
         recipe = dataclasses.replace(self.job.recipe, accumulate=min(2, self.job.recipe.accumulate))
         reset_peak_memory(device)
         network = self._network()
-        forward = compiled(network) if compile else network
+        forward = forward_of(network, dataclasses.replace(recipe, compile=compile))
         optimizer, meter, best = make_optimizer(network, recipe), Meter(device), float("inf")
         images, labels = self._batch(num_images * recipe.accumulate)
         with torch.random.fork_rng(devices=self.cuda):
@@ -190,11 +191,12 @@ class _Probe:
     def _kept_bytes(self, num_images: int) -> int:
         recipe, device = self.job.recipe, self.job.device
         network = self._network()
+        forward = forward_of(network, dataclasses.replace(recipe, compile=False))
         images, labels = self._batch(min(num_images, self.part))
         with torch.random.fork_rng(devices=self.cuda):
-            return saved_bytes(lambda: training_loss(network, images, labels, recipe, device), network)
+            return saved_bytes(lambda: training_loss(forward, images, labels, recipe, device), network)
 
-    def _network(self) -> nn.Module:
+    def _network(self) -> Network:
         """A copy in which every block counts, as it may in any step."""
         network = copy.deepcopy(self.job.network)
         for module in network.modules():
