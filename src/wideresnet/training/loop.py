@@ -18,6 +18,7 @@ from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import ImageSet
 from wideresnet.distributed.world import GradientSum
+from wideresnet.engines import optimize
 from wideresnet.engines.evaluate import EVALUATION_BATCH, Evaluation, evaluate
 from wideresnet.machine.device import synchronise
 from wideresnet.machine.memory import peak_memory_mib
@@ -187,7 +188,7 @@ class Run:
         network = self.averaged or self.network
         self.world.copy_first(network.buffers())  # BN's running statistics: without sync_bn each process has its own
         result = evaluate(
-            network,
+            optimize(network, kernels=self.recipe.kernels == "winograd"),
             images.images,
             images.labels,
             self.job.preprocessing,
