@@ -44,7 +44,7 @@ MakeNpz = Callable[..., Path]
 
 def small(data: Path, **changes: Any) -> Recipe:
     values = {"epochs": 2, "batch_size": 16, "crop_padding": 1, "device": "cpu", "precision": "fp32", "lr": 0.05}
-    return Recipe(network="WRN-10-1", data=str(data), lr_drop_epochs=(2,), **{**values, **changes})
+    return Recipe.flat(network="WRN-10-1", data=str(data), lr_drop_epochs=(2,), **{**values, **changes})
 
 
 def weights(run: Path) -> bytes:
@@ -359,10 +359,10 @@ def test_a_batch_that_cannot_be_shared_is_refused(
     ],
 )
 def test_batch_and_lr_follow_a_named_rule_that_is_told(size: int, changes: dict[str, Any], line: str) -> None:
-    world, recipe = World(size=size), Recipe(**changes)
+    world, recipe = World(size=size), Recipe.flat(**changes)
     scaled = world.scaled(recipe)
     assert scaled.batch_size == 128
-    assert scaled.lr == pytest.approx(0.1 * (size if recipe.batch_rule == "linear" else 1))
+    assert scaled.lr == pytest.approx(0.1 * (size if recipe.schedule.batch_rule == "linear" else 1))
     assert describe_batch(world, recipe, 128) == line
 
 

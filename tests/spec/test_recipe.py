@@ -17,7 +17,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 
 def refusal(**values: Any) -> str:
     with pytest.raises(UsageError) as caught:
-        Recipe(**values)
+        Recipe.flat(**values)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -53,7 +53,7 @@ def test_a_misspelt_choice_is_told_the_nearest() -> None:
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_choice_that_exists_is_accepted(name: str) -> None:
     for choice in FIELDS[name].metadata["choices"]:
-        assert getattr(Recipe(**{name: choice}), name) == choice
+        assert getattr(Recipe.flat(**{name: choice}), name) == choice
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_a_value_below_the_range_is_refused_and_its_lower_end_accepted(name: str
     low = FIELDS[name].metadata["low"]
     assert refusal(**{name: low - 1}) == f"{name} {type_of(name)(low - 1)}: must be at least {low}"
     nesterov = name != "momentum"
-    assert getattr(Recipe(**{name: low, "nesterov": nesterov}), name) == low
+    assert getattr(Recipe.flat(**{name: low, "nesterov": nesterov}), name) == low
 
 
 @pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["high"] is not None])
 def test_a_value_above_the_range_is_refused_and_its_upper_end_accepted(name: str) -> None:
     high = FIELDS[name].metadata["high"]
     assert refusal(**{name: high + 1}) == f"{name} {type_of(name)(high + 1)}: must be at most {high}"
-    assert getattr(Recipe(**{name: high, "nesterov": name != "dampening"}), name) == high
+    assert getattr(Recipe.flat(**{name: high, "nesterov": name != "dampening"}), name) == high
 
 
 def type_of(name: str) -> type:
@@ -128,7 +128,7 @@ def test_drop_epochs_count_from_one_and_rise(epochs: tuple[int, ...]) -> None:
 
 
 def test_no_drop_at_all_is_legal() -> None:
-    assert Recipe(lr_drop_epochs=()).lr_drop_epochs == ()
+    assert Recipe.flat(lr_drop_epochs=()).schedule.lr_drop_epochs == ()
 
 
 @pytest.mark.parametrize("values", [{"momentum": 0.0}, {"dampening": 0.1}])
@@ -136,7 +136,7 @@ def test_nesterov_without_momentum_or_with_dampening_is_refused_and_the_way_out_
     message = refusal(**values)
     assert message.startswith("nesterov needs momentum > 0 and dampening 0, got momentum ")
     assert message.endswith("use --no-nesterov")
-    Recipe(**values, nesterov=False)
+    Recipe.flat(**values, nesterov=False)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +165,11 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 
 def test_lists_and_whole_floats_from_json_become_the_fields_types() -> None:
-    recipe = Recipe(epochs=5.0, lr=1, lr_drop_epochs=[2, 4], image_scales=[[0, 1]])  # type: ignore[arg-type]
-    assert (recipe.epochs, type(recipe.epochs)) == (5, int)
-    assert (recipe.lr, type(recipe.lr)) == (1.0, float)
-    assert recipe.lr_drop_epochs == (2, 4)
-    assert recipe.image_scales == ((0.0, 1.0),)
+    recipe = Recipe.flat(epochs=5.0, lr=1, lr_drop_epochs=[2, 4], image_scales=[[0, 1]])  # type: ignore[arg-type]
+    assert (recipe.schedule.epochs, type(recipe.schedule.epochs)) == (5, int)
+    assert (recipe.schedule.lr, type(recipe.schedule.lr)) == (1.0, float)
+    assert recipe.schedule.lr_drop_epochs == (2, 4)
+    assert recipe.feed.image_scales == ((0.0, 1.0),)
     hash(recipe)
 
 
@@ -199,15 +199,15 @@ def test_a_recipe_survives_json_text_exactly(recipe: Recipe) -> None:
 
 def test_a_recipe_file_holds_every_field(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
-    path.write_text(json.dumps(Recipe(lr=0.3).to_json()))
+    path.write_text(json.dumps(Recipe.flat(lr=0.3).to_json()))
     assert set(json.loads(path.read_text())) == set(FIELDS)
-    assert Recipe.from_file(path) == Recipe(lr=0.3)
+    assert Recipe.from_file(path) == Recipe.flat(lr=0.3)
 
 
 def test_a_hand_written_file_may_leave_fields_out(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text('{"lr": 0.05}')
-    assert Recipe.from_file(path) == Recipe(lr=0.05)
+    assert Recipe.from_file(path) == Recipe.flat(lr=0.05)
 
 
 def test_an_unknown_field_is_named_with_the_nearest() -> None:
@@ -248,7 +248,7 @@ def test_the_lists_of_fields_name_fields() -> None:
 
 
 def test_a_batch_has_no_more_parts_than_images() -> None:
-    assert Recipe(batch_size=4, accumulate=4).accumulate == 4
+    assert Recipe.flat(batch_size=4, accumulate=4).schedule.accumulate == 4
     assert refusal(batch_size=4, accumulate=5) == (
         "accumulate 5: a batch of 4 has no more than 4 parts; use --accumulate 4 or less"
     )

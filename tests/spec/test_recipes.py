@@ -24,7 +24,7 @@ def lr_by_epoch(recipe: Recipe, steps_per_epoch: int) -> list[float]:
     """The rate of each epoch; fails where it changes within one."""
     schedule = make_schedule(recipe, steps_per_epoch)
     rates = []
-    for epoch in range(recipe.epochs):
+    for epoch in range(recipe.schedule.epochs):
         within = {schedule.lr(epoch * steps_per_epoch + step) for step in range(steps_per_epoch)}
         assert len(within) == 1
         rates.append(within.pop())
@@ -83,7 +83,9 @@ def test_dropping_at_the_end_gives_sixty_epochs_at_the_first_rate() -> None:
 def test_an_epoch_of_cifar_has_390_steps() -> None:
     recipe = paper("WRN-28-10", "cifar10")
     images, labels = np.zeros((50_000, 1, 1, 1), np.uint8), np.zeros(50_000, np.int64)
-    feed = Feed(images, labels, Preprocessing("scale"), batch_size=recipe.batch_size, drop_last=recipe.drop_last)
+    feed = Feed(
+        images, labels, Preprocessing("scale"), batch_size=recipe.schedule.batch_size, drop_last=recipe.feed.drop_last
+    )
     assert feed.num_batches == 390
 
 
@@ -104,8 +106,13 @@ def test_momentum_is_kept_where_the_recipe_says_so() -> None:
 
 def test_svhn_has_its_own_schedule_and_no_augmentation() -> None:
     recipe = paper("WRN-16-8", "svhn")
-    assert (recipe.epochs, recipe.batch_size, recipe.dropout, recipe.preprocessing) == (160, 128, 0.4, "scale")
-    assert (recipe.flip, recipe.crop_padding) == (False, 0)
+    assert (
+        recipe.schedule.epochs,
+        recipe.schedule.batch_size,
+        recipe.network_options.dropout,
+        recipe.feed.preprocessing,
+    ) == (160, 128, 0.4, "scale")
+    assert (recipe.feed.flip, recipe.feed.crop_padding) == (False, 0)
     assert lr_by_epoch(recipe, 10) == pytest.approx([*SVHN_LR[:160]], rel=1e-12)
 
 
@@ -117,8 +124,8 @@ def test_svhns_extra_images_are_asked_for_only_where_the_data_is_svhn_by_name(
     data: str, known_as: str, extra: bool
 ) -> None:
     recipe = paper("WRN-16-8", data, known_as)
-    assert recipe.extra_data is extra
-    assert recipe.lr == 0.01
+    assert recipe.feed.extra_data is extra
+    assert recipe.schedule.lr == 0.01
 
 
 @pytest.mark.parametrize("make", RECIPES.values())
@@ -129,30 +136,30 @@ def test_digits_are_never_mirrored(make: type) -> None:
 
 
 def test_quick_does_not_mirror_svhns_house_numbers() -> None:
-    assert quick("WRN-16-2", "svhn").flip is False
+    assert quick("WRN-16-2", "svhn").feed.flip is False
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_knows_its_name_and_keeps_what_was_asked_for(name: str) -> None:
     recipe = RECIPES[name]("wrn-40-2", "My/Folder", "cifar100", 50_000)
-    assert (recipe.recipe, recipe.network, recipe.data) == (name, "wrn-40-2", "My/Folder")
+    assert (recipe.name, recipe.network, recipe.data) == (name, "wrn-40-2", "My/Folder")
 
 
 @pytest.mark.parametrize("num_train", [512, 1000, 1437, 5000, 9_999, 10_000, 20_000, 50_000, 73_257])
 def test_quick_makes_at_least_1500_steps(num_train: int) -> None:
     recipe = quick("WRN-16-2", "mine", "", num_train)
-    assert recipe.drop_last
-    assert recipe.epochs * (num_train // recipe.batch_size) >= 1500
+    assert recipe.feed.drop_last
+    assert recipe.schedule.epochs * (num_train // recipe.schedule.batch_size) >= 1500
 
 
 @pytest.mark.parametrize("num_train", [1, 63, 64, 200])
 def test_quick_passes_over_a_tiny_set_at_most_200_times(num_train: int) -> None:
-    assert quick("WRN-16-2", "mine", "", num_train).epochs == 200
+    assert quick("WRN-16-2", "mine", "", num_train).schedule.epochs == 200
 
 
 def test_quick_passes_over_cifar_18_times_on_images_that_grow() -> None:
     recipe = quick("WRN-16-2", "cifar10")
-    scales = [image_scale(recipe, epoch) for epoch in range(recipe.epochs)]
+    scales = [image_scale(recipe, epoch) for epoch in range(recipe.schedule.epochs)]
     assert scales == [0.625] * 8 + [0.75] * 5 + [1.0] * 5
     assert [round(32 * scale) for scale in sorted(set(scales))] == [20, 24, 32]
 
@@ -184,17 +191,17 @@ def test_quick_rises_once_to_its_peak_and_ends_near_zero() -> None:
 
 def test_quick_keeps_digits_at_their_eight_pixels() -> None:
     recipe = quick("WRN-16-2", "digits", "digits", 1437)
-    assert recipe.image_scales == ((0.0, 1.0),)
-    assert (recipe.crop_padding, recipe.padding_mode) == (1, "zero")
+    assert recipe.feed.image_scales == ((0.0, 1.0),)
+    assert (recipe.feed.crop_padding, recipe.feed.padding_mode) == (1, "zero")
 
 
 def test_an_override_wins_over_a_file_and_a_file_over_the_function(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"network": "WRN-40-2", "data": "cifar100", "recipe": "quick", "lr": 0.5, "epochs": 3}))
     recipe = resolve(str(path), "WRN-16-2", "cifar10", {"epochs": 7})
-    assert (recipe.lr, recipe.epochs, recipe.recipe) == (0.5, 7, "quick")
+    assert (recipe.schedule.lr, recipe.schedule.epochs, recipe.name) == (0.5, 7, "quick")
     assert (recipe.network, recipe.data) == ("WRN-16-2", "cifar10")
-    assert resolve("paper", "WRN-16-2", "cifar10", {"epochs": 7}).epochs == 7
+    assert resolve("paper", "WRN-16-2", "cifar10", {"epochs": 7}).schedule.epochs == 7
     assert resolve("paper", "WRN-16-2", "cifar10") == paper("WRN-16-2", "cifar10")
 
 
@@ -221,7 +228,7 @@ def test_data_without_a_name_is_left_to_the_loader_to_refuse() -> None:
 def test_what_overrides_changed_is_told_with_both_values() -> None:
     base = paper("WRN-16-2", "cifar10")
     assert overridden(base, base) == {}
-    assert overridden(dataclasses.replace(base, lr=0.05, flip=False), base) == {
+    assert overridden(base.replace(lr=0.05, flip=False), base) == {
         "lr": (0.1, 0.05),
         "flip": (True, False),
     }
@@ -229,13 +236,13 @@ def test_what_overrides_changed_is_told_with_both_values() -> None:
 
 def test_the_costs_in_quicks_description_are_its_own() -> None:
     recipe = quick("WRN-16-2", "cifar10")
-    area = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.epochs))
+    area = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.schedule.epochs))
     assert math.isclose(area, 10.9, abs_tol=0.05)
 
 
 def test_fast_is_quick_with_twelve_epochs_on_tiles_that_the_kernels_fill() -> None:
     recipe, twin = fast("WRN-16-2", "cifar10"), quick("WRN-16-2", "cifar10")
     assert set(overridden(recipe, twin)) == {"recipe", "epochs", "image_scales", "eval_every"}
-    sides = [round(32 * image_scale(recipe, epoch)) for epoch in range(recipe.epochs)]
+    sides = [round(32 * image_scale(recipe, epoch)) for epoch in range(recipe.schedule.epochs)]
     assert sides == [16] * 5 + [24] * 4 + [32] * 3
     assert sum((side / 32) ** 2 for side in sides) == 6.5  # epochs on 32x32, as its description says

@@ -15,7 +15,7 @@ from wideresnet.spec.record import RunFolder, remove_parts, write_atomic, write_
 def started_run(path: Path) -> RunFolder:
     folder = RunFolder(path)
     folder.create()
-    write_json(folder.recipe, Recipe(lr=0.3).to_json())
+    write_json(folder.recipe, Recipe.flat(lr=0.3).to_json())
     return folder
 
 
@@ -101,7 +101,7 @@ def test_only_half_written_files_are_removed(tmp_path: Path) -> None:
 def test_the_recipe_of_a_run_is_read_back(tmp_path: Path) -> None:
     folder = started_run(tmp_path / "run")
     assert folder.is_run()
-    assert folder.read_recipe() == Recipe(lr=0.3)
+    assert folder.read_recipe() == Recipe.flat(lr=0.3)
 
 
 def test_a_result_is_read_back(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ pytestmark = [
 
 
 def recipe(data: Path, device: str, precision: str = "fp32") -> Recipe:
-    return Recipe(
+    return Recipe.flat(
         network="WRN-16-1", data=str(data), epochs=2, batch_size=16, lr=0.05, crop_padding=1,
         device=device, precision=precision,
     )  # fmt: skip
@@ -139,7 +139,7 @@ def test_a_batch_too_large_for_the_gpu_is_refused_with_the_largest(
 
 def test_a_loss_that_is_not_finite_changes_no_weight_without_asking_the_host() -> None:
     network = create("WRN-10-1").cuda()
-    run = Recipe(network="WRN-10-1", data="digits", precision="fp32")
+    run = Recipe.flat(network="WRN-10-1", data="digits", precision="fp32")
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, fused=True)
     meter, labels = Meter("cuda"), torch.zeros(8, dtype=torch.int64, device="cuda")
     images = torch.randn(8, 3, 32, 32, device="cuda")

@@ -35,7 +35,7 @@ MakeNpz = Callable[..., Path]
 
 def small(data: Path, **changes: Any) -> Recipe:
     values = {"epochs": 3, "batch_size": 16, "crop_padding": 1, "dropout": 0.2, "device": "cpu", "lr": 0.05, **changes}
-    return Recipe(network="WRN-10-1", data=str(data), lr_drop_epochs=(3,), **values)
+    return Recipe.flat(network="WRN-10-1", data=str(data), lr_drop_epochs=(3,), **values)
 
 
 def weights(run: Path) -> bytes:

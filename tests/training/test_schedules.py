@@ -64,14 +64,16 @@ def test_the_mean_of_one_cycle_is_half_its_peak() -> None:
 
 
 def test_a_recipe_gives_its_own_schedule() -> None:
-    recipe = Recipe(lr=0.4, lr_drop_epochs=(3,), lr_drop_factor=0.1, lr_drop_at="end", reset_momentum_at_drops=False)
+    recipe = Recipe.flat(
+        lr=0.4, lr_drop_epochs=(3,), lr_drop_factor=0.1, lr_drop_at="end", reset_momentum_at_drops=False
+    )
     assert make_schedule(recipe, 7) == Steps(0.4, 0.1, (3,), "end", False, 7)
-    cycle = Recipe(schedule="one_cycle", lr=0.4, epochs=10, warmup_fraction=0.2)
+    cycle = Recipe.flat(schedule="one_cycle", lr=0.4, epochs=10, warmup_fraction=0.2)
     assert make_schedule(cycle, 7) == OneCycle(0.4, 0.2 * 70, 70)
 
 
 def test_a_schedule_counts_the_epochs_of_the_run_it_is_for() -> None:
-    short, long = (make_schedule(Recipe(schedule="one_cycle", epochs=epochs), 10) for epochs in (1, 4))
+    short, long = (make_schedule(Recipe.flat(schedule="one_cycle", epochs=epochs), 10) for epochs in (1, 4))
     assert short.lr(9) == pytest.approx(0.1 * 0.5 / 10)
     assert long.lr(39) == pytest.approx(0.1 * 0.5 / 40)
 
@@ -81,12 +83,12 @@ def test_a_schedule_counts_the_epochs_of_the_run_it_is_for() -> None:
     [(4, [0.5, 0.5, 1.0, 1.0]), (5, [0.5, 0.5, 0.5, 1.0, 1.0]), (1, [0.5]), (2, [0.5, 1.0])],
 )
 def test_images_grow_at_the_share_of_the_epochs_that_is_named(epochs: int, scales: list[float]) -> None:
-    recipe = Recipe(epochs=epochs, image_scales=((0.0, 0.5), (0.5, 1.0)))
+    recipe = Recipe.flat(epochs=epochs, image_scales=((0.0, 0.5), (0.5, 1.0)))
     assert [image_scale(recipe, epoch) for epoch in range(epochs)] == scales
 
 
 @pytest.mark.parametrize("epochs", [3, 7, 18, 49, 90, 200])
 def test_a_share_of_thirds_begins_where_exact_arithmetic_says(epochs: int) -> None:
     for part in range(1, epochs):
-        recipe = Recipe(epochs=epochs, image_scales=((0.0, 0.5), (part / epochs, 1.0)))
+        recipe = Recipe.flat(epochs=epochs, image_scales=((0.0, 0.5), (part / epochs, 1.0)))
         assert [image_scale(recipe, epoch) for epoch in (part - 1, part)] == [0.5, 1.0]

@@ -41,13 +41,19 @@ class SlowSgd:
         recipe = self.recipe
         for name, parameter in self.network.named_parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
-            if recipe.weight_decay_on == "all" or ("weight" in name and parameter.ndim > 1):
-                gradient += recipe.weight_decay * parameter
+            if recipe.optimizer.weight_decay_on == "all" or ("weight" in name and parameter.ndim > 1):
+                gradient += recipe.optimizer.weight_decay * parameter
             if name not in self.velocity:
                 self.velocity[name] = gradient.clone()
             else:
-                self.velocity[name] = recipe.momentum * self.velocity[name] + (1 - recipe.dampening) * gradient
-            direction = gradient + recipe.momentum * self.velocity[name] if recipe.nesterov else self.velocity[name]
+                self.velocity[name] = (
+                    recipe.optimizer.momentum * self.velocity[name] + (1 - recipe.optimizer.dampening) * gradient
+                )
+            direction = (
+                gradient + recipe.optimizer.momentum * self.velocity[name]
+                if recipe.optimizer.nesterov
+                else self.velocity[name]
+            )
             parameter -= lr * direction
             parameter.grad = None
 
@@ -64,7 +70,7 @@ class SlowSgd:
 def test_training_steps_equal_the_update_written_out(
     momentum: float, nesterov: bool, dampening: float, weight_decay_on: str, smoothing: float
 ) -> None:
-    recipe = Recipe(
+    recipe = Recipe.flat(
         momentum=momentum,
         nesterov=nesterov,
         dampening=dampening,
@@ -89,7 +95,7 @@ def test_training_steps_equal_the_update_written_out(
 
 
 def test_blocks_that_stochastic_depth_leaves_out_keep_their_decay_and_momentum() -> None:
-    recipe = Recipe(precision="fp32", weight_decay=0.05)
+    recipe = Recipe.flat(precision="fp32", weight_decay=0.05)
     torch.manual_seed(0)
     fast = create("WRN-10-1", 5, stochastic_depth=0.3)
     slow = copy.deepcopy(fast)
@@ -110,14 +116,14 @@ def test_blocks_that_stochastic_depth_leaves_out_keep_their_decay_and_momentum()
 
 def test_weight_decay_reaches_every_parameter_or_only_weights() -> None:
     network = make_network()
-    everything = make_optimizer(network, Recipe(weight_decay_on="all"))
+    everything = make_optimizer(network, Recipe.flat(weight_decay_on="all"))
     assert [(len(group["params"]), group["weight_decay"]) for group in everything.param_groups] == [(5, 5e-4)]
-    weights = make_optimizer(network, Recipe(weight_decay_on="weights"))
+    weights = make_optimizer(network, Recipe.flat(weight_decay_on="weights"))
     assert [(len(group["params"]), group["weight_decay"]) for group in weights.param_groups] == [(2, 5e-4), (3, 0.0)]
 
 
 def test_forgetting_momentum_makes_the_next_step_a_first_step() -> None:
-    recipe = Recipe(precision="fp32", weight_decay=0.0)
+    recipe = Recipe.flat(precision="fp32", weight_decay=0.0)
     network = make_network()
     optimizer, meter = make_optimizer(network, recipe), Meter("cpu")
     for step in range(3):
@@ -136,7 +142,7 @@ def test_forgetting_momentum_makes_the_next_step_a_first_step() -> None:
 def test_a_loss_that_is_not_finite_changes_neither_weights_nor_momentum_then_or_later(
     bad: float, weight_decay_on: str
 ) -> None:
-    recipe = Recipe(precision="fp32", weight_decay_on=weight_decay_on)
+    recipe = Recipe.flat(precision="fp32", weight_decay_on=weight_decay_on)
     network = make_network()
     optimizer, meter = make_optimizer(network, recipe), Meter("cpu")
     for step in range(2):
@@ -155,7 +161,7 @@ def test_a_loss_that_is_not_finite_changes_neither_weights_nor_momentum_then_or_
 
 
 def test_a_first_loss_that_is_not_finite_changes_no_weight() -> None:
-    recipe = Recipe(precision="fp32")
+    recipe = Recipe.flat(precision="fp32")
     network = make_network()
     before = copy.deepcopy(network)
     optimizer, meter = make_optimizer(network, recipe), Meter("cpu")
@@ -179,8 +185,8 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(accumulate: int) -> 
     whole = create("WRN-10-1", 5, norm="group").double()
     parts = copy.deepcopy(whole)
     images, labels = torch.randn(7, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4, 0, 1])
-    at_once = step_once(whole, Recipe(precision="fp32"), images, labels)
-    in_parts = step_once(parts, Recipe(precision="fp32", accumulate=accumulate), images, labels)
+    at_once = step_once(whole, Recipe.flat(precision="fp32"), images, labels)
+    in_parts = step_once(parts, Recipe.flat(precision="fp32", accumulate=accumulate), images, labels)
     # training_loss takes the logits in float32
     for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7, msg=name)
@@ -192,7 +198,7 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(accumulate: int) -> 
 def test_batch_normalisation_takes_each_part_for_a_batch() -> None:
     network = make_network()
     twin, (images, labels) = copy.deepcopy(network), make_batch(0)
-    step_once(network, Recipe(precision="fp32", accumulate=3), images, labels)
+    step_once(network, Recipe.flat(precision="fp32", accumulate=3), images, labels)
     with torch.no_grad():
         for part in images.split(2):  # the running statistics of Hoffer et al. 2017, Algorithm 1
             twin(part)
@@ -207,15 +213,15 @@ def test_a_part_whose_loss_is_not_finite_stops_the_whole_step(bad_image: int) ->
     before = [parameter.detach().clone() for parameter in network.parameters()]
     images, labels = make_batch(0)
     images[bad_image] = float("nan")
-    meter = step_once(network, Recipe(precision="fp32", accumulate=3), images, labels)
+    meter = step_once(network, Recipe.flat(precision="fp32", accumulate=3), images, labels)
     assert int(meter.failed_step) == 0
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
 
 
 def test_the_loss_is_float32_in_every_precision() -> None:
     network, (images, labels) = make_network(), make_batch(0)
-    full, logits = training_loss(network, images, labels, Recipe(precision="fp32"), "cpu")
-    half, half_logits = training_loss(network, images, labels, Recipe(precision="bf16"), "cpu")
+    full, logits = training_loss(network, images, labels, Recipe.flat(precision="fp32"), "cpu")
+    half, half_logits = training_loss(network, images, labels, Recipe.flat(precision="bf16"), "cpu")
     assert (full.dtype, half.dtype) == (torch.float32, torch.float32)
     assert (logits.dtype, half_logits.dtype) == (torch.float32, torch.bfloat16)
     torch.testing.assert_close(full, half, rtol=0.05, atol=0.05)

@@ -1,4 +1,4 @@
-"""Numbers and suggestions as people read them."""
+"""Numbers and suggestions in the form that people read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are kept that can be had again."""
+"""Folders of things that can be made again: downloads, caches, measurements."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from pathlib import Path
 
 
 def data_root() -> Path:
-    """The folder for downloads, decoded images, compiled kernels and measurements: `$WRN_DATA`, else
-    `~/.cache/wideresnet`."""
+    """Return the folder for downloads, decoded images, compiled kernels and measurements.
+
+    It is `$WRN_DATA`, else `~/.cache/wideresnet`.
+    """
     return Path(os.path.expanduser(os.environ.get("WRN_DATA") or "~/.cache/wideresnet"))
 
 
 def kernels_folder() -> Path:
-    """The folder of compiled kernels."""
+    """Return the folder of compiled kernels."""
     return data_root() / "kernels"
 
 
 def measurements_file() -> Path:
-    """The fastest ways to train that were measured."""
+    """Return the file of measured configurations."""
     return data_root() / "fastest.json"

@@ -11,8 +11,8 @@ def seed_of(*parts: int | str) -> int:
     Args:
         parts: what the draw is for, e.g. `seed_of(recipe.seed, "order", epoch)`.
 
-    Seeds of neighbouring epochs, or of neighbouring runs, have nothing to do with each other. Parts are told apart by
-    their text, joined by slashes, so a part's text should hold none.
+    Seeds of neighboring epochs, or of neighboring runs, are unrelated. Parts are distinguished by their text, joined by
+    slashes, so a part's text should contain none.
     """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

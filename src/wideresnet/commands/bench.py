@@ -1,8 +1,9 @@
-"""`wrn bench`: measure speed and memory, also beside other implementations."""
+"""`wrn bench`: measure speed and memory, also against other implementations."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from wideresnet.bench.words import (
     errors_of,
     machine_line,
     parts_line,
+    quartiles,
     short_name,
     verdict,
 )
@@ -30,8 +32,8 @@ BAR_WIDTH = 8
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     bench = verbs.add_parser(
-        "bench", help="measure speed and memory, also beside other implementations",
-        description="Measure speed and memory, also beside other implementations; leaves bench.json and bench.png.",
+        "bench", help="measure speed and memory, also against other implementations",
+        description="Measure speed and memory, also against other implementations; writes bench.json and bench.png.",
         epilog="example: wrn bench train WRN-16-4 --against pytorchcv --json",
     )  # fmt: skip
     jobs = bench.add_subparsers(title="what to measure", metavar="WHAT", required=True)
@@ -40,30 +42,31 @@ def add(verbs: Any) -> None:
         measure.set_defaults(job=job)
         measure.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
         measure.add_argument(
-            "--batch-size", type=_sizes, default=(), metavar="N,N", help="images a step; several with commas between "
+            "--batch-size", type=_sizes, default=(), metavar="N,N", help="images per step; several separated by commas "
             f"({'128' if job == 'train' else '1,64'})",
         )  # fmt: skip
         measure.add_argument(
             "--against", nargs="+", action="extend", default=[], metavar="OTHER",
-            help="torchvision, timm, pytorchcv (where installed), plain (our network run as anybody would), and "
+            help="torchvision, timm, pytorchcv (if installed), plain (our network in a plain PyTorch loop), and "
             "module:callable or file.py:callable for any other: its code is imported from the current folder and RUN; "
-            "the callable gets those of depth, width (widen_factor, k), num_classes, dropout = 0, ... that it takes, "
-            "and returns a torch.nn.Module. They run eagerly in fp32, NCHW; others with +careful behind "
-            "the name in channels_last and our precision",
+            "the callable gets whichever of depth, width (widen_factor, k), num_classes, dropout = 0, ... it accepts, "
+            "and returns a torch.nn.Module. Peers run eagerly in fp32, NCHW; with +careful appended to the name, in "
+            "channels_last and our precision",
         )  # fmt: skip
         measure.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
         if job == "infer":
-            measure.add_argument("--int8", action="store_true", help="ours in 8 bits too")
+            measure.add_argument("--int8", action="store_true", help="also run ours in 8 bits")
         _bench_flags(measure)
-    start = add_verb(jobs, "start", run, "the time to the first training step, by wrn train with an empty cache (cold) "
-                  "and again (warm), and by a plain loop, each round in three fresh processes",
-                  "wrn bench start WRN-28-10")  # fmt: skip
+    start = add_verb(
+        jobs, "start", run, "the time to the first training step: of wrn train with an empty cache (cold) and a filled "
+        "one (warm), and of a plain loop, each in a fresh process", "wrn bench start WRN-28-10",
+    )  # fmt: skip
     start.set_defaults(job="start")
     start.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
     start.add_argument("--batch-size", type=int, metavar="N", help="images a step (128)")
     start.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
     _bench_flags(start)
-    figure4 = add_verb(jobs, "figure4", run, "the paper's Figure 4 on this machine, beside its bars",
+    figure4 = add_verb(jobs, "figure4", run, "the paper's Figure 4 on this machine, next to the paper's bars",
                     "wrn bench figure4")  # fmt: skip
     figure4.set_defaults(job="figure4")
     _bench_flags(figure4)
@@ -71,11 +74,11 @@ def add(verbs: Any) -> None:
 
 def _bench_flags(parser: argparse.ArgumentParser) -> None:
     add_machine_flags(parser)
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU (PyTorch's choice)")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="rounds at most (20)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (PyTorch's choice)")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="maximum number of rounds (20)")
     parser.add_argument(
         "--seconds", type=float, default=60.0, metavar="S",
-        help="of timing a network and batch size; three rounds are made whatever they take (60)",
+        help="time limit for each network and batch size; at least three rounds are run (60)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the record (default: a new one under $WRN_RUNS or runs/)")
 
@@ -84,11 +87,11 @@ def _sizes(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(size) for size in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers with commas between, e.g. 1,64") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers separated by commas, e.g. 1,64") from None
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure."""
+def run(args: argparse.Namespace, **method: Any) -> None:
+    """Measure; `method` is given on to the function that does, which has the usual one."""
     from wideresnet.bench.run import PLOT, RECORD, run_bench, run_figure4
 
     machine = {
@@ -97,6 +100,8 @@ def run(args: argparse.Namespace) -> None:
         "num_threads": args.threads,
         "repeats": args.repeats,
         "seconds": args.seconds,
+        "command": shlex.join(["wrn", *args.argv]),
+        **method,
     }
     out = args.out or new_run_folder("bench", args.job, *(args.networks[:1] if "networks" in args else ()))
     if args.job == "figure4":
@@ -147,16 +152,16 @@ def _contenders(case: dict[str, Any]) -> Table:
     rows = [row for row in case["contenders"] if "problem" not in row]
     fastest = max(row["images_per_s"] for row in rows)
     for row in rows:
-        call = {key: f"{1000 * value:.3g}" for key, value in row["call_s"].items()}
+        call = row["call_s"]
         memory, faster = row["peak_memory_mib"], row.get("ours_is_faster")
         table.add_row(
             Text(short_name(row), style="bold" if row["name"] == OURS else ""),
             f"{row['images_per_s']:,.4g}",
             Text("█" * max(1, round(BAR_WIDTH * row["images_per_s"] / fastest)), style="blue"),
-            f"{call['median']}, {call['min']}\n{call['quartile1']}-{call['quartile3']}",
+            f"{1000 * call['median']:.3g}, {1000 * call['min']:.3g}\n{quartiles(call, '.3g', 1000, '-')}",
             f"{human_count(row['flops_per_s'])}\n{100 * row['share_of_matmul']:.0f} %",
             "-" if memory is None else f"{memory:,.0f}",
-            f"{faster['median']:.2f} x\n{faster['quartile1']:.2f}-{faster['quartile3']:.2f}" if faster else "",
+            f"{faster['median']:.2f} x\n{quartiles(faster, '.2f', between='-')}" if faster else "",
         )
     return table
 
@@ -172,7 +177,7 @@ def _starts(case: dict[str, Any]) -> Table:
     table.add_column("")
     for row in case["starts"]:
         stepped, ran = row["stepped_s"], "; ".join(row["configurations"])
-        table.add_row(row["name"], f"{stepped['median']:.1f}", f"{stepped['quartile1']:.1f}-{stepped['quartile3']:.1f}",
+        table.add_row(row["name"], f"{stepped['median']:.1f}", quartiles(stepped, ".1f", between="-"),
                       f"{START_WAYS[row['name']]}; {ran}")  # fmt: skip
     return table
 
@@ -193,14 +198,14 @@ def _figure4(document: dict[str, Any]) -> Table:
     last_ms = 1000 * cases[-1]["contenders"][0]["call_s"]["median"]
     for case in cases:
         row, error = case["contenders"][0], errors_of(case["network"])
-        call = {key: 1000 * value for key, value in row["call_s"].items()}
+        ms = 1000 * row["call_s"]["median"]
         table.add_row(
             f"{case['network']}\n{case['precision']}",
             f"{error[0]:.2f} %" if error else "-",
             f"{case['paper_ms']:g}",
             f"{case['paper_ms'] / cases[-1]['paper_ms']:.2f}",
-            f"{call['median']:,.4g}\n{call['quartile1']:,.4g}-{call['quartile3']:,.4g}",
-            f"{call['median'] / last_ms:.2f}",
+            f"{ms:,.4g}\n{quartiles(row['call_s'], ',.4g', 1000, '-')}",
+            f"{ms / last_ms:.2f}",
             f"{100 * row['share_of_matmul']:.0f} %",
         )
     return table

@@ -21,9 +21,9 @@ def add(verbs: Any) -> None:
     evaluate = add_verb(verbs, "eval", run, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
     evaluate.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
     evaluate.add_argument("--data", required=True, help="as for wrn train")
-    evaluate.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
+    evaluate.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     evaluate.add_argument(
-        "--int8", action="store_true", help="in 8 bits on a CPU, quantised by training images: fast, not exact"
+        "--int8", action="store_true", help="run in 8 bits on a CPU, calibrated on training images: fast, not exact"
     )
     add_machine_flags(evaluate)
 
@@ -72,15 +72,13 @@ def _worst_classes(result: dict[str, Any]) -> Table:
 
 
 def _frequent_mistakes(result: dict[str, Any]) -> Table:
+    import numpy as np
+
+    from wideresnet.base.metrics import most_confused
+
     table = Table("true", "taken for", box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("images", justify="right")
     names = result["class_names"]
-    mistakes = [
-        (count, true, predicted)
-        for true, row in enumerate(result["confusion"])
-        for predicted, count in enumerate(row)
-        if count and true != predicted
-    ]
-    for count, true, predicted in sorted(mistakes, key=lambda mistake: -mistake[0])[:NUM_SHOWN]:
+    for true, predicted, count in most_confused(np.array(result["confusion"]), NUM_SHOWN):
         table.add_row(Text(names[true]), Text(names[predicted]), str(count))
     return table

@@ -73,9 +73,9 @@ def load_for(recipe: Recipe) -> Dataset:
     """The data set of a recipe."""
     return load_dataset(
         recipe.data,
-        extra=recipe.extra_data,
-        image_size=recipe.image_size,
-        skip_unreadable=recipe.skip_unreadable,
+        extra=recipe.feed.extra_data,
+        image_size=recipe.feed.image_size,
+        skip_unreadable=recipe.feed.skip_unreadable,
     )
 
 

@@ -41,7 +41,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
         return cast(Tensor, _Normalise.apply(input, self.weight, self.bias, mean, var, count, self.eps))
 
 
-def synchronise_norms(network: nn.Module) -> None:
+def synchronize_norms(network: nn.Module) -> None:
     """Put a `SyncBatchNorm2d` in the place of every BatchNorm2d; parameters and buffers stay the same tensors."""
     for parent in list(network.modules()):
         for name, norm in parent.named_children():

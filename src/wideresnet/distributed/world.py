@@ -8,7 +8,6 @@ machines must see the same run folder. Only the first process writes and speaks.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
@@ -32,8 +31,6 @@ from torch.distributed.rendezvous import rendezvous
 from wideresnet.base.console import console
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.seeding import seed_of
-from wideresnet.data.feeds.resident import share_of
-from wideresnet.spec.recipe import Recipe
 
 TIMEOUT = timedelta(minutes=10)
 """What a process waits for the others: a killed one is noticed at once, this is for one that hangs. It is far more than
@@ -93,25 +90,6 @@ class World:
                 f"--processes {num_gpus} or --device cpu"
             )
         torch.cuda.set_device(self.local_rank)
-
-    def scaled(self, recipe: Recipe) -> Recipe:
-        """The recipe with batch_size and lr as all processes together take their steps.
-
-        Rule "global": both as they are, so that the result does not depend on the number of processes. Rule "linear":
-        both times the number of processes (Goyal et al. 2017, arXiv 1706.02677, section 2.1).
-
-        Raises:
-            UsageError: a batch with fewer images than processes.
-        """
-        if recipe.batch_rule == "linear":
-            batch_size, lr = recipe.batch_size * self.size, recipe.lr * self.size
-            return dataclasses.replace(recipe, batch_size=batch_size, lr=lr)
-        if recipe.batch_size < self.size:
-            raise UsageError(
-                f"batch_size {recipe.batch_size}: fewer images than the {self.size} processes that share them; use "
-                f"--batch-size {self.size} or more, or --processes {recipe.batch_size} or fewer"
-            )
-        return recipe
 
     def seed_step(self, seed: int, step: int) -> None:
         """Seed what a step draws: dropout in each process differently, stochastic depth in all as in one alone."""
@@ -306,15 +284,6 @@ def join(world: World | None = None) -> Iterator[World]:
     finally:
         console().quiet = was_quiet
     dist.destroy_process_group()
-
-
-def describe_batch(world: World, recipe: Recipe, num_images: int) -> str:
-    """How a full batch of `num_images` is shared and which lr goes with it, in one line."""
-    shares = [share_of(num_images, rank, world.size) for rank in range(world.size)]
-    sizes = [share.stop - share.start for share in shares]
-    each = f"x {sizes[0]}" if len(set(sizes)) == 1 else f"of {', '.join(map(str, sizes))}"
-    lr = world.scaled(recipe).lr
-    return f"{num_images} images a step: {world.size} processes {each}, lr {lr:g} (rule {recipe.batch_rule})"
 
 
 @contextmanager

@@ -5,22 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 
-def describe(device: str) -> dict[str, Any]:
+def describe(device: str, command: str | None = None) -> dict[str, Any]:
     """Hardware, versions and command, for `env.json`."""
     versions = {name: importlib.metadata.version(name) for name in ("wideresnet", "torch", "torchvision", "numpy")}
     versions["torch"] = str(torch.__version__)  # with its build, e.g. +cpu, which the package's metadata leaves out
-    started = Path(sys.argv[0])
-    is_wrn = started.name == "wrn" or started.parts[-2:] == ("wideresnet", "__main__.py")
     return {
-        "command": " ".join(["wrn", *map(shlex.quote, sys.argv[1:])]) if is_wrn else "python",
+        "command": command or "python",
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),

@@ -17,8 +17,8 @@ Convolution: fan_in = input channels / groups * kernel area, fan_out = output ch
 
 from __future__ import annotations
 
-import math
 import warnings
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
@@ -28,7 +28,7 @@ from wideresnet.base.format import nearest
 from wideresnet.networks.blocks import Style
 from wideresnet.networks.models import Network, PostActNet, PreActNet
 from wideresnet.spec.names import NetworkName, parse
-from wideresnet.spec.recipe import CHOICES
+from wideresnet.spec.options import NetworkOptions
 
 MAX_COUNT = 10**7  # classes or channels: far beyond any data set; products of sizes still fit in 64 bits
 
@@ -39,74 +39,54 @@ def create(
     *,
     family: str | None = None,
     in_channels: int = 3,
-    dropout: float = 0.0,
-    activation: str = "relu",
-    norm: str = "batch",
-    bn_momentum: float = 0.1,
-    bn_eps: float = 1e-5,
-    init: str = "fan_in",
-    bn_scale: str = "one",
-    stochastic_depth: float | None = None,
+    **options: Any,
 ) -> Network:
     """Build a network by name. Its initial weights are a function of PyTorch's seed.
 
     Args:
-        name: for example `WRN-28-10`; see `wideresnet.spec.names.parse`.
+        name: for example `WRN-28-10`; see `wideresnet.parse`.
         num_classes: number of outputs, at least 1.
         family: "cifar" or "imagenet", for names that exist in both.
         in_channels: channels of the images, at least 1.
-        dropout: probability in [0, 1) before each convolution of a block except the first. The paper uses 0.3 on
-            CIFAR and 0.4 on SVHN (Section 3, "Dropout in residual blocks").
-        activation: "relu" (the paper), "leaky_relu" (slope 0.1) or "silu".
-        norm: "batch" (the paper), or "group" (the largest number of groups, at most 16, that divides the channels).
-        bn_momentum: weight of the current batch in the running statistics, in (0, 1].
-        bn_eps: added to the variance, above 0.
-        init: "fan_in" or "fan_out": He normal initialization of the convolutions, see the table above.
-        bn_scale: "one" or "uniform": initial scale of the normalizations, see the table above.
-        stochastic_depth: probability in (0, 1] that the last block's branch is computed for a training batch. It
-            decreases linearly with depth from 1 (Huang et al. 2016, who use 0.5). None: every branch is computed.
+        options: fields of `spec.options.NetworkOptions`:
+            dropout: probability in [0, 1) before each convolution of a block except the first. The paper uses 0.3 on
+                CIFAR and 0.4 on SVHN (Section 3, "Dropout in residual blocks").
+            activation: "relu" (the paper), "leaky_relu" (slope 0.1) or "silu".
+            norm: "batch" (the paper) or "group" (the largest number of groups, at most 16, that divides the channels).
+            bn_momentum: weight of the current batch in the running statistics, in (0, 1].
+            bn_eps: added to the variance, above 0.
+            init: "fan_in" or "fan_out", initialization of the convolutions: see the table above.
+            bn_scale: "one" or "uniform", initial scale of the normalizations: see there.
+            stochastic_depth: probability in (0, 1] that the last block's branch is computed for a training batch. It
+                decreases linearly with depth from 1 (Huang et al. 2016, who use 0.5). None: every branch is computed.
 
     Returns:
         The network in training mode, float32.
 
     Raises:
-        UsageError: an unknown name, or an option outside its range.
+        UsageError: an unknown name or option, or an option outside its range.
     """
     if isinstance(name, NetworkName):
         name, family = str(name), family or name.family
     parsed = parse(name, family)
     _check_count("num_classes", num_classes)
     _check_count("in_channels", in_channels)
-    _check_number("dropout", dropout, 0 <= _number(dropout) < 1, "in [0, 1)")
-    _check_number("bn_momentum", bn_momentum, 0 < _number(bn_momentum) <= 1, "in (0, 1]")
-    _check_number("bn_eps", bn_eps, 0 < _number(bn_eps) < math.inf, "above 0, as 1e-5")
-    _check_choice("activation", activation)
-    _check_choice("norm", norm)
-    _check_choice("init", init)
-    _check_choice("bn_scale", bn_scale)
-    if stochastic_depth is not None:
-        _check_number("stochastic_depth", stochastic_depth, 0 < _number(stochastic_depth) <= 1, "in (0, 1], or None")
-    if norm == "group" and bn_momentum != 0.1:
-        warnings.warn(f"bn_momentum={bn_momentum} has no effect with norm='group'", stacklevel=2)
-    if dropout and parsed.convs_per_block == 1:
-        warnings.warn(f"dropout={dropout} has no effect in {parsed}: its blocks have one convolution", stacklevel=2)
-
-    style = Style(activation, norm, bn_momentum, bn_eps, dropout)
+    known = [field.name for field in fields(NetworkOptions)]
+    if unknown := sorted(options.keys() - set(known)):
+        raise UsageError(f"{unknown[0]}=: no option of a network; {nearest(unknown[0], known)}")
+    chosen = NetworkOptions(**options)
+    if chosen.norm == "group" and chosen.bn_momentum != NetworkOptions().bn_momentum:
+        warnings.warn(f"bn_momentum {chosen.bn_momentum} has no effect with norm group", stacklevel=2)
+    if chosen.dropout and parsed.convs_per_block == 1:
+        warnings.warn(
+            f"dropout {chosen.dropout} has no effect in {parsed}: its blocks have one convolution", stacklevel=2
+        )
+    style = Style(chosen.activation, chosen.norm, chosen.bn_momentum, chosen.bn_eps, chosen.dropout)
     kind = PreActNet if parsed.preactivation else PostActNet
-    network = kind(parsed, num_classes, in_channels, style, _survival(sum(parsed.num_blocks), stochastic_depth))
-    _initialize(network, init, bn_scale)
-    network.options = {
-        "family": parsed.family,
-        "in_channels": in_channels,
-        "dropout": dropout,
-        "activation": activation,
-        "norm": norm,
-        "bn_momentum": bn_momentum,
-        "bn_eps": bn_eps,
-        "init": init,
-        "bn_scale": bn_scale,
-        "stochastic_depth": stochastic_depth,
-    }
+    survival = _survival(sum(parsed.num_blocks), chosen.stochastic_depth)
+    network = kind(parsed, num_classes, in_channels, style, survival)
+    _initialize(network, chosen.init, chosen.bn_scale)
+    network.options = {"family": parsed.family, "in_channels": in_channels, **chosen.to_json()}
     return network
 
 
@@ -126,21 +106,6 @@ def _initialize(network: Network, init: str, bn_scale: str) -> None:
     nn.init.zeros_(network.fc.bias)
 
 
-def _number(value: Any) -> float:
-    """Return a number to compare; NaN, which lies in no range, if the value is not a number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-
-
-def _check_number(option: str, value: Any, legal: bool, rule: str) -> None:
-    if not legal:
-        raise UsageError(f"{option}={value!r}: must be a number {rule}")
-
-
 def _check_count(option: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_COUNT:
         raise UsageError(f"{option}={value!r}: must be a whole number from 1 to {MAX_COUNT}")
-
-
-def _check_choice(option: str, value: Any) -> None:
-    if value not in CHOICES[option]:
-        raise UsageError(f"{option}={value!r}: {nearest(str(value), CHOICES[option])}")

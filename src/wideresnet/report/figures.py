@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
+from wideresnet.base.arithmetic import ceil_div
+
 MARKED_EPOCHS = 30
 """Up to so many evaluations each one gets a dot; beyond, dots run together."""
 
@@ -133,7 +135,7 @@ def draw_comparison(curves: Sequence[Curve], theme: Theme = LIGHT) -> Figure:
 def draw_predictions(tiles: Sequence[Tile], title: str, theme: Theme = LIGHT) -> Figure:
     """A grid of images, each with its true class, the predicted one and its probability; wrong ones in red."""
     columns = min(8, len(tiles))
-    rows = -(-len(tiles) // columns)
+    rows = ceil_div(len(tiles), columns)
     figure = Figure((1.55 * columns, 2.05 * rows + 0.4), facecolor=theme.background, layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]

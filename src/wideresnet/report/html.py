@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wideresnet.base.metrics import class_errors, most_confused
 from wideresnet.report.figures import DARK, LIGHT, Curve, Tile, draw_comparison, draw_curves, image_to_png, to_svg
 
 MAX_MATRIX_CLASSES = 20
@@ -158,16 +159,20 @@ def table(
     return f'<div class="scroll"><table class="plain"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
-def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> str:
-    """The confusion matrix as a heat-map, or the most confused pairs where there are too many classes.
+def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> str:
+    """Write the confusion matrix as a heat map, or the most confused pairs if there are too many classes.
 
     Args:
-        matrix: int (classes, classes), images of true class (row) taken for a class (column).
+        matrix: int64 (classes, classes), as `base.metrics.confusion` returns it.
+        class_names: in the order of the labels.
     """
+    totals = class_errors(matrix).num_images
     if len(class_names) > MAX_MATRIX_CLASSES:
-        pairs = confused_pairs(matrix, class_names, limit=20)
+        pairs = [
+            (class_names[true], class_names[predicted], count, f"{100 * count / totals[true]:.1f}")
+            for true, predicted, count in most_confused(matrix, limit=20)
+        ]
         return table(("true", "taken for", "images", "of the class, %"), pairs, numbers=(2, 3))
-    totals = matrix.sum(axis=1)
     length = ' class="long"' if max(map(len, class_names)) > 3 else ""
     columns = "".join(f'<th scope="col"{length}><span>{escape(name)}</span></th>' for name in class_names)
     rows = []
@@ -190,29 +195,21 @@ def _heat(count: int, total: int, is_right: bool) -> str:
     return f'<td{full} style="background: rgba(var(--{colour}), {alpha:.2f})">{count}</td>'
 
 
-def confused_pairs(matrix: np.ndarray, class_names: Sequence[str], limit: int) -> list[tuple[str, str, int, str]]:
-    """The most frequent mistakes: (true class, predicted class, images, their share of the true class in percent)."""
-    mistakes = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
-    totals = matrix.sum(axis=1)
-    pairs = []
-    for flat in np.argsort(-mistakes, axis=None, kind="stable")[:limit]:
-        true, predicted = divmod(int(flat), len(matrix))
-        if count := int(mistakes[true, predicted]):
-            pairs.append((class_names[true], class_names[predicted], count, f"{100 * count / totals[true]:.1f}"))
-    return pairs
+def class_error_bars(matrix: np.ndarray, class_names: Sequence[str]) -> str:
+    """Write the error of every class as a bar, the worst first; the scale ends at the worst.
 
-
-def class_errors(matrix: np.ndarray, class_names: Sequence[str]) -> str:
-    """The error of every class as a bar, the worst first; the scale ends at the worst."""
-    totals = matrix.sum(axis=1)
-    errors = totals - matrix.diagonal()
-    shares = errors / np.maximum(totals, 1)
-    longest = float(shares.max()) or 1.0
+    Args:
+        matrix: int64 (classes, classes), as `base.metrics.confusion` returns it.
+        class_names: in the order of the labels.
+    """
+    errors = class_errors(matrix)
+    drawn_pct = np.nan_to_num(errors.error_pct)
+    longest = float(drawn_pct.max()) or 1.0
     items = []
-    for label in np.argsort(-shares, kind="stable"):
-        name = escape(class_names[int(label)])
-        figure = f"{100 * shares[label]:.1f} % of {totals[label]}" if totals[label] else "no image"
-        width = 100 * shares[label] / longest
+    for label in np.argsort(-drawn_pct, kind="stable"):
+        name, num_images = escape(class_names[int(label)]), errors.num_images[label]
+        figure = f"{drawn_pct[label]:.1f} % of {num_images}" if num_images else "no image"
+        width = 100 * drawn_pct[label] / longest
         items.append(
             f'<li><span class="name" title="{name}">{name}</span><span class="bar">'
             f'<span style="width: {width:.1f}%"></span></span><span class="figure">{figure}</span></li>'

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,18 @@ import numpy as np
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
+from wideresnet.base.metrics import confusion
 from wideresnet.data import Dataset
 from wideresnet.data.facts import FACTS
 from wideresnet.report import html
 from wideresnet.report.figures import Tile, draw_curves, draw_predictions, to_png
 from wideresnet.report.runs import Answers, Run, read_answers, read_run
+from wideresnet.report.statistics import group_equal, settings_of, summarize, varying
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
-from wideresnet.spec.recipe import ELSEWHERE, SETTLED, Recipe, show_value
+from wideresnet.spec.execution import SETTLED
+from wideresnet.spec.fields import show_value
+from wideresnet.spec.recipe import FIELDS, GROUPS, Recipe, overridden
 from wideresnet.spec.record import write_atomic
 
 NUM_SAMPLES, NUM_WRONG_SAMPLES = 16, 6
@@ -130,7 +132,7 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
 
 def _headline(run: Run) -> list[str]:
     recipe, result, env = run.recipe, run.result, run.env
-    body = [html.title(f"{recipe.network} on {run.data_name}", f"{recipe.recipe} recipe, seed {recipe.seed}")]
+    body = [html.title(f"{recipe.network} on {run.data_name}", f"{recipe.name} recipe, seed {recipe.seed}")]
     if result is None:
         curve, split = run.curve, _SPLITS[run.curve.split]
         sofar = f"{curve.error_pct[-1]:.2f} %" if curve.error_pct else "-"
@@ -169,13 +171,16 @@ def _peak_memory(result: dict[str, Any]) -> str:
 
 
 def _curves_section(run: Run) -> list[str]:
-    every = "every epoch" if run.recipe.eval_every == 1 else f"every {run.recipe.eval_every} epochs and the last"
+    every = (
+        "every epoch" if run.recipe.feed.eval_every == 1 else f"every {run.recipe.feed.eval_every} epochs and the last"
+    )
     about = (
         f"Evaluated on {_SPLITS[run.curve.split]} after {every}. Training values are averages over an epoch's "
         "augmented batches, while the weights still change. The legend gives the last values."
     )
-    if run.recipe.label_smoothing:
-        about += f" The training loss is that of labels smoothed by {run.recipe.label_smoothing:g}, the other is not."
+    if run.recipe.optimizer.label_smoothing:
+        smoothing = run.recipe.optimizer.label_smoothing
+        about += f" The training loss is that of labels smoothed by {smoothing:g}, the other is not."
     return [html.heading("Curves"), html.curves_picture([run.curve]), html.paragraph(about, "muted")]
 
 
@@ -221,34 +226,38 @@ def _pictures_section(predictions: Answers, dataset: Dataset, samples: list[Tile
 
 
 def _mistakes_section(predictions: Answers) -> list[str]:
-    names, matrix = predictions.class_names, predictions.confusion()
+    names = predictions.class_names
+    matrix = confusion(predictions.labels, predictions.predicted, len(names))
     if not predictions.is_wrong.any():
         return [html.heading("Mistakes"), html.paragraph("None: every test image is classified right.")]
     whole = len(names) <= html.MAX_MATRIX_CLASSES
     return [
         html.heading("Confusion matrix" if whole else "Most confused classes"),
-        html.confusion(matrix, names),
+        html.confusion_table(matrix, names),
         html.heading("Error by class"),
-        html.class_errors(matrix, names),
+        html.class_error_bars(matrix, names),
     ]
 
 
 def _recipe_section(run: Run, dataset: Dataset | None) -> list[str]:
     base, about = _named_recipe(run, dataset)
-    changed = recipes.overridden(run.recipe, base) if base else {}
-    for name in SETTLED:  # by the run itself, from the data and the machine
-        if base and getattr(base, name) in ("auto", None):
-            changed.pop(name, None)
-    groups: dict[str, list[tuple[str, str, str | None, str]]] = {}
-    for field in dataclasses.fields(Recipe):
-        value = show_value(getattr(run.recipe, field.name))
-        was = show_value(changed[field.name][0]) if field.name in changed else None
-        groups.setdefault(field.metadata["group"], []).append((field.name, value, was, field.metadata["help"]))
+    changed = overridden(run.recipe, base) if base else {}
+    for key in (*SETTLED, "family"):  # by the run itself, from the data and the machine
+        if base and base.values()[key] in ("auto", None):
+            changed.pop(key, None)
+    values = {key: show_value(value) for key, value in run.recipe.values().items()}
+    groups = {
+        group: [
+            (key, values[key], show_value(changed[key][0]) if key in changed else None, FIELDS[key].metadata["help"])
+            for key in keys
+        ]
+        for group, keys in GROUPS.items()
+    }
     if base:
         about = (
-            f"Marked: {len(changed)} fields that differ from the {run.recipe.recipe} recipe."
+            f"Marked: {len(changed)} fields that differ from the {run.recipe.name} recipe."
             if changed
-            else (f"Exactly the {run.recipe.recipe} recipe.")
+            else (f"Exactly the {run.recipe.name} recipe.")
         )
     folder = run.folder
     again = ["wrn", "train", run.recipe.network, "--data", run.recipe.data]
@@ -266,52 +275,38 @@ def _named_recipe(run: Run, dataset: Dataset | None) -> tuple[Recipe | None, str
     """The recipe of that name for this network and data, or None and why it is not known."""
     recipe, name = run.recipe, run.result["dataset"] if run.result else ""
     num_train = len(dataset.train) if dataset else FACTS[name].num_train if name in FACTS else None
-    if recipe.recipe not in recipes.RECIPES:
-        return None, f"Every field; {recipe.recipe!r} is not a recipe of this package, so none is marked as changed."
+    if recipe.name not in recipes.RECIPES:
+        return None, f"Every field; {recipe.name!r} is not a recipe of this package, so none is marked as changed."
     if num_train is None:
         return None, "Every field; a recipe depends on the data, which is not known here, so none is marked."
-    return recipes.resolve(recipe.recipe, recipe.network, recipe.data, known_as=name, num_train=num_train), ""
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """What decides a run's result except its seed: runs equal in this are counted together."""
-    settings = {field.name: getattr(run.recipe, field.name) for field in dataclasses.fields(Recipe)}
-    for name in ("seed", "eval_every", *ELSEWHERE):
-        del settings[name]
-    return settings | {"data": run.data_name}
+    return recipes.base_of(recipe.name, recipe.network, recipe.data, known_as=name, num_train=num_train), ""
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
-    """For each run, the settings in which runs of the same recipe's name are not all equal."""
-    settings, texts = [_settings(run) for run in runs], []
+    """For each run, the settings in which the runs that started from the same recipe differ."""
+    settings, texts = [settings_of(run.recipe, run.data_name) for run in runs], []
     for own in settings:
-        rivals = [other for other in settings if other["recipe"] == own["recipe"]]
-        shown = [name for name in own if name not in ("network", "data")]
-        varying = [name for name in shown if any(other[name] != own[name] for other in rivals)]
-        texts.append(", ".join(f"{name} {show_value(own[name])}" for name in varying))
+        names = varying([other for other in settings if other["recipe"] == own["recipe"]])
+        texts.append(", ".join(f"{name} {show_value(own[name])}" for name in names if name not in ("network", "data")))
     return [text or "-" for text in texts]
 
 
 def _median_table(runs: Sequence[Run]) -> str:
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for place, run in enumerate(runs):
-        if run.result is not None:
-            groups.setdefault(tuple(_settings(run).items()), []).append(place)
-    differences, rows = _differences(runs), []
-    for places in groups.values():
-        members = [runs[place] for place in places]
-        errors = [run.result["test_error_pct"] for run in members if run.result]
-        first = members[0]
+    finished = [(run, differs) for run, differs in zip(runs, _differences(runs), strict=True) if run.result]
+    rows = []
+    for group in group_equal(finished, lambda pair: settings_of(pair[0].recipe, pair[0].data_name)):
+        first, differs = group[0]
+        over = summarize(run.result["test_error_pct"] for run, _ in group if run.result)
         rows.append(
             (
                 first.recipe.network,
                 first.data_name,
-                first.recipe.recipe,
-                differences[places[0]],
-                f"{statistics.median(errors):.2f}",
-                f"{min(errors):.2f} to {max(errors):.2f}" if len(errors) > 1 else "-",
-                len(errors),
-                ", ".join(str(run.recipe.seed) for run in members),
+                first.recipe.name,
+                differs,
+                f"{over.median:.2f}",
+                f"{over.min:.2f} to {over.max:.2f}" if over.n > 1 else "-",
+                over.n,
+                ", ".join(str(run.recipe.seed) for run, _ in group),
             )
         )
     header = ("network", "data", "recipe", "where they differ", "median, %", "range, %", "n", "seeds")
@@ -327,7 +322,7 @@ def _runs_table(runs: Sequence[Run]) -> str:
                 run.curve.label,
                 run.recipe.network,
                 run.data_name,
-                run.recipe.recipe,
+                run.recipe.name,
                 differs,
                 run.recipe.seed,
                 f"{result['params']:,}" if result else "-",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ class Run:
     @property
     def progress(self) -> str:
         """Epochs done, of those wanted."""
-        return f"{self.curve.epochs[-1]} of {self.recipe.epochs}"
+        return f"{self.curve.epochs[-1]} of {self.recipe.schedule.epochs}"
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,6 @@ class Answers:
     def is_wrong(self) -> np.ndarray:
         """bool (N,)."""
         return self.predicted != self.labels
-
-    def confusion(self) -> np.ndarray:
-        """int64 (classes, classes): images by true class (row) and predicted class (column)."""
-        num = len(self.class_names)
-        return np.bincount(self.labels * num + self.predicted, minlength=num * num).reshape(num, num)
 
 
 def read_run(path: Path, label: str = "") -> Run:
@@ -106,7 +100,7 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 
 def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path) -> Curve:
-    split = "val" if recipe.holdout else "test"
+    split = "val" if recipe.feed.holdout else "test"
     try:
         train = {
             name: [float(record[name]) for record in records]
@@ -128,7 +122,7 @@ def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path
         evaluated_epochs=[int(epoch) for epoch in evaluated["epoch"]],
         error_pct=evaluated[f"{split}_error_pct"],
         loss=evaluated[f"{split}_loss"],
-        lr_is_stepped=recipe.schedule == "steps",
+        lr_is_stepped=recipe.schedule.kind == "steps",
     )
 
 
@@ -150,7 +144,7 @@ def read_answers(run: Run, dataset: Dataset | None = None) -> tuple[Answers | No
     problem = ""
     try:
         # SVHN's extra images are for training only, and are 1.3 GB
-        dataset = dataset or load_for(dataclasses.replace(run.recipe, extra_data=False))
+        dataset = dataset or load_for(run.recipe.replace(extra_data=False))
     except WRNError as error:
         problem = f"No pictures, because the data could not be loaded again: {error}"
     if dataset is not None and not np.array_equal(dataset.test.labels, labels):

@@ -15,13 +15,13 @@ import torch
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.paths import measurements_file
-from wideresnet.engines.winograd import Accelerated
+from wideresnet.engines import winograd as fast
 from wideresnet.kernels.library import why_unavailable
 from wideresnet.networks import Network, create
 from wideresnet.spec import record
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training.preflight import autotune as tune
-from wideresnet.training.preflight.autotune import arrange, describe_configuration, forward_of, settle
+from wideresnet.training.preflight.autotune import arrange, describe_configuration, settle
 
 MEASURE = tune._measure  # before conftest.py puts another in its place
 Settings = dict[str, Any]
@@ -29,7 +29,7 @@ Settings = dict[str, Any]
 
 def a_recipe(**changes: Any) -> Recipe:
     values = {"network": "WRN-10-1", "data": "digits", "batch_size": 8, "precision": "fp32", **changes}
-    return Recipe(**values)
+    return Recipe.flat(**values)
 
 
 def a_network(name: str = "WRN-10-1", **options: Any) -> Network:
@@ -100,8 +100,13 @@ def test_the_first_way_is_taken_unless_another_is_clearly_faster(
 ) -> None:
     asked = rates(by_word)
     recipe, notes = settled(a_recipe())
-    assert (recipe.kernels, recipe.layout, recipe.precision, recipe.compile) == (kernels, layout, "fp32", False)
-    assert recipe.threads == torch.get_num_threads()
+    assert (recipe.machine.kernels, recipe.machine.layout, recipe.machine.precision, recipe.machine.compile) == (
+        kernels,
+        layout,
+        "fp32",
+        False,
+    )
+    assert recipe.machine.threads == torch.get_num_threads()
     assert [(way["kernels"], way["layout"]) for way in asked[0]] == [
         ("winograd", "channels_last"),
         ("pytorch", "channels_last"),
@@ -143,7 +148,11 @@ def test_what_the_recipe_says_holds_in_every_way(
 ) -> None:
     asked = rates({})
     recipe, _ = settled(a_recipe(**changes), a_network(norm=changes.get("norm", "batch")))
-    tried = [(way["kernels"], way["layout"]) for way in asked[0]] if asked else [(recipe.kernels, recipe.layout)]
+    tried = (
+        [(way["kernels"], way["layout"]) for way in asked[0]]
+        if asked
+        else [(recipe.machine.kernels, recipe.machine.layout)]
+    )
     assert tried == expected
     assert bool(asked) == (len(expected) > 1)  # where nothing is left to choose, nothing is measured
     for name, value in changes.items():
@@ -157,13 +166,13 @@ def test_bf16_is_tried_beside_fp32_where_a_convolution_is_faster_so(
     monkeypatch.setattr(tune, "pick_precision", lambda *_: "bf16")
     asked = rates({"bf16": 300.0})
     recipe, _ = settled(a_recipe(precision="auto"))
-    assert recipe.precision == "bf16"
+    assert recipe.machine.precision == "bf16"
     assert [(w["kernels"], w["layout"], w["precision"]) for w in asked[0]] == [
         ("winograd", "channels_last", "fp32"),
         ("pytorch", "channels_last", "fp32"),
         ("pytorch", "channels_last", "bf16"),
     ]
-    assert settled(a_recipe(precision="auto", kernels="winograd"))[0].precision == "fp32"
+    assert settled(a_recipe(precision="auto", kernels="winograd"))[0].machine.precision == "fp32"
 
 
 @pytest.mark.usefixtures("needs_kernels")
@@ -181,7 +190,7 @@ def test_bf16_is_tried_beside_fp32_where_a_convolution_is_faster_so(
 )
 def test_kernels_that_cannot_be_had_are_refused_in_one_line(changes: Settings, device: str, reason: str) -> None:
     recipe = a_recipe(kernels="winograd", **changes)
-    network = a_network(recipe.network, norm=recipe.norm)
+    network = a_network(recipe.network, norm=recipe.network_options.norm)
     with pytest.raises(UsageError) as refusal:
         settled(recipe, network, device)
     assert str(refusal.value) == f"kernels winograd: {reason}; use --kernels pytorch"
@@ -191,9 +200,9 @@ def test_a_machine_without_a_compiler_is_told_and_trains_all_the_same(
     rates: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates({})
-    monkeypatch.setattr("wideresnet.kernels.library.why_unavailable", lambda: "no C compiler here (gcc, cc or clang)")
+    monkeypatch.setattr(fast, "why_unavailable", lambda: "no C compiler here (gcc, cc or clang)")
     recipe, notes = settled(a_recipe())
-    assert recipe.kernels == "pytorch"
+    assert recipe.machine.kernels == "pytorch"
     assert notes.startswith("PyTorch's kernels are used: no C compiler here (gcc, cc or clang); ")
     with pytest.raises(UsageError, match=r"^kernels winograd: no C compiler here .*; use --kernels pytorch$"):
         settled(a_recipe(kernels="winograd"))
@@ -320,7 +329,11 @@ def test_on_a_gpu_compiling_is_tried_for_long_runs_alone(
 ) -> None:
     asked = rates(by_word)
     recipe, notes = settled(a_recipe(epochs=epochs, precision="auto"), device="cuda")
-    assert (recipe.kernels, recipe.precision, recipe.compile) == ("pytorch", "bf16", bool(compiled))
+    assert (recipe.machine.kernels, recipe.machine.precision, recipe.machine.compile) == (
+        "pytorch",
+        "bf16",
+        bool(compiled),
+    )
     assert len(asked) == (1 if compiled is None else 2)
     assert not any(way["compile"] for way in asked[0])
     if compiled is not None:
@@ -336,7 +349,7 @@ def test_on_a_gpu_compiling_is_tried_for_long_runs_alone(
 def test_on_a_gpu_an_answer_about_compiling_is_not_asked_again(rates: Any, compile_: bool) -> None:
     asked = rates({})
     recipe, _ = settled(a_recipe(epochs=1000, compile=compile_), device="cuda")
-    assert recipe.compile is compile_
+    assert recipe.machine.compile is compile_
     assert [way["compile"] for ways in asked for way in ways] == [compile_] * 2
 
 
@@ -352,10 +365,10 @@ def test_on_a_gpu_a_compiler_that_fails_is_told_and_left_out(rates: Any, monkeyp
 
     monkeypatch.setattr(tune, "_measure", failing)
     recipe, notes = settled(a_recipe(epochs=1000, layout="channels_last"), device="cuda")
-    assert recipe.compile is False
+    assert recipe.machine.compile is False
     assert notes == (
         "not compiled: RuntimeError: no Triton anywhere here; "
-        f"PyTorch's kernels, channels last, fp32, {recipe.threads} thread: 100 images/s in a trial"
+        f"PyTorch's kernels, channels last, fp32, {recipe.machine.threads} thread: 100 images/s in a trial"
     )
 
 
@@ -369,11 +382,12 @@ def test_measuring_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, name: str) -
     random = torch.get_rng_state()
     recipe, notes = settled(a_recipe(threads=2), network)
     assert "images/s" in notes
-    assert recipe.threads == 2
+    assert recipe.machine.threads == 2
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert [m.training for m in network.modules()] == modes
     assert all(p.grad is None for p in network.parameters())
+    assert network.kernels is False
     assert torch.get_num_threads() == 1
 
 
@@ -447,8 +461,7 @@ def test_a_settled_recipe_arranges_the_network() -> None:
         ("winograd", "channels_last", torch.channels_last),
         ("pytorch", "contiguous", torch.contiguous_format),
     ):
-        recipe = a_recipe(kernels=kernels, layout=layout, threads=2, compile=False)
-        network = arrange(a_network(), recipe)
-        assert isinstance(forward_of(network, recipe), Accelerated) == (kernels == "winograd")
+        network = arrange(a_network(), a_recipe(kernels=kernels, layout=layout, threads=2, compile=False))
+        assert network.kernels == (kernels == "winograd")
         assert network.get_parameter("groups.0.0.convs.0.weight").is_contiguous(memory_format=memory)
         assert torch.get_num_threads() == 2

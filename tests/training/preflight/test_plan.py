@@ -24,7 +24,7 @@ def make_job(num_train: int = 50, **fields: Any) -> Job:
     dataset = Dataset("own", "own", train, test, ("a", "b", "c", "d"), None, ())
     values = {"network": "WRN-10-1", "epochs": 3, "batch_size": 16, "device": "cpu", "precision": "fp32", **fields}
     values |= {"kernels": "pytorch", "layout": "channels_last"}  # whose memory `cost` counts
-    return prepare(Recipe(**values), dataset)
+    return prepare(Recipe.flat(**values), dataset)
 
 
 @pytest.mark.parametrize(("drop_last", "steps"), [(True, 3), (False, 4)])
@@ -103,8 +103,8 @@ def test_the_probe_takes_parts_of_a_batch_up_to_what_it_may_cost(
 
 def test_every_block_counts_where_stochastic_depth_leaves_some_out(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
-    count = plan_module.saved_bytes
-    monkeypatch.setattr(plan_module, "saved_bytes", lambda *args: kept.append(count(*args)) or kept[-1])
+    count = plan_module.kept_bytes
+    monkeypatch.setattr(plan_module, "kept_bytes", lambda *args: kept.append(count(*args)) or kept[-1])
     make_plan(make_job())
     make_plan(make_job(stochastic_depth=0.01))
     assert kept[:2] == kept[2:]

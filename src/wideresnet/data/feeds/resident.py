@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.errors import UsageError
 from wideresnet.base.seeding import seed_of
 from wideresnet.data.augment import crop_and_flip, pad_images, plan_epoch, resize
@@ -59,7 +60,7 @@ class Feed:
         self.rank, self.num_ranks = rank, num_ranks
         self.preprocessing = preprocessing
         self.padding, self.flip, self.seed, self.device = padding, flip, seed, device
-        self.num_batches = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
+        self.num_batches = len(images) // batch_size if drop_last else ceil_div(len(images), batch_size)
         self.padded = pad_images(preprocessing.resident(images).to(device), padding, padding_mode).contiguous()
         self.labels = torch.from_numpy(labels).to(device)
 
