@@ -16,6 +16,7 @@ from wideresnet.bench.case import FEED_BYTES, Case
 from wideresnet.bench.peers import CAREFUL, PLAIN, PeerError, build_peer
 from wideresnet.bench.words import OURS, OURS_INT8
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.engines import optimize, quantize
 from wideresnet.engines.evaluate import pick_inference_precision
 from wideresnet.machine.device import synchronise
 from wideresnet.machine.memory import keep_memory
@@ -132,7 +133,7 @@ def ours_train(case: Case, feed_bytes: int = FEED_BYTES) -> Contender:
 def ours_infer(case: Case) -> Contender:
     """Build this package's forward pass, in the configuration of `wrn predict` and `wrn eval` on this machine."""
     keep_memory()
-    network = build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device).optimize()
+    network = optimize(build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device))
     precision = pick_inference_precision(case.precision, network, case.device)
     images = case.batch()[0].contiguous(memory_format=torch.channels_last)
     preprocessing, pixels = Preprocessing("mean_std", (127.5,) * 3, (64.0,) * 3), case.pixels()
@@ -161,7 +162,7 @@ def ours_int8(case: Case) -> Contender:
     keep_memory()
     generator = torch.Generator().manual_seed(0)
     calibration = torch.randn(NUM_CALIBRATION_IMAGES, 3, case.size_px, case.size_px, generator=generator)
-    network = build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device).quantise(calibration)
+    network = quantize(build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device), calibration)
     images = case.batch()[0].contiguous(memory_format=torch.channels_last)
 
     def forward() -> Tensor:

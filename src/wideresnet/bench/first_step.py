@@ -53,7 +53,6 @@ def plain(given: dict[str, Any], parent: Parent) -> None:
     torch.set_num_threads(given["num_threads"])
     recipe, device = given["recipe"], given["device"]
     network = create(recipe["network"], given["num_classes"], family=recipe["family"]).to(device)
-    network.kernels = False
     optimizer = torch.optim.SGD(
         network.parameters(), lr=recipe["lr"], momentum=recipe["momentum"], weight_decay=recipe["weight_decay"],
         nesterov=recipe["nesterov"],

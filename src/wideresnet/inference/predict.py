@@ -16,6 +16,7 @@ from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, silent_pillow
+from wideresnet.engines import optimize
 from wideresnet.machine.device import pick_device
 from wideresnet.weights.hub import Weights, read_weights
 
@@ -134,7 +135,7 @@ def _probabilities(weights: Weights, images: np.ndarray, device: str, where: str
     """Compute probabilities, float64 (N, classes), of images, uint8 (N, H, W, C)."""
     network: nn.Module = weights.network.to(device)
     if len(images) >= MANY_IMAGES:
-        network = weights.network.optimize()
+        network = optimize(weights.network)
     batches = evaluation_batches(images, weights.preprocessing, device=device)
     logits = torch.cat([network(batch).double().cpu() for batch in batches])
     if not logits.isfinite().all():

@@ -18,6 +18,7 @@ from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import ImageSet
 from wideresnet.distributed.world import GradientSum
+from wideresnet.engines import optimize
 from wideresnet.engines.evaluate import EVALUATION_BATCH, Evaluation, evaluate
 from wideresnet.machine.device import synchronise
 from wideresnet.machine.memory import peak_memory_mib
@@ -186,16 +187,16 @@ class Run:
     def evaluate(self, images: ImageSet) -> Evaluation:
         """Evaluate the network that would be the result now."""
         started = time.monotonic()
-        network = self.result_network
+        network, execution = self.result_network, self.job.execution
         self.world.copy_first(network.buffers())  # BN's running statistics: without sync_bn each process has its own
         with progress.task("evaluating", total=len(images)) as task:
             result = evaluate(
-                network,
+                optimize(network, kernels=execution.kernels == "winograd"),
                 images.images,
                 images.labels,
                 self.data.preprocessing,
                 device=self.device,
-                precision=self.job.execution.precision,
+                precision=execution.precision,
                 batch_size=min(EVALUATION_BATCH[self.device], 2 * self.plan.part_images),  # less memory than a step
                 advance=lambda num: task.update(advance=num * self.world.size),
                 world=self.world,

@@ -15,6 +15,7 @@ import torch
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.paths import measurements_file
 from wideresnet.distributed.world import World
+from wideresnet.engines import why_no_kernels
 from wideresnet.machine.description import hardware_name
 from wideresnet.machine.device import pick_precision
 from wideresnet.machine.memory import reset_peak_memory
@@ -137,7 +138,7 @@ def _candidates(
     """List the configurations to try, the likely fastest first; each has all that was asked for."""
     kernels = ["pytorch"]
     if device == "cpu" and asked.kernels != "pytorch" and asked.precision != "bf16" and not asked.compile:
-        reason = network.why_no_kernels(torch.zeros(2, network.in_channels, *size))
+        reason = why_no_kernels(network, torch.zeros(2, network.in_channels, *size))
         if reason is None and asked.layout == "contiguous":
             reason = "the kernels need layout channels_last"
         if reason is None:
