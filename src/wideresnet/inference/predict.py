@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, silent_pillow
+from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
 from wideresnet.weights.hub import Weights, read_weights
 
@@ -123,7 +123,7 @@ def _decode(
             notes.append(f"resized from {image.shape[1]} x {image.shape[0]} to {size[1]} x {size[0]} px")
         return fit_to_size(image, size), notes, ""
 
-    with silent_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with silent_pillow(), ThreadPoolExecutor(usable_cpus()) as pool:
         decoded = list(progress.track(pool.map(decode_one, files), "Reading images", len(files)))
     images, notes, failures = zip(*decoded, strict=True)
     return [image for image in images if image is not None], list(notes), list(failures)
