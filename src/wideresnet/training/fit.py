@@ -14,6 +14,7 @@ from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
 from wideresnet.distributed.sync_norm import synchronize_norms
 from wideresnet.distributed.world import LostProcess, World, join
+from wideresnet.machine.cpu import limit_threads
 from wideresnet.machine.description import describe
 from wideresnet.machine.device import make_deterministic, pick_device
 from wideresnet.networks.blocks import draw_depth_from
@@ -74,6 +75,7 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
     """
     check_checkpoint_every(checkpoint_every_s)
+    limit_threads()
     folder = RunFolder(out)
     with join(world) as world:
         try:
