@@ -28,7 +28,7 @@ _NOTES = {
     "16-bit": "scaled from 16 to 8 bits",
     "EXIF rotation": "turned upright by EXIF",
     "alpha": "transparency laid over white",
-    "colour": "converted from color to grayscale",
+    "color": "converted from color to grayscale",
     "first frame": "first of several frames",
     "grayscale": "converted from grayscale to RGB",
 }
