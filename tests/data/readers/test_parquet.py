@@ -147,7 +147,7 @@ def test_files_that_disagree_on_class_names_are_refused(tmp_path: Path, parquet_
 def test_an_image_column_without_bytes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     pq.write_table(pa.table({"image": ["a.png"], "label": [0]}), tmp_path / "d/train-0.parquet")
-    with pytest.raises(DataError, match="column image is string; it must hold the bytes"):
+    with pytest.raises(DataError, match="column image is string; it must hold the content"):
         load_dataset(tmp_path / "d")
 
 
@@ -191,7 +191,7 @@ def test_unreadable_rows_are_counted_and_can_be_left_out(
         r"2 of 6 images cannot be read: train-0.parquet row 1 \(empty file\); "
         r"train-0.parquet row 2 \(no image bytes"
     )
-    with pytest.raises(DataError, match=message + r".*--skip-unreadable"):
+    with pytest.raises(DataError, match=message + r".*skip_unreadable=True"):
         load_dataset(tmp_path / "d")
     dataset = load_dataset(tmp_path / "d", skip_unreadable=True)
     assert dataset.train.labels.tolist() == [0, 1]
