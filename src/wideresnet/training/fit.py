@@ -12,8 +12,9 @@ from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_bytes
 from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
+from wideresnet.distributed.collectives import LostProcess
 from wideresnet.distributed.sync_norm import synchronize_norms
-from wideresnet.distributed.world import LostProcess, World, join
+from wideresnet.distributed.world import World, join
 from wideresnet.machine.cpu import limit_threads
 from wideresnet.machine.description import describe
 from wideresnet.machine.device import make_deterministic, pick_device
@@ -153,7 +154,7 @@ def prepare(
         if world.size > 1:
             draw_depth_from(network, world.depth)
             if recipe.schedule.sync_bn:
-                synchronize_norms(network)
+                synchronize_norms(network, on_gpu=device == "cuda" and not execution.compile)
         _, lr = shared_batch(recipe.schedule, world.size)
         job = Job(
             recipe=recipe,
