@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from wideresnet.machine.cpu import cpu_quota, describe_quota, export_thread_limit, limit_threads, usable_cpus
+from wideresnet.machine.cpu import cpu_quota, describe_quota, export_thread_limit, usable_cpus
+from wideresnet.machine.threads import limit_threads
 
 ALLOWED = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -1,10 +1,10 @@
-"""How many CPUs this process may use, and how many threads that makes. PyTorch is imported only when it is needed."""
+"""How many CPUs this process may use. Knows no torch, so that a command can ask before it is loaded."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from wideresnet.machine.cgroups import ControlGroup, control_groups
@@ -42,24 +42,8 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     return min(quotas, default=None)
 
 
-def limit_threads(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> None:
-    """Lower PyTorch's number of threads to the usable CPUs, unless OMP_NUM_THREADS is set.
-
-    PyTorch itself knows the CPU affinity but not a container's quota: it would start a thread for every CPU of the
-    machine, and they would spend most of each quota period stopped.
-
-    Args:
-        root: the folder that holds `proc` and `sys`.
-        environ: the environment in which the user may have set OMP_NUM_THREADS.
-    """
-    import torch
-
-    if "OMP_NUM_THREADS" not in environ and torch.get_num_threads() > (threads := usable_cpus(root)):
-        torch.set_num_threads(threads)
-
-
 def export_thread_limit(root: Path = Path("/"), environ: MutableMapping[str, str] = os.environ) -> None:
-    """Set OMP_NUM_THREADS to the container's CPU quota: what `limit_threads` does, before any library is loaded.
+    """Set OMP_NUM_THREADS to the container's CPU quota: what `threads.limit_threads` does, before libraries are loaded.
 
     NumPy's linear algebra and PyTorch read the variable when they are loaded. Nothing changes without a quota, or if
     the user has set the variable.

@@ -15,9 +15,9 @@ from wideresnet.data.load import load_for
 from wideresnet.distributed.collectives import LostProcess
 from wideresnet.distributed.sync_norm import synchronize_norms
 from wideresnet.distributed.world import World, join
-from wideresnet.machine.cpu import limit_threads
 from wideresnet.machine.description import describe
 from wideresnet.machine.device import make_deterministic, pick_device
+from wideresnet.machine.threads import limit_threads
 from wideresnet.networks.blocks import draw_depth_from
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder, read_json, remove_parts, write_json

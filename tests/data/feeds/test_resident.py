@@ -184,7 +184,5 @@ def test_the_seed_alone_decides_what_is_held_out() -> None:
 
 @pytest.mark.parametrize("num_held", [10, 11])
 def test_holding_out_everything_is_refused(num_held: int) -> None:
-    with pytest.raises(
-        UsageError, match=f"^holdout={num_held}: none of the 10 .*; use holdout=9 or less$"
-    ):
+    with pytest.raises(UsageError, match=f"^holdout={num_held}: none of the 10 .*; use holdout=9 or less$"):
         hold_out(10, num_held, 0)
