@@ -194,6 +194,8 @@ def _is_only_mine(path: Path) -> bool:
 @functools.cache
 def _compiler() -> tuple[str, ...]:
     """The compiler's path, with the options that CC may bring along."""
+    if sys.platform not in ("linux", "darwin"):
+        raise Unavailable("the kernels are for Linux and macOS")
     wanted = shlex.split(os.environ.get("CC", ""))
     for command in [wanted] if wanted else [[name] for name in COMPILERS]:
         if found := shutil.which(command[0]):
