@@ -15,6 +15,7 @@ from wideresnet.commands import bench, cache, evaluate, info, predict, report, t
 from wideresnet.commands.console import show_progress
 from wideresnet.commands.translate import flag_names, to_flags
 from wideresnet.commands.verbs import Parser
+from wideresnet.machine.cpu import export_thread_limit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         parser.parse_args(args.argv, args)
         show_progress(flag_names(args))
+        if argv is None:  # this process is the command: no library has started its threads yet
+            export_thread_limit()
         args.verb(args)
         sys.stdout.flush()
         return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, silent_pillow
 from wideresnet.engines import optimize
+from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
 from wideresnet.weights.hub import Weights, read_weights
 
@@ -29,7 +29,7 @@ _NOTES = {
     "16-bit": "scaled from 16 to 8 bits",
     "EXIF rotation": "turned upright by EXIF",
     "alpha": "transparency laid over white",
-    "colour": "converted from color to grayscale",
+    "color": "converted from color to grayscale",
     "first frame": "first of several frames",
     "grayscale": "converted from grayscale to RGB",
 }
@@ -124,7 +124,7 @@ def _decode(
             notes.append(f"resized from {image.shape[1]} x {image.shape[0]} to {size[1]} x {size[0]} px")
         return fit_to_size(image, size), notes, ""
 
-    with silent_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with silent_pillow(), ThreadPoolExecutor(usable_cpus()) as pool:
         decoded = list(progress.track(pool.map(decode_one, files), "Reading images", len(files)))
     images, notes, failures = zip(*decoded, strict=True)
     return [image for image in images if image is not None], list(notes), list(failures)

@@ -177,6 +177,8 @@ class Loader:
     @functools.cached_property
     def _compiler(self) -> tuple[str, ...]:
         """The path of the compiler, with the options that CC may hold."""
+        if sys.platform not in ("linux", "darwin"):
+            raise Unavailable("the kernels are for Linux and macOS")
         wanted = shlex.split(os.environ.get("CC", ""))
         for command in [wanted] if wanted else [[name] for name in COMPILERS]:
             if found := shutil.which(command[0]):

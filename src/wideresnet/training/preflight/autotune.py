@@ -16,6 +16,7 @@ from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.paths import measurements_file
 from wideresnet.distributed.world import World
 from wideresnet.engines import why_no_kernels
+from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.description import hardware_name
 from wideresnet.machine.device import pick_precision
 from wideresnet.machine.memory import reset_peak_memory
@@ -179,7 +180,7 @@ def _thread_counts(asked: MachineOptions, device: str) -> list[int]:
     if asked.threads:
         return [asked.threads]
     own = torch.get_num_threads()
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or own
+    allowed = usable_cpus()
     if device == "cpu" and own < allowed and own > 1 and "OMP_NUM_THREADS" not in os.environ:
         return [own, allowed]
     return [own]
