@@ -1,18 +1,20 @@
+"""The named recipes are what their sources say, and a name, a file and overrides come together in one order."""
+
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from wideresnet.base.errors import UsageError
+from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.feeds.resident import Feed
 from wideresnet.data.preprocess import Preprocessing
-from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.recipes import RECIPES, fast, overridden, paper, quick, resolve
+from wideresnet.spec.recipe import FIELDS, Recipe, overridden
+from wideresnet.spec.recipes import RECIPES, base_of, fast, paper, quick, resolve
 from wideresnet.training.schedules import image_scale, make_schedule
 
 # The authors' released CIFAR logs: 59 epochs at 0.1, then a fifth of it from the 60th, 120th and 160th.
@@ -21,7 +23,7 @@ SVHN_LR = [0.01] * 79 + [0.001] * 40 + [0.0001] * 41
 
 
 def lr_by_epoch(recipe: Recipe, steps_per_epoch: int) -> list[float]:
-    """The rate of each epoch; fails where it changes within one."""
+    """The rate of each epoch; fails if it changes within one."""
     schedule = make_schedule(recipe, steps_per_epoch)
     rates = []
     for epoch in range(recipe.schedule.epochs):
@@ -67,7 +69,7 @@ def lr_by_epoch(recipe: Recipe, steps_per_epoch: int) -> list[float]:
     ],
 )
 def test_the_papers_recipe_has_the_authors_value_of_every_choice_they_made(field: str, value: object) -> None:
-    assert getattr(paper("WRN-28-10", "cifar10"), field) == value
+    assert paper("WRN-28-10", "cifar10").values()[field] == value
 
 
 def test_cifars_learning_rate_is_that_of_the_released_log_in_every_epoch() -> None:
@@ -75,7 +77,7 @@ def test_cifars_learning_rate_is_that_of_the_released_log_in_every_epoch() -> No
 
 
 def test_dropping_at_the_end_gives_sixty_epochs_at_the_first_rate() -> None:
-    recipe = dataclasses.replace(paper("WRN-28-10", "cifar10"), lr_drop_at="end")
+    recipe = paper("WRN-28-10", "cifar10").replace(lr_drop_at="end")
     expected = [0.1] * 60 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 40
     assert lr_by_epoch(recipe, 390) == pytest.approx(expected, rel=1e-12)
 
@@ -91,7 +93,7 @@ def test_an_epoch_of_cifar_has_390_steps() -> None:
 
 @pytest.mark.parametrize(("drop_at", "first"), [("start", [59, 119, 159]), ("end", [60, 120, 160])])
 def test_momentum_starts_from_zero_exactly_at_the_first_step_after_each_drop(drop_at: str, first: list[int]) -> None:
-    recipe = dataclasses.replace(paper("WRN-28-10", "cifar10"), lr_drop_at=drop_at)
+    recipe = paper("WRN-28-10", "cifar10").replace(lr_drop_at=drop_at)
     schedule = make_schedule(recipe, 390)
     resets = [step for step in range(200 * 390) if schedule.resets_momentum(step)]
     assert resets == [epoch * 390 for epoch in first]
@@ -99,28 +101,24 @@ def test_momentum_starts_from_zero_exactly_at_the_first_step_after_each_drop(dro
     assert resets == [step for step in range(1, len(rates)) if rates[step] != rates[step - 1]]
 
 
-def test_momentum_is_kept_where_the_recipe_says_so() -> None:
-    schedule = make_schedule(dataclasses.replace(paper("WRN-28-10", "cifar10"), reset_momentum_at_drops=False), 390)
+def test_momentum_is_kept_if_the_recipe_says_so() -> None:
+    schedule = make_schedule(paper("WRN-28-10", "cifar10").replace(reset_momentum_at_drops=False), 390)
     assert not any(schedule.resets_momentum(epoch * 390) for epoch in range(200))
 
 
 def test_svhn_has_its_own_schedule_and_no_augmentation() -> None:
     recipe = paper("WRN-16-8", "svhn")
-    assert (
-        recipe.schedule.epochs,
-        recipe.schedule.batch_size,
-        recipe.network_options.dropout,
-        recipe.feed.preprocessing,
-    ) == (160, 128, 0.4, "scale")
-    assert (recipe.feed.flip, recipe.feed.crop_padding) == (False, 0)
-    assert lr_by_epoch(recipe, 10) == pytest.approx([*SVHN_LR[:160]], rel=1e-12)
+    assert (recipe.schedule.epochs, recipe.schedule.batch_size, recipe.network_options.dropout) == (160, 128, 0.4)
+    assert (recipe.feed.preprocessing, recipe.feed.flip, recipe.feed.crop_padding) == ("scale", False, 0)
+    assert recipe.network_options.bn_scale == "uniform"
+    assert lr_by_epoch(recipe, 10) == pytest.approx(SVHN_LR, rel=1e-12)
 
 
 @pytest.mark.parametrize(
     ("data", "known_as", "extra"),
     [("svhn", "", True), ("svhn", "svhn", True), ("SVHN", "svhn", True), ("/data/numbers", "svhn", False)],
 )
-def test_svhns_extra_images_are_asked_for_only_where_the_data_is_svhn_by_name(
+def test_svhns_extra_images_are_asked_for_only_if_the_data_is_svhn_by_name(
     data: str, known_as: str, extra: bool
 ) -> None:
     recipe = paper("WRN-16-8", data, known_as)
@@ -129,10 +127,10 @@ def test_svhns_extra_images_are_asked_for_only_where_the_data_is_svhn_by_name(
 
 
 @pytest.mark.parametrize("make", RECIPES.values())
-def test_digits_are_never_mirrored(make: type) -> None:
-    assert make("WRN-16-2", "digits", "", 1437).flip is False
-    assert make("WRN-16-2", "/data/mine", "digits", 1437).flip is False
-    assert make("WRN-16-2", "cifar10", "", 50_000).flip is True
+def test_digits_are_never_mirrored(make: Any) -> None:
+    assert make("WRN-16-2", "digits", "", 1437).feed.flip is False
+    assert make("WRN-16-2", "/data/mine", "digits", 1437).feed.flip is False
+    assert make("WRN-16-2", "cifar10", "", 50_000).feed.flip is True
 
 
 def test_quick_does_not_mirror_svhns_house_numbers() -> None:
@@ -166,7 +164,7 @@ def test_quick_passes_over_cifar_18_times_on_images_that_grow() -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 40, 200])
 def test_the_last_epoch_sees_whole_images_whatever_the_number_of_epochs(epochs: int) -> None:
-    recipe = dataclasses.replace(quick("WRN-16-2", "cifar10"), epochs=epochs)
+    recipe = quick("WRN-16-2", "cifar10").replace(epochs=epochs)
     scales = [image_scale(recipe, epoch) for epoch in range(epochs)]
     assert scales == sorted(scales)
     if epochs > 3:
@@ -195,28 +193,83 @@ def test_quick_keeps_digits_at_their_eight_pixels() -> None:
     assert (recipe.feed.crop_padding, recipe.feed.padding_mode) == (1, "zero")
 
 
+def write(path: Path, **values: Any) -> str:
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
 def test_an_override_wins_over_a_file_and_a_file_over_the_function(tmp_path: Path) -> None:
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps({"network": "WRN-40-2", "data": "cifar100", "recipe": "quick", "lr": 0.5, "epochs": 3}))
-    recipe = resolve(str(path), "WRN-16-2", "cifar10", {"epochs": 7})
+    path = write(tmp_path / "mine.json", network="WRN-40-2", data="cifar100", recipe="quick", lr=0.5, epochs=3)
+    recipe = resolve(path, "WRN-16-2", "cifar10", {"epochs": 7})
     assert (recipe.schedule.lr, recipe.schedule.epochs, recipe.name) == (0.5, 7, "quick")
     assert (recipe.network, recipe.data) == ("WRN-16-2", "cifar10")
     assert resolve("paper", "WRN-16-2", "cifar10", {"epochs": 7}).schedule.epochs == 7
     assert resolve("paper", "WRN-16-2", "cifar10") == paper("WRN-16-2", "cifar10")
 
 
+@pytest.mark.parametrize("name", [*RECIPES, None])
+def test_what_a_file_leaves_out_comes_from_the_recipe_that_it_names_or_from_paper(
+    tmp_path: Path, name: str | None
+) -> None:
+    path = write(tmp_path / "mine.json", **{"recipe": name} if name else {}, lr=0.05)
+    twin = RECIPES[name or "paper"]("WRN-16-2", "cifar10", "cifar10", 20_000)
+    recipe = resolve(path, "WRN-16-2", "cifar10", known_as="cifar10", num_train=20_000)
+    assert recipe == twin.replace(lr=0.05)
+    assert base_of(path, "WRN-16-2", "cifar10", known_as="cifar10", num_train=20_000) == twin
+
+
+def test_changes_made_in_a_file_are_told_beside_those_of_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.json", recipe="quick", lr=0.05, flip=False)
+    recipe, base = resolve(path, "WRN-16-2", "cifar10", {"epochs": 7}), base_of(path, "WRN-16-2", "cifar10")
+    assert overridden(recipe, base) == {"lr": (0.3, 0.05), "flip": (True, False), "epochs": (18, 7)}
+
+
+def test_a_file_of_a_recipe_without_a_name_here_is_whole_or_refused(tmp_path: Path) -> None:
+    whole = quick("WRN-40-2", "cifar100").replace(recipe="ours", lr=0.05)
+    path = write(tmp_path / "whole.json", **whole.to_json())
+    assert resolve(path, "WRN-16-2", "cifar10") == whole.replace(network="WRN-16-2", data="cifar10")
+    assert base_of(path, "WRN-16-2", "cifar10") == whole
+    with pytest.raises(UsageError, match=r"recipe='ours': .*one of paper, quick, fast.*come from a named recipe$"):
+        resolve(write(tmp_path / "part.json", recipe="ours", lr=0.05), "WRN-16-2", "cifar10")
+
+
+@pytest.mark.parametrize("name", [3, None, True, ["quick"], {"quick": 1}, "Quick"])
+def test_a_file_whose_recipe_has_no_such_name_is_refused(tmp_path: Path, name: Any) -> None:
+    path = write(tmp_path / "mine.json", recipe=name, lr=0.05)
+    with pytest.raises(UsageError, match=r"mine\.json: recipe="):
+        resolve(path, "WRN-16-2", "cifar10")
+
+
+def test_a_file_may_leave_out_network_and_data_of_a_recipe_without_a_name_here(tmp_path: Path) -> None:
+    values = paper("WRN-40-2", "cifar100").replace(recipe="ours").to_json()
+    path = write(tmp_path / "mine.json", **{key: values[key] for key in FIELDS.keys() - {"network", "data"}})
+    assert resolve(path, "WRN-16-2", "cifar10") == paper("WRN-16-2", "cifar10").replace(recipe="ours")
+
+
+def test_a_field_of_a_file_that_does_not_exist_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.json", recipe="quick", epoch=3)
+    with pytest.raises(UsageError, match=r"'epoch' does not exist; nearest: epochs$"):
+        resolve(path, "WRN-16-2", "cifar10")
+
+
+def test_a_damaged_recipe_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"lr": 0.')
+    with pytest.raises(DataError, match=r"mine\.json: not a readable recipe"):
+        resolve(str(tmp_path / "mine.json"), "WRN-16-2", "cifar10")
+
+
 def test_a_recipe_that_does_not_exist_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"^recipe 'quik': did you mean quick\? .*or the path of a recipe\.json$"):
+    with pytest.raises(UsageError, match=r"recipe 'quik': did you mean quick\?.*the path of a recipe\.json$"):
         resolve("quik", "WRN-16-2", "cifar10")
 
 
 def test_an_override_of_a_field_that_does_not_exist_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"^recipe field 'epoch' does not exist; did you mean epochs\?"):
+    with pytest.raises(UsageError, match=r"recipe field 'epoch' does not exist; nearest: epochs$"):
         resolve("paper", "WRN-16-2", "cifar10", {"epoch": 7})
 
 
 def test_an_override_out_of_range_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"^epochs 0: must be at least 1$"):
+    with pytest.raises(UsageError, match=r"epochs=0: must be at least 1$"):
         resolve("paper", "WRN-16-2", "cifar10", {"epochs": 0})
 
 

@@ -1,3 +1,5 @@
+"""Learning rates, momentum resets and image sizes as functions of the step, written out."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -6,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wideresnet.spec.recipe import Recipe
-from wideresnet.training.schedules import OneCycle, Steps, image_scale, make_schedule
+from wideresnet.base.errors import UsageError
+from wideresnet.spec.recipe import Recipe, ScheduleOptions
+from wideresnet.training.schedules import OneCycle, Steps, image_scale, make_schedule, shared_batch
 
 
 @pytest.mark.parametrize(("drop_at", "rates"), [("start", [1, 0.5, 0.5, 0.25]), ("end", [1, 1, 0.5, 0.5])])
@@ -76,6 +79,22 @@ def test_a_schedule_counts_the_epochs_of_the_run_it_is_for() -> None:
     short, long = (make_schedule(Recipe.flat(schedule="one_cycle", epochs=epochs), 10) for epochs in (1, 4))
     assert short.lr(9) == pytest.approx(0.1 * 0.5 / 10)
     assert long.lr(39) == pytest.approx(0.1 * 0.5 / 40)
+
+
+def test_a_rate_given_beside_the_recipe_replaces_its_own() -> None:
+    assert make_schedule(Recipe.flat(lr=0.4), 7, lr=0.8).lr(0) == 0.8
+    assert make_schedule(Recipe.flat(lr=0.4), 7, lr=0.0).lr(0) == 0.0
+
+
+@pytest.mark.parametrize(("rule", "num", "expected"), [("global", 1, (8, 0.1)), ("global", 4, (8, 0.1)),
+                                                       ("linear", 1, (8, 0.1)), ("linear", 4, (32, 0.4))])  # fmt: skip
+def test_processes_share_a_batch_or_multiply_it_and_the_rate(rule: str, num: int, expected: tuple[int, float]) -> None:
+    assert shared_batch(ScheduleOptions(batch_size=8, lr=0.1, batch_rule=rule), num) == expected
+
+
+def test_a_batch_with_fewer_images_than_processes_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"batch_size=8: fewer images than the 9 processes.*batch_size=9.*processes=8"):
+        shared_batch(ScheduleOptions(batch_size=8), 9)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def base_of(recipe: str, network: str, data: str, *, known_as: str = "", num_tra
     if recipe not in RECIPES:
         values = _file_values(recipe)
         name = values.get("recipe", "paper")
-        if name not in RECIPES:
+        if not isinstance(name, str) or name not in RECIPES:
             if missing := sorted(FIELDS.keys() - values.keys() - {"network", "data"}):
                 raise UsageError(
                     f"{recipe}: recipe={name!r}: {nearest(str(name), RECIPES)}; {len(missing)} fields that the file "
