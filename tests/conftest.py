@@ -50,6 +50,19 @@ def _display_of_its_own() -> Iterator[None]:
 
 
 @pytest.fixture
+def reported() -> list[str]:
+    """The lines that the library reports from now on."""
+    lines: list[str] = []
+
+    class Reporter(progress.Silent):
+        def report(self, message: str) -> None:
+            lines.append(message)
+
+    progress.set_reporter(Reporter())
+    return lines
+
+
+@pytest.fixture
 def make_npz(tmp_path: Path) -> Callable[..., Path]:
     """Write an `.npz` of random images that a small network can learn: the class shows in the mean brightness."""
 

@@ -6,94 +6,113 @@ python tools/results.py --check   exit 1 when they are not what the records say
 
 from __future__ import annotations
 
-import json
 import sys
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median, stdev
 from typing import Any
 
 from wideresnet.base.format import human_count, human_seconds
 from wideresnet.data import FACTS
+from wideresnet.report.environment import hardware_text, torch_text
+from wideresnet.report.statistics import group_equal, settings_of, summarize
 from wideresnet.spec.execution import SETTLED
 from wideresnet.spec.recipe import Recipe, overridden
 from wideresnet.spec.recipes import base_of
+from wideresnet.spec.record import RunFolder, read_json
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
 
 
-def read_records() -> list[dict[str, Any]]:
-    """Every finished run under results/, in the order of their names."""
-    records = []
-    for path in sorted((ROOT / "results").glob("*/result.json")):
-        folder = path.parent
-        record = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("result", "recipe", "env")}
-        record["metrics"] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        record["folder"] = folder.relative_to(ROOT).as_posix()
-        records.append(record)
-    return records
+@dataclass(frozen=True)
+class Record:
+    """A finished run.
+
+    Attributes:
+        folder: relative to the project's folder.
+        recipe, result, env: what `recipe.json`, `result.json` and `env.json` hold.
+        metrics: what `metrics.jsonl` holds, by epoch.
+    """
+
+    folder: str
+    recipe: Recipe
+    result: dict[str, Any]
+    env: dict[str, Any]
+    metrics: list[dict[str, Any]]
 
 
-def summary(records: list[dict[str, Any]], prefix: str = "") -> str:
-    """One row for all seeds of a recipe on the same hardware; links are relative to a page that is `prefix` away from
-    the project's folder."""
+def read_records(root: Path = ROOT) -> list[Record]:
+    """Read every finished run in results/, in the order of their names."""
+    folders = [RunFolder(path.parent) for path in sorted((root / "results").glob("*/result.json"))]
+    return [
+        Record(
+            folder=folder.path.relative_to(root).as_posix(),
+            recipe=folder.read_recipe(),
+            result=folder.read_result(),
+            env=read_json(folder.env),
+            metrics=folder.read_metrics(),
+        )
+        for folder in folders
+    ]
+
+
+def summary(records: list[Record], prefix: str = "") -> str:
+    """Write one row for all seeds of a recipe on the same hardware.
+
+    Args:
+        records: the runs.
+        prefix: the way from the page to the project's folder, for links.
+    """
     rows = [
         "| network | data | recipe | epochs | parameters | test error, last epoch | images/s | time | on |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for what, seeds in groupby(records, key=subject):
-        first, *_ = same = list(seeds)
-        results = [record["result"] for record in same]
-        network, dataset, recipe, changed, epochs, place = what
+    for group in group_equal(records, repeated):
+        first, results = group[0], [record.result for record in group]
         cells = (
-            network,
-            dataset,
-            f"[{recipe}]({prefix}{first['folder']}/recipe.json){changed}",
-            epochs,
-            human_count(results[0]["params"]),
+            first.result["network"],
+            first.result["dataset"],
+            f"[{first.result['recipe']}]({prefix}{first.folder}/recipe.json){changes(first)}",
+            first.result["epochs"],
+            human_count(first.result["params"]),
             error([result["test_error_pct"] for result in results], [result["seed"] for result in results]),
-            f"{median(result['images_per_s'] for result in results):,.0f}",
-            human_seconds(median(result["seconds"] for result in results)),
-            place,
+            f"{summarize(result['images_per_s'] for result in results).median:,.0f}",
+            human_seconds(summarize(result["seconds"] for result in results).median),
+            hardware(first),
         )
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)
 
 
-def subject(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What runs that differ by their seed alone have in common."""
-    result = record["result"]
-    same = (result["network"], result["dataset"], result["recipe"], changes(record), result["epochs"])
-    return *same, hardware(record)
+def repeated(record: Record) -> dict[str, Any]:
+    """Collect what runs that share a row have in common: everything but the seed, and the hardware for the times."""
+    return {**settings_of(record.recipe, record.result["dataset"]), "hardware": hardware(record)}
 
 
 def error(percents: list[float], seeds: list[int]) -> str:
-    """One run's test error with its seed; of several runs the mean, the standard deviation between them, and each."""
-    if len(percents) == 1:
-        return f"{percents[0]:.2f} % (seed {seeds[0]})"
+    """Write the test error of one run with its seed, or the mean of several with their standard deviation and each."""
+    over = summarize(percents)
+    if over.std is None:
+        return f"{over.mean:.2f} % (seed {seeds[0]})"
     each = ", ".join(f"{percent:.2f}" for percent in percents)
-    return f"{fmean(percents):.2f} ± {stdev(percents):.2f} % (mean of {len(percents)} seeds: {each})"
+    return f"{over.mean:.2f} ± {over.std:.2f} % (mean of {over.n} seeds: {each})"
 
 
-def changes(record: dict[str, Any]) -> str:
-    """What was overridden in the named recipe, if anything."""
-    result, recipe = record["result"], Recipe.from_json(record["recipe"])
-    facts = FACTS[result["dataset"]]
+def changes(record: Record) -> str:
+    """Name what was overridden in the recipe, if anything."""
+    recipe, facts = record.recipe, FACTS[record.result["dataset"]]
     base = base_of(recipe.name, recipe.network, recipe.data, known_as=facts.name, num_train=facts.num_train)
-    settled = (*SETTLED, "family", "seed")  # by data and machine; the seed is shown beside the error
+    settled = (*SETTLED, "family", "seed")  # decided by data and machine; the seed is shown with the error
     return "".join(f", {name} {new}" for name, (_, new) in overridden(recipe, base).items() if name not in settled)
 
 
-def hardware(record: dict[str, Any]) -> str:
-    """What a run ran on, with the version of PyTorch."""
-    env, result = record["env"], record["result"]
-    place = env["gpu"] or f"{env['num_threads']} threads of {env['cpu']} ({env['cpu_capability']})"
-    return f"{place}, {result['precision']}, torch {env['torch'].split('+')[0]}"
+def hardware(record: Record) -> str:
+    """Name what the run ran on, in which precision and with which PyTorch."""
+    return f"{hardware_text(record.env)}, {record.result['precision']}, {torch_text(record.env)}"
 
 
-def details(records: list[dict[str, Any]]) -> str:
-    """The page docs/results.md: the table, and each run epoch by epoch."""
+def details(records: list[Record]) -> str:
+    """Write the page docs/results.md: the table, and each run epoch by epoch."""
     parts = [
         "# Results",
         "Made from the records in `results/` by `tools/results.py`. The result of a run is its last epoch, never its "
@@ -101,15 +120,15 @@ def details(records: list[dict[str, Any]]) -> str:
         summary(records, "../"),
     ]
     for record in records:
-        result = record["result"]
+        result = record.result
         what = f"{result['recipe']}{changes(record)}, seed {result['seed']}"
         parts.append(f"## {result['network']}, {result['dataset']}, {what}")
-        parts.append(f"`{record['env']['command']}`")
+        parts.append(f"`{record.env['command']}`")
         rows = [
             "| epoch | lr at its end | images scaled by | train loss | train error % | test error % |",
             "|---|---|---|---|---|---|",
         ]
-        for epoch in record["metrics"]:
+        for epoch in record.metrics:
             test = f"{epoch['test_error_pct']:.2f}" if "test_error_pct" in epoch else ""
             rows.append(
                 f"| {epoch['epoch']} | {epoch['lr']:.4g} | {epoch['image_scale']:g} | {epoch['train_loss']:.3f} "

@@ -20,10 +20,11 @@ from wideresnet.bench.words import (
     errors_of,
     machine_line,
     parts_line,
-    place_line,
+    quartiles,
     row_of,
     short_name,
 )
+from wideresnet.report.environment import hardware_text
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- speed: made by tools/speed.py -->", "<!-- end of speed -->"
@@ -55,7 +56,7 @@ def summary(records: list[dict[str, Any]]) -> str:
                 text += "int8" if eight else case["precision"]
                 text += f", **{faster['median']:.2f} x** {short_name(peer)}" if faster and peer else ""
                 job = {"train": "training", "infer": "inference"}[case["job"]] + ", 8 bits" * eight
-                cells.setdefault((case["network"], job, case["batch_size"]), {})[place_line(record)] = text
+                cells.setdefault((case["network"], job, case["batch_size"]), {})[hardware_text(record["env"])] = text
     machines = list(dict.fromkeys(machine for row in cells.values() for machine in row))
     rows = [_row("network", "job", "batch", *machines), "|---" * (3 + len(machines)) + "|"]
     for key, row in sorted(cells.items(), key=lambda item: item[0][1] != "training"):
@@ -104,18 +105,18 @@ def _contenders(case: dict[str, Any]) -> str:
         if "problem" in row:
             rows.append(_row(name, row["problem"], *[""] * 7))
             continue
-        ms = {key: f"{1000 * value:.4g}" for key, value in row["call_s"].items()}
+        call = row["call_s"]
         rows.append(
             _row(
                 name,
                 row["configuration"],
                 f"{row['images_per_s']:,.4g}",
-                ms["median"],
-                f"{ms['quartile1']} to {ms['quartile3']}",
+                f"{1000 * call['median']:.4g}",
+                quartiles(call, ".4g", 1000),
                 human_count(row["flops_per_s"]),
                 f"{100 * row['share_of_matmul']:.0f} %",
                 _memory(row),
-                _faster(row) if "ours_is_faster" in row else "",
+                _times(row["ours_is_faster"]) if "ours_is_faster" in row else "",
             )
         )
     return "\n".join(rows)
@@ -129,14 +130,13 @@ def _figure4(record: dict[str, Any]) -> str:
     ]
     for case in record["cases"]:
         row, error = case["contenders"][0], errors_of(case["network"])
-        ms = {key: f"{1000 * value:,.4g}" for key, value in row["call_s"].items()}
         rows.append(
             _row(
                 case["network"],
                 f"{error[0]:.2f} % (Table {error[1]})" if error else "-",
                 f"{case['paper_ms']:g}",
-                ms["median"],
-                f"{ms['quartile1']} to {ms['quartile3']}",
+                f"{1000 * row['call_s']['median']:,.4g}",
+                quartiles(row["call_s"], ",.4g", 1000),
                 f"{100 * row['share_of_matmul']:.0f} %",
                 case["precision"],
             )
@@ -159,7 +159,7 @@ def _starts(record: dict[str, Any]) -> str:
                     case["batch_size"],
                     row["name"],
                     f"{stepped['median']:.1f}",
-                    f"{stepped['quartile1']:.1f} to {stepped['quartile3']:.1f}",
+                    quartiles(stepped, ".1f"),
                     START_WAYS[row["name"]],
                     "; ".join(row["configurations"]),
                 )
@@ -175,12 +175,8 @@ def _memory(row: dict[str, Any]) -> str:
     return "-" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:,.0f} MiB"
 
 
-def _faster(row: dict[str, Any]) -> str:
-    return _times(row["ours_is_faster"])
-
-
 def _times(faster: dict[str, float]) -> str:
-    return f"{faster['median']:.2f} x ({faster['quartile1']:.2f} to {faster['quartile3']:.2f})"
+    return f"{faster['median']:.2f} x ({quartiles(faster, '.2f')})"
 
 
 def main() -> int:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from wideresnet.base.errors import DataError as DataError
     from wideresnet.base.errors import UsageError as UsageError
     from wideresnet.base.errors import WRNError as WRNError
+    from wideresnet.engines import optimize as optimize
+    from wideresnet.engines import quantize as quantize
     from wideresnet.experiments import fit_seeds as fit_seeds
     from wideresnet.networks import create as create
     from wideresnet.networks.cost import cost as cost
@@ -32,7 +34,9 @@ _HOMES = {
     "fit_seeds": "experiments",
     "list_networks": "spec.names",
     "load": "weights.hub",
+    "optimize": "engines",
     "parse": "spec.names",
+    "quantize": "engines",
     "read_weights": "weights.hub",
 }
 """Public name -> the module that has it."""

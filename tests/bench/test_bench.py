@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import io
 import json
 import subprocess
@@ -16,17 +18,24 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from wideresnet.base.errors import WRNError
-from wideresnet.bench import memory, run, start
+from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.bench.case import Case
-from wideresnet.bench.contenders import make_contender
+from wideresnet.bench.contenders import Contender, make_contender
+from wideresnet.bench.memory import memory_in_own_process
 from wideresnet.bench.plots import draw_bars, draw_figure4
+from wideresnet.bench.run import Method, run_bench
+from wideresnet.bench.start import time_first_step
 from wideresnet.bench.summary import best_peer
 from wideresnet.commands.bench import render
-from wideresnet.commands.main import main
+from wideresnet.commands.main import main, make_parser
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = ("--repeats", "2", "--seconds", "0", "--threads", "1", "--device", "cpu", "--precision", "fp32")
+SHORT = Method(
+    turn_s=0, warm_up_s=0, matmul_side=64, make=functools.partial(make_contender, feed_bytes=2**16),
+    memory=lambda *_: 12.5,
+)  # fmt: skip
+"""Turns of single calls, a small matrix product, a small training set, no process for the memory."""
 
 
 def wrn(*words: object) -> int:
@@ -36,14 +45,11 @@ def wrn(*words: object) -> int:
         return int(leaving.code or 0)
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turns of single calls, a small matrix product, a small training set, no process for the memory."""
-    monkeypatch.setattr("wideresnet.bench.measure.TURN_S", 0.0)
-    monkeypatch.setattr("wideresnet.bench.measure.WARM_UP_S", 0.0)
-    monkeypatch.setattr("wideresnet.bench.measure.MATMUL_SIDE", {"cpu": 64})
-    monkeypatch.setattr("wideresnet.bench.case.FEED_BYTES", 2**16)
-    monkeypatch.setattr(run, "memory_in_own_process", lambda *_: 12.5)
+def bench(*words: object, **method: Any) -> None:
+    """Run a command line with a method that is not the usual one."""
+    argv = ["bench", *map(str, words)]
+    args = make_parser().parse_args(argv, argparse.Namespace(argv=argv))
+    args.verb(args, **{"method": SHORT, **method})
 
 
 def row(name: str, images_per_s: float, faster: float | None = None) -> dict[str, Any]:
@@ -79,14 +85,14 @@ def shown(what: dict[str, Any]) -> str:
     return console.file.getvalue()
 
 
-@pytest.mark.usefixtures("short")
 def test_train_against_others_leaves_one_document_record_and_picture(
     others: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, names = tmp_path / "out", [f"{others}:same", f"{others}:raising", "plain"]
-    words = ("bench", "train", "WRN-10-1", "--batch-size", 4, "--against", *names, *QUICK, "--out", out, "--json")
-    assert wrn(*words) == 0
+    words = ("train", "WRN-10-1", "--batch-size", 4, "--against", *names, *QUICK, "--out", out, "--json")
+    bench(*words)
     printed = json.loads(capsys.readouterr().out)
+    assert printed["env"]["command"].startswith("wrn bench train WRN-10-1 --batch-size 4 --against")
     assert printed == json.loads((out / "bench.json").read_text())
     with Image.open(out / "bench.png") as picture:
         assert picture.size[0] > 0
@@ -103,40 +109,38 @@ def test_train_against_others_leaves_one_document_record_and_picture(
     assert ours["share_of_matmul"] == pytest.approx(ours["flops_per_s"] / case["matmul"]["flops_per_s"], rel=1e-2)
     assert list(case["parts"]) == ["loading and augmentation", "forward", "backward", "optimiser"]
     assert ours["peak_memory_mib"] == 12.5
-    assert wrn(*words) == 2  # a record is never written over
-    assert "choose another --out" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="choose another --out"):  # a record is never written over
+        bench(*words)
 
 
-@pytest.mark.usefixtures("short")
 def test_infer_takes_several_batch_sizes_and_speaks_to_people(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("bench", "infer", "WRN-10-1", "--batch-size", "1,3", "--against", "torchvision")
-    assert wrn(*words, *QUICK, "--out", tmp_path / "out") == 0
+    words = ("infer", "WRN-10-1", "--batch-size", "1,3", "--against", "torchvision")
+    bench(*words, *QUICK, "--out", tmp_path / "out")
     text = " ".join(capsys.readouterr().out.split())
     for expected in ("inference, batch 1", "inference, batch 3", "torchvision: has no WRN-10-1", "preprocessing",
                      "peak", "of matmul", "bench.png"):  # fmt: skip
         assert expected in text, expected
 
 
-@pytest.mark.usefixtures("short")
-def test_precision_is_what_train_would_take_and_so_is_the_matrix_product_s(
-    others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("expected", ["bf16", "fp32"])
+def test_careful_others_and_the_matrix_product_take_the_precision_that_ours_has_chosen(
+    expected: str, others: str, tmp_path: Path
 ) -> None:
-    taken = iter(["bf16", "fp32"])
-    monkeypatch.setattr(
-        "wideresnet.bench.contenders.settle",
-        lambda recipe, *_, **__: (recipe.replace(precision=next(taken), layout="channels_last"), []),
-    )
-    for expected in ("bf16", "fp32"):
-        words = ("bench", "train", "WRN-10-1", "--batch-size", 2, "--against", f"{others}:same+careful", *QUICK[:-2])
-        assert wrn(*words, "--out", tmp_path / expected) == 0
-        (case,) = json.loads((tmp_path / expected / "bench.json").read_text())["cases"]
-        ours, careful = case["contenders"]
-        assert case["precision"] == expected
-        assert expected in ours["configuration"]
-        assert expected in careful["configuration"]
-        assert case["matmul"]["what"].startswith(expected)
+    def make(name: str, case: Case) -> Contender:
+        """On a machine on which ours chooses `expected`."""
+        assert (case.precision == "auto") is (name == "wideresnet")
+        return SHORT.make(name, dataclasses.replace(case, precision=expected) if name == "wideresnet" else case)
+
+    words = ("train", "WRN-10-1", "--batch-size", 2, "--against", f"{others}:same+careful", *QUICK[:-2])
+    bench(*words, "--out", tmp_path / expected, method=dataclasses.replace(SHORT, make=make))
+    (case,) = json.loads((tmp_path / expected / "bench.json").read_text())["cases"]
+    ours, careful = case["contenders"]
+    assert case["precision"] == expected
+    assert expected in ours["configuration"]
+    assert expected in careful["configuration"]
+    assert case["matmul"]["what"].startswith(expected)
 
 
 def test_inference_is_exact_by_the_kernels_unless_asked_otherwise(make_case: Callable[..., Case]) -> None:
@@ -148,21 +152,16 @@ def test_inference_is_exact_by_the_kernels_unless_asked_otherwise(make_case: Cal
     assert contender.configuration == "channels last in memory, bf16, 1 thread"
 
 
-@pytest.mark.usefixtures("short")
 def test_settings_of_pytorch_are_as_before_afterwards(tmp_path: Path) -> None:
     before = torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_rng_state().tolist()
-    run.run_bench("infer", ["WRN-10-1"], tmp_path / "out", batch_sizes=[1], num_threads=2, repeats=1, seconds=0,
-                  device="cpu", precision="fp32")  # fmt: skip
+    run_bench("infer", ["WRN-10-1"], tmp_path / "out", batch_sizes=[1], num_threads=2, repeats=1, seconds=0,
+              device="cpu", precision="fp32", method=SHORT)  # fmt: skip
     assert (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_rng_state().tolist()) == before
 
 
-@pytest.mark.usefixtures("short")
-def test_figure_4_puts_this_machine_beside_the_papers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(run, "FIGURE4_MS", {"PreActResNet-20-basic": 85, "WRN-10-1": 312})
-    monkeypatch.setattr(run, "FIGURE4_BATCH_SIZE", 2)
-    assert wrn("bench", "figure4", *QUICK, "--out", tmp_path / "out", "--json") == 0
+def test_figure_4_compares_this_machine_with_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paper_ms = {"PreActResNet-20-basic": 85, "WRN-10-1": 312}
+    bench("figure4", *QUICK, "--out", tmp_path / "out", "--json", paper_ms=paper_ms, batch_size=2)
     printed = json.loads(capsys.readouterr().out)
     assert [(case["network"], case["paper_ms"]) for case in printed["cases"]] == [
         ("PreActResNet-20-basic", 85), ("WRN-10-1", 312),
@@ -200,25 +199,15 @@ def test_first_steps_are_timed_in_fresh_processes_with_and_without_a_cache(
 def test_a_process_that_ends_before_its_step_is_one_line(tmp_path: Path) -> None:
     case = Case("train", "WRN-10-1", "cifar", 4, "cpu", "fp32", 1)
     with pytest.raises(WRNError, match=r"^WRN-10-1, cold: the process ended before a step: .*not-there.npz: no such"):
-        start._first_step("cold", case, tmp_path / "not-there.npz", 1)
+        time_first_step("cold", case, tmp_path / "not-there.npz", 1)
 
 
-def test_a_process_that_complains_at_length_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "python").write_text("#!/bin/sh\nhead -c 200000 /dev/zero >&2\necho; echo the end >&2\n")
-    (tmp_path / "python").chmod(0o755)
-    monkeypatch.setattr(start.sys, "executable", str(tmp_path / "python"))
-    case = Case("train", "WRN-10-1", "cifar", 4, "cpu", "fp32", 1)
-    with pytest.raises(WRNError, match=r"the end$"):
-        start._first_step("plain", case, tmp_path / "images.npz", 1)
-
-
-def test_the_memory_of_a_contender_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_a_contender_is_measured_in_its_own_process() -> None:
     case = Case("train", "WRN-10-1", "cifar", 64, "cpu", "fp32", 1)
-    peak_mib, activations_mib = memory.memory_in_own_process("wideresnet", case), case.cost.activation_bytes / 2**20
+    peak_mib, activations_mib = memory_in_own_process("wideresnet", case), case.cost.activation_bytes / 2**20
     assert peak_mib is not None
     assert activations_mib < peak_mib < 3 * activations_mib
-    monkeypatch.setattr(memory, "_CHILD", "raise SystemExit(1)")
-    assert memory.memory_in_own_process("wideresnet", case) is None
+    assert memory_in_own_process("torchvision", case) is None  # whose process fails: it has no such network
 
 
 @pytest.mark.parametrize(
@@ -303,13 +292,10 @@ def test_the_committed_pages_are_what_the_records_say() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.usefixtures("short")
-def test_8_bits_have_a_row_and_a_ratio_of_their_own(
-    others: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_int8_has_its_row_and_its_ratio(others: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench"
     words = ("infer", "WRN-10-1", "--batch-size", "2", "--int8", "--against", f"{others}:same")
-    assert wrn("bench", *words, "--out", out, *QUICK) == 0
+    bench(*words, "--out", out, *QUICK)
     (case,) = json.loads((out / "bench.json").read_text())["cases"]
     ours, int8, peer = case["contenders"]
     assert [ours["name"], int8["name"], peer["name"]] == ["wideresnet", "wideresnet int8", f"{others}:same"]

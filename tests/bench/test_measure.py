@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -77,13 +78,12 @@ def test_the_expected_seconds_of_all_turns_add_up_to_the_bar(clock: FakeClock) -
 
 
 def test_a_contender_that_fails_midway_drops_out_and_the_others_go_on(clock: FakeClock) -> None:
-    failing = Lane(clock.contender("B", 1.0), may_fail=True, call_s=1.0)
-    ours = Lane(clock.contender("A", 1.0), call_s=1.0)
-
     def fail() -> None:
         raise RuntimeError("no\nmemory")
 
-    object.__setattr__(failing.contender, "call", fail)
+    contender = dataclasses.replace(clock.contender("B", 1.0), call=fail)
+    failing = Lane(contender, may_fail=True, call_s=1.0)
+    ours = Lane(clock.contender("A", 1.0), call_s=1.0)
     take_turns([ours, failing], 3, "cpu", clock=clock)
     assert failing.problem == "RuntimeError: no memory"
     assert len(ours.seconds) == 3
@@ -102,11 +102,9 @@ def test_our_own_failure_is_not_swallowed(clock: FakeClock) -> None:
 
 def test_each_contender_runs_with_its_own_number_of_threads(clock: FakeClock) -> None:
     before, seen = torch.get_num_threads(), []
-    lane = Lane(clock.contender("A", 1.0), call_s=1.0)
-    object.__setattr__(lane.contender, "num_threads", before + 1)
-    object.__setattr__(lane.contender, "call", lambda: seen.append(torch.get_num_threads()))
+    contender = Contender("A", "as it is", lambda: seen.append(torch.get_num_threads()), before + 1)
     try:
-        lane.take_turn("cpu", clock)
+        Lane(contender, call_s=1.0).take_turn("cpu", clock)
     finally:
         torch.set_num_threads(before)
     assert seen == [before + 1]
@@ -123,9 +121,8 @@ def test_a_ratio_compares_within_rounds_so_that_a_slow_spell_cancels() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_matrix_product_counts_its_operations(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wideresnet.bench.measure.MATMUL_SIDE", {"cpu": 16})
-    contender, flops = matmul_contender("cpu", precision, 1)
+def test_the_matrix_product_counts_its_operations(precision: str) -> None:
+    contender, flops = matmul_contender("cpu", precision, 1, side=16)
     contender.call()
     assert flops == 2 * 16**3
     assert contender.configuration == f"{precision}, 16 x 16"

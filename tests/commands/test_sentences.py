@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -190,7 +189,7 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WRN_DATA", os.path.join(root, "data"))  # noqa: PTH118
+        patch.setenv("WRN_DATA", str(Path(root, "data")))
         patch.setenv("WRN_AUTOTUNE", "off")
         Path(root, "scene").mkdir()
         table = collect(Path(root, "scene"))

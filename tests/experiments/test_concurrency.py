@@ -1,4 +1,4 @@
-"""How many runs at once: measured on runs that are made up."""
+"""How many runs train at the same time: measured on runs that are simulated."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from wideresnet.experiments import concurrency as module
 from wideresnet.experiments.concurrency import Pace, Report, make_pace, num_that_fit
 
 
 def drive(pace: Pace, steps_per_s: Callable[[int], float], seconds: int = 300) -> list[int]:
-    """Let runs train, each at the speed that so many at once have; returns how many ran, second by second."""
+    """Simulate runs, each at the speed that it has among so many; returns how many ran, second by second."""
     steps: dict[int, float] = {}
     history = []
     for second in range(seconds):
@@ -32,7 +30,7 @@ def test_runs_are_added_while_the_device_does_more_for_it() -> None:
     drive(pace, lambda num: min(100.0, 400.0 / num))  # saturated by four
     assert pace.at_once == 4
     assert pace.rates == pytest.approx({1: 1000, 2: 2000, 4: 4000, 8: 4000}, rel=0.01)
-    assert "4 from now on" in said[-1]
+    assert "continuing with 4" in said[-1]
 
 
 def test_a_device_that_one_run_keeps_busy_gets_one_at_a_time_after_one_trial() -> None:
@@ -77,28 +75,26 @@ PLAN = SimpleNamespace(memory_bytes=2**30)
     ("num_seeds", "asked", "at_once", "num_threads"), [(5, None, 1, 8), (5, 3, 3, 2), (2, 16, 2, 4), (9, 9, 9, 1)]
 )
 def test_on_a_cpu_runs_share_the_threads_and_one_has_them_all(
-    num_seeds: int, asked: int | None, at_once: int, num_threads: int, monkeypatch: pytest.MonkeyPatch
+    num_seeds: int, asked: int | None, at_once: int, num_threads: int
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     said: list[str] = []
-    pace, threads = make_pace("cpu", PLAN, 128, num_seeds, asked, said.append)  # type: ignore[arg-type]
+    pace, threads = make_pace("cpu", PLAN, 128, num_seeds, asked, said.append, num_threads=8)  # type: ignore[arg-type]
     assert (pace.at_once, pace.settled, threads) == (at_once, True, num_threads)
     assert f"{num_threads} threads each, expected memory {at_once} x 1.0 GiB" in said[0]
 
 
-def test_on_a_gpu_memory_bounds_the_runs_by_what_they_take_and_by_what_they_are_planned_to(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    free = {"cuda": 80.0, "cpu": 100.0}
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(module, "available_memory_bytes", lambda device: free[device])
-    monkeypatch.setattr(module, "memory_in_use_bytes", lambda _: 10.0)
-    plan = SimpleNamespace(memory_bytes=5)
-    pace, threads = make_pace("cuda", plan, 128, 64, None, lambda _: None)  # type: ignore[arg-type]
+def test_on_a_gpu_memory_bounds_the_runs_by_what_they_take_and_by_what_they_are_planned_to() -> None:
+    free = {"cuda": 80, "cpu": 100}
+    pace, threads = make_pace(
+        "cuda", SimpleNamespace(memory_bytes=5), 128, 64, None, lambda _: None,  # type: ignore[arg-type]
+        available_bytes=free.__getitem__, in_use_bytes=lambda _: 10,
+    )  # fmt: skip
     assert (pace.at_once, pace.settled, threads) == (1, False, None)
-    free["cuda"] = 72.0  # the one that runs takes 8, not 5
+    free["cuda"] = 72  # the running one takes 8, not 5
     assert pace.num_that_fit is not None
     assert pace.num_that_fit() == 9
-    assert num_that_fit(planned_bytes=20, free_before_bytes=80, num_running=1) == 3
-    free["cpu"] = 25.0
+    assert num_that_fit(20, 80, 1, free.__getitem__, lambda _: 10) == 3
+    free["cpu"] = 25
     assert pace.num_that_fit() == 2
+    free["cpu"] = 0  # the system does not say
+    assert pace.num_that_fit() == 9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +19,6 @@ import pytest
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.commands.main import main
 from wideresnet.experiments import fit_seeds
-from wideresnet.experiments import seeds as run
 from wideresnet.experiments.concurrency import Report
 from wideresnet.experiments.process import Worker
 from wideresnet.report.pages import write_report
@@ -50,11 +50,12 @@ def wait_for(happened: Callable[[], bool], limit_s: float = 300) -> None:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """The same files; the same bits in all but times, memory and what is drawn from them."""
+    """The same files; the same bits in all but the command, times, memory and what is drawn from them."""
     names = sorted(path.name for path in other.iterdir())
     assert sorted(path.name for path in one.iterdir()) == names
-    for name in ("recipe.json", "env.json", "config.json", "model.safetensors", "test_predictions.safetensors"):
+    for name in ("recipe.json", "config.json", "model.safetensors", "test_predictions.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert {**read_json(one / "env.json"), "command": ""} == {**read_json(other / "env.json"), "command": ""}
     measured = ("seconds", "train_s", "images_per_s", "peak_memory_mib", "predicted_memory_mib")
     for records in ([RunFolder(path).read_result(), *RunFolder(path).read_metrics()] for path in (one, other)):
         for record in records:
@@ -80,7 +81,7 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
     assert wrn("train", *words, "--seeds", 2, "--out", out) == 130
     told = capsys.readouterr()
     assert f"wrn train --resume --seeds 2 --out '{out}'" in told.err
-    assert "2 seeds, one after another" in told.err
+    assert "2 seeds, one at a time" in told.err
     assert "Traceback" not in told.err
     assert told.out == ""
     assert list(folder.run(3).checkpoint.iterdir())  # under way
@@ -104,6 +105,9 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
         fit(stored.replace(seed=seed), single)
         write_report(single)
         assert_same_run(folder.run(seed).path, single)
+    begun, resumed = (read_json(folder.run(seed).env)["command"] for seed in (3, 4))
+    assert begun == shlex.join(map(str, ("wrn", "train", *words, "--seeds", 2, "--out", out)))  # as it was typed
+    assert resumed.startswith("wrn train --resume")
     assert (single / "recipe.json").read_text() != (folder.run(3).recipe).read_text()
 
 
@@ -142,45 +146,52 @@ def test_workers_whose_parent_was_killed_save_and_end(make_npz: MakeNpz, tmp_pat
 
 
 @pytest.mark.parametrize(("line", "expected"), [("kill -9 $$", "killed by SIGKILL"), ("exit 7", "exit code 7")])
-def test_a_worker_that_dies_without_a_word_is_told_by_how_it_ended(
-    line: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_dies_without_a_word_is_told_by_how_it_ended(line: str, expected: str, tmp_path: Path) -> None:
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{line}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
-    worker = Worker(0, {}, tmp_path / "log", 1)
+    worker = Worker(0, {}, tmp_path / "log", 1, python=program)
     wait_for(lambda: worker.poll() is not None)
     assert worker.problem(worker.poll() or 0) == expected
     worker.kill()  # does no harm
 
 
-class FakeWorker:
-    """A process that trains for three looks at it and then ends as `codes` says, by seed."""
+class FakeWorkers:
+    """Stands in for `Worker`: its processes train for three looks at them and then end as `codes` says, by seed."""
 
-    codes: dict[int, int | BaseException]
-    running: list[int]
-    most: int
-    killed: list[int]
+    def __init__(self, codes: dict[int, int | BaseException] | None = None) -> None:
+        self.codes = codes or {}
+        self.started: list[int] = []
+        self.running: list[int] = []
+        self.killed: list[int] = []
+        self.most = 0
 
-    def __init__(self, seed: int, job: dict[str, Any], log: Path, num_threads: int | None) -> None:
+    def __call__(self, seed: int, job: dict[str, Any], log: Path, num_threads: int | None) -> Any:
         del log, num_threads
-        self.seed, self.message, self.looks = seed, "", 0
-        self.report: Report | None = None
-        self.folder = RunFolder(job["out"])
         assert job["recipe"]["seed"] == seed
-        FakeWorker.running.append(seed)
-        FakeWorker.most = max(FakeWorker.most, len(FakeWorker.running))
+        self.started.append(seed)
+        self.running.append(seed)
+        self.most = max(self.most, len(self.running))
+        return FakeWorker(self, seed, RunFolder(job["out"]))
+
+
+class FakeWorker:
+    """One of them."""
+
+    def __init__(self, workers: FakeWorkers, seed: int, folder: RunFolder) -> None:
+        self.workers, self.seed, self.folder = workers, seed, folder
+        self.message, self.looks = "", 0
+        self.report: Report | None = None
 
     def poll(self) -> int | None:
         self.looks += 1
         self.report = Report(float(self.looks), self.looks, 1.0, 50.0)
         if self.looks < 3:
             return None
-        code = FakeWorker.codes.get(self.seed, 0)
+        code = self.workers.codes.get(self.seed, 0)
         if isinstance(code, BaseException):
             raise code
-        FakeWorker.running.remove(self.seed)
+        self.workers.running.remove(self.seed)
         if code == 0:
             self.folder.path.mkdir()
             write_json(self.folder.recipe, small("digits", seed=self.seed).to_json())
@@ -197,60 +208,42 @@ class FakeWorker:
         pass
 
     def kill(self) -> None:
-        FakeWorker.killed.append(self.seed)
+        self.workers.killed.append(self.seed)
 
     def problem(self, code: int) -> str:
         return f"exit code {code}"
 
 
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
-    FakeWorker.codes, FakeWorker.running, FakeWorker.most, FakeWorker.killed = {}, [], 0, []
-    monkeypatch.setattr(run, "Worker", FakeWorker)
-    return FakeWorker
-
-
-def test_no_more_than_asked_run_at_once_and_all_get_their_turn(fake: type[FakeWorker], tmp_path: Path) -> None:
-    summary = fit_seeds(small("digits", seed=7), tmp_path / "out", 5, at_once=2)
+def test_no_more_than_asked_run_at_once_and_all_get_their_turn(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    summary = fit_seeds(small("digits", seed=7), tmp_path / "out", 5, at_once=2, start_worker=workers)
     assert [run["folder"] for run in summary["runs"]] == ["seed7", "seed8", "seed9", "seed10", "seed11"]
-    assert fake.most == 2
+    assert workers.most == 2
     assert (summary["n"], summary["at_once"]) == (5, 2)
 
 
 def test_resuming_trains_only_what_is_missing_adds_seeds_and_names_those_left_out(
-    fake: type[FakeWorker], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, reported: list[str]
 ) -> None:
     out, recipe = tmp_path / "out", small("digits")
-    fake.codes = {1: 1, 2: -9}
-    with pytest.raises(WRNError, match="seeds 1 and 2 failed, 1 of 3 seeds have finished"):
-        fit_seeds(recipe, out, 3)
-    fake.codes = {}
-    started: list[int] = []
-    begin = FakeWorker.__init__
-
-    def note(self: FakeWorker, seed: int, *rest: Any) -> None:
-        started.append(seed)
-        begin(self, seed, *rest)
-
-    fake.__init__ = note  # type: ignore[method-assign]
-    try:
-        assert fit_seeds(recipe, out, 4, resume=True)["n"] == 4
-        assert started == [1, 2, 3]
-        capsys.readouterr()
-        assert fit_seeds(recipe, out, 2, resume=True)["n"] == 2
-    finally:
-        fake.__init__ = begin  # type: ignore[method-assign]
-    told = capsys.readouterr().err
-    assert started == [1, 2, 3]
+    with pytest.raises(WRNError, match="seeds 1 and 2 failed, 1 of 3"):
+        fit_seeds(recipe, out, 3, start_worker=FakeWorkers({1: 1, 2: -9}))
+    workers = FakeWorkers()
+    assert fit_seeds(recipe, out, 4, resume=True, start_worker=workers)["n"] == 4
+    assert workers.started == [1, 2, 3]
+    reported.clear()
+    assert fit_seeds(recipe, out, 2, resume=True, start_worker=workers)["n"] == 2
+    assert workers.started == [1, 2, 3]
+    told = " ".join(reported)
     assert "not counted: seed2, seed3" in told
     assert "all 2 seeds have finished" in told
 
 
-def test_a_second_ctrl_c_ends_the_workers_and_says_how_to_go_on(fake: type[FakeWorker], tmp_path: Path) -> None:
-    fake.codes = {1: KeyboardInterrupt()}
+def test_a_second_ctrl_c_ends_the_workers_and_says_how_to_continue(tmp_path: Path) -> None:
+    workers = FakeWorkers({1: KeyboardInterrupt()})
     with pytest.raises(Interrupted, match="--resume --seeds 3"):
-        fit_seeds(small("digits"), tmp_path / "out", 3, at_once=3)
-    assert {1, 2} <= set(fake.killed)
+        fit_seeds(small("digits"), tmp_path / "out", 3, at_once=3, start_worker=workers)
+    assert {1, 2} <= set(workers.killed)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +265,7 @@ def test_a_second_ctrl_c_ends_the_workers_and_says_how_to_go_on(fake: type[FakeW
 )
 def test_a_mistake_gets_one_line_with_the_fix(
     words: tuple[str, ...], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], fake: type[FakeWorker],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     for name in ("used", "several", "single"):
@@ -280,9 +273,10 @@ def test_a_mistake_gets_one_line_with_the_fix(
     Path("used", "thesis.tex").touch()
     write_json(Path("several", "seeds.json"), {"recipe": small("digits").to_json()})
     write_json(Path("single", "recipe.json"), small("digits").to_json())
+    before = sorted(tmp_path.rglob("*"))
     assert wrn("train", *words) == UsageError.exit_code
     told = capsys.readouterr()
     assert expected in told.err
     assert told.out == ""
     assert len([line for line in told.err.splitlines() if line.startswith("wrn")]) == 1
-    assert not fake.most
+    assert sorted(tmp_path.rglob("*")) == before  # a worker would leave a log

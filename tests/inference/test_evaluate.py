@@ -1,4 +1,4 @@
-"""Weights on a test set: the run's own number again, and no data that does not fit."""
+"""Weights on a test set: exactly the result of their run, and no data that does not fit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.commands.evaluate import render
+from wideresnet.engines import evaluate as engine
 from wideresnet.inference.evaluate import evaluate_weights
 from wideresnet.kernels.library import why_unavailable
-from wideresnet.machine import device as machine
 from wideresnet.spec.recipes import resolve
 from wideresnet.training import fit
 from wideresnet.weights.hub import read_weights, write_weights
@@ -28,7 +28,7 @@ NAMES = ["cat", "[red]dog", "owl", "newt"]
 
 
 def make_data(path: Path, *, size: int = 8, width: int = 0, channels: int = 3, names: list[str] | None = NAMES) -> Path:
-    """An `.npz` of random images, always the same; a class shows in the brightness."""
+    """Write an `.npz` of random images, always the same; the brightness depends on the class."""
     random = np.random.default_rng(0)
     arrays: dict[str, Any] = {}
     for split, num in (("train", 64), ("test", 41)):
@@ -50,7 +50,7 @@ def train(folder: Path, data: Path | str, **overrides: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `data.npz` and a run on it, which no test changes."""
+    """A folder with `data.npz` and a run on it; no test changes it."""
     home = tmp_path_factory.mktemp("home")
     train(home / "run", make_data(home / "data.npz"))
     return home
@@ -80,10 +80,10 @@ def test_so_is_a_run_with_whitening_bf16_averaged_weights_or_resized_images(
     assert got["precision"] == overrides.get("precision", "fp32")
 
 
-def test_weights_alone_are_evaluated_exactly_even_where_bf16_is_faster(
+def test_weights_alone_are_evaluated_exactly_even_if_bf16_is_faster(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_conv_seconds", lambda dtype, _: 2.0 if dtype == torch.float32 else 1.0)
+    monkeypatch.setattr(engine, "pick_precision", lambda wanted, _: "bf16" if wanted == "auto" else wanted)
     for name in ("config.json", "model.safetensors"):
         shutil.copy(home / "run" / name, tmp_path)
     result = evaluate_weights(tmp_path, home / "data.npz", device="cpu")
@@ -128,17 +128,17 @@ def test_fewer_than_ten_classes_have_no_top5_error(home: Path) -> None:
 
 def test_other_class_names_are_refused_naming_the_first(home: Path, tmp_path: Path) -> None:
     data = make_data(tmp_path / "other.npz", names=["cat", "owl", "[red]dog", "newt"])
-    with pytest.raises(UsageError, match=r"class 1 is 'owl', in the weights it is '\[red\]dog'") as caught:
+    with pytest.raises(UsageError, match=r"class 1 is 'owl', .* it is '\[red\]dog'") as caught:
         evaluate_weights(home / "run", data)
     assert "\n" not in str(caught.value)
 
 
 def test_another_number_of_classes_is_refused(home: Path) -> None:
-    with pytest.raises(UsageError, match=r"digits: 10 classes .* the weights know 4"):
+    with pytest.raises(UsageError, match=r"digits: 10 classes .* know 4"):
         evaluate_weights(home / "run", "digits")
 
 
-def test_data_whose_classes_are_only_numbered_is_taken_with_a_note(home: Path, tmp_path: Path) -> None:
+def test_data_whose_classes_are_only_numbered_is_accepted_with_a_note(home: Path, tmp_path: Path) -> None:
     got = evaluate_weights(home / "run", make_data(tmp_path / "bare.npz", names=None))
     assert got["error_pct"] == result_of(home / "run")["test_error_pct"]
     assert got["class_names"] == NAMES
@@ -149,12 +149,12 @@ def test_a_published_set_of_digits_is_not_taken_for_numbered_classes(tmp_path: P
     run = train(tmp_path / "run", "digits", epochs=1, batch_size=128, crop_padding=1)
     read = read_weights(run)
     write_weights(run, dataclasses.replace(read, class_names=tuple("abcdefghij")))
-    with pytest.raises(UsageError, match="class 0 is '0', in the weights it is 'a'"):
+    with pytest.raises(UsageError, match=r"class 0 is '0', .* it is 'a'"):
         evaluate_weights(run, "digits")
 
 
 @pytest.mark.parametrize(("size", "width"), [(16, 16), (12, 20)])
-def test_images_of_another_size_are_brought_to_the_weights_and_that_is_noted(
+def test_images_of_another_size_are_resized_for_the_weights_and_that_is_noted(
     home: Path, tmp_path: Path, size: int, width: int
 ) -> None:
     got = evaluate_weights(home / "run", make_data(tmp_path / "large.npz", size=size, width=width))
@@ -167,10 +167,10 @@ def test_so_are_those_of_weights_that_are_not_square(tmp_path: Path) -> None:
     same = evaluate_weights(run, tmp_path / "wide.npz")
     assert same["error_pct"] == result_of(run)["test_error_pct"]
     got = evaluate_weights(run, make_data(tmp_path / "square.npz", size=16))
-    assert "test images brought from 16 x 16 to 12 x 8 px" in got["notes"]
+    assert any("16 x 16 to 12 x 8 px" in note for note in got["notes"])
 
 
-def test_gray_images_are_given_to_an_rgb_network_with_a_note_and_never_colour_to_a_gray_one(
+def test_gray_images_are_given_to_an_rgb_network_with_a_note_and_never_color_to_a_gray_one(
     home: Path, tmp_path: Path
 ) -> None:
     gray = make_data(tmp_path / "gray.npz", channels=1)
@@ -181,7 +181,7 @@ def test_gray_images_are_given_to_an_rgb_network_with_a_note_and_never_colour_to
     got, expected = (evaluate_weights(home / "run", path) for path in (gray, tmp_path / "rgb.npz"))
     assert got["confusion"] == expected["confusion"]
     assert any("grayscale" in note for note in got["notes"])
-    with pytest.raises(UsageError, match="images of 3 channels, the weights take 1"):
+    with pytest.raises(UsageError, match=r"images of 3 channels, .* take 1"):
         evaluate_weights(train(tmp_path / "run", gray), home / "data.npz")
 
 
@@ -215,16 +215,16 @@ def test_the_answer_is_plain_json_and_a_page_that_shows_any_name(home: Path) -> 
     assert f"{worst['error_pct']:.2f} %" in text
 
 
-def test_in_8_bits_it_is_nearly_the_same_and_says_by_how_many_images(home: Path) -> None:
+def test_int8_is_nearly_the_same_and_says_by_how_many_images_it_was_calibrated(home: Path) -> None:
     exact = evaluate_weights(home / "run", home / "data.npz", device="cpu", precision="fp32")
     result = evaluate_weights(home / "run", home / "data.npz", int8=True)
     assert (result["device"], result["precision"]) == ("cpu", "int8")
     assert result["loss"] == pytest.approx(exact["loss"], abs=0.02)
     assert result["loss"] != exact["loss"]
-    assert "8-bit kernels, calibrated on 64 images" in result["notes"]
+    assert any("64 images" in note for note in result["notes"])
 
 
 @pytest.mark.parametrize("asked", [{"device": "cuda"}, {"precision": "bf16"}])
-def test_8_bits_elsewhere_or_in_another_precision_are_refused(home: Path, asked: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=r"^--int8: is for a CPU"):
+def test_int8_on_a_gpu_or_in_another_precision_is_refused(home: Path, asked: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"^--int8: .* CPU"):
         evaluate_weights(home / "run", home / "data.npz", int8=True, **asked)  # type: ignore[arg-type]

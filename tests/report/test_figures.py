@@ -1,4 +1,4 @@
-"""Pictures: what they show, and that no text can break them."""
+"""Figures: what they show, and that no text can break them."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_picture_has_its_themes_background(theme: Theme) -> None:
     assert to_hex(picture[0, 0] / 255) == theme.background
 
 
-def test_twenty_four_runs_can_be_told_apart_by_colour_or_style() -> None:
+def test_twenty_four_runs_can_be_told_apart_by_color_or_style() -> None:
     curves = [dataclasses.replace(CURVE, label=str(number)) for number in range(24)]
     axes = draw_comparison(curves).axes[0]
     strong = [line for line in axes.lines if line.get_alpha() is None]
@@ -121,8 +121,8 @@ def test_dollars_and_underscores_stay_as_they_are() -> None:
 
 def test_wrong_predictions_and_only_they_are_red() -> None:
     figure = draw_predictions([tile(False), tile(True), tile(False, channels=1)], "title")
-    colours = [to_hex(axes.title.get_color()) for axes in figure.axes]
-    assert colours == [LIGHT.ink, LIGHT.wrong, LIGHT.ink]
+    colors = [to_hex(axes.title.get_color()) for axes in figure.axes]
+    assert colors == [LIGHT.ink, LIGHT.wrong, LIGHT.ink]
     assert [axes.get_title() for axes in figure.axes] == ["cat (75 %)"] * 3
     assert [axes.get_xlabel() for axes in figure.axes] == ["true: dog"] * 3
 

@@ -1,13 +1,14 @@
-"""The pages of runs: whole, true to the record, safe to open."""
+"""The pages of runs: complete, true to the record, safe to open."""
 
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,18 +20,21 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from wideresnet.base.errors import DataError, UsageError
+from wideresnet.data import load_dataset
 from wideresnet.report.pages import write_comparison, write_report
 from wideresnet.spec.recipes import resolve
 from wideresnet.spec.record import RunFolder
 from wideresnet.training import fit
 
+RECORD = Path(__file__).parent.parent.parent / "results" / "wrn-10-1-digits-paper-seed0"
+PREDICTIONS = "test_predictions.safetensors"
 HOSTILE = "<script>alert('x')</script> & \"$cat$\""
 NAMES = [HOSTILE, "dog", "_owl", "\u65e5\u672c"]
 VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """A page taken apart; a tag that is not closed in order fails the test."""
+    """A parsed page; a tag that is not closed in order fails the test."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -97,14 +101,14 @@ def train(folder: Path, data: Path, **overrides: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run beside its data; copied by `run`, never changed."""
+    """A finished run next to its data; `run` copies it and nothing changes it."""
     folder = tmp_path_factory.mktemp("runs")
     return train(folder / "run", make_data(folder))
 
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A finished run of one's own."""
+    """A copy of a finished run, which a test may change."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
@@ -151,7 +155,7 @@ def test_names_of_classes_and_files_are_text_and_nothing_else(run: Path) -> None
     assert "pets & <b>.npz" in page.text
 
 
-def test_the_headline_is_the_last_epochs_error_even_where_an_earlier_one_was_lower(run: Path) -> None:
+def test_the_headline_is_the_last_epochs_error_even_if_an_earlier_one_was_lower(run: Path) -> None:
     records = RunFolder(run).read_metrics()
     records[0]["test_error_pct"] = 1.25
     RunFolder(run).write_metrics(records)
@@ -159,7 +163,7 @@ def test_the_headline_is_the_last_epochs_error_even_where_an_earlier_one_was_low
     result = RunFolder(run).read_result()
     assert f"{result['test_error_pct']:.2f} %" in page.texts
     wrong = round(result["test_error_pct"] * 40 / 100)
-    assert f"test error after the last epoch: {wrong} of 40 images" in page.texts
+    assert any(f"{wrong} of 40 images" in text for text in page.texts)
     assert "1.25" not in page.text
     assert "best" not in page.text.lower()
 
@@ -180,7 +184,7 @@ def test_the_headline_tells_network_data_cost_and_machine(run: Path) -> None:
 
 def test_the_confusion_matrix_counts_every_test_image(run: Path) -> None:
     page = Page(write_report(run).page)
-    stored = load_file(run / "test_predictions.safetensors")
+    stored = load_file(run / PREDICTIONS)
     expected = np.zeros((4, 4), int)
     for true, predicted in zip(stored["labels"], stored["logits"].argmax(1), strict=True):
         expected[true, predicted] += 1
@@ -190,9 +194,9 @@ def test_the_confusion_matrix_counts_every_test_image(run: Path) -> None:
     assert np.array_equal(np.array(matrix, int), expected)
 
 
-def test_the_worst_mistakes_are_the_surest_wrong_answers_and_show_those_images(run: Path) -> None:
+def test_the_worst_mistakes_are_the_most_probable_wrong_predictions_and_show_those_images(run: Path) -> None:
     page = Page(write_report(run).page)
-    stored = load_file(run / "test_predictions.safetensors")
+    stored = load_file(run / PREDICTIONS)
     logits, labels = stored["logits"].astype(float), stored["labels"]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     wrong = np.flatnonzero(logits.argmax(1) != labels)
@@ -212,7 +216,7 @@ def test_more_than_twenty_classes_are_shown_as_the_most_confused_pairs(run: Path
     logits = np.eye(25, dtype=np.float32)[labels] * 9
     logits[:3] = np.eye(25, dtype=np.float32)[7] * 9
     logits[4] = np.eye(25, dtype=np.float32)[8] * 9
-    save_file({"logits": logits, "labels": labels}, run / "test_predictions.safetensors")
+    save_file({"logits": logits, "labels": labels}, run / PREDICTIONS)
     page = Page(write_report(run).page)
     header = page.rows.index(["true", "taken for", "images", "of the class, %"])
     assert page.rows[header + 1 : header + 3] == [["0", "7", "3", "75.0"], ["1", "8", "1", "25.0"]]
@@ -220,42 +224,42 @@ def test_more_than_twenty_classes_are_shown_as_the_most_confused_pairs(run: Path
 
 
 def test_a_run_without_mistakes_says_so(run: Path) -> None:
-    labels = load_file(run / "test_predictions.safetensors")["labels"]
+    labels = load_file(run / PREDICTIONS)["labels"]
     logits = np.eye(4, dtype=np.float32)[labels] * 9
-    save_file({"logits": logits, "labels": labels}, run / "test_predictions.safetensors")
+    save_file({"logits": logits, "labels": labels}, run / PREDICTIONS)
     files = write_report(run)
     page = Page(files.page)
     assert files.predictions is not None
-    assert "every test image is classified right" in page.text
+    assert "every test image" in page.text
     assert "Worst mistakes" not in page.text
 
 
 def test_fields_that_differ_from_the_recipe_are_marked_and_only_they(run: Path) -> None:
     page = Page(write_report(run).page)
     fields = {row[0]: row[1:3] for row in page.rows if len(row) == 4 and row[0]}
-    assert set(fields) >= {field.name for field in dataclasses.fields(RunFolder(run).read_recipe())}
+    assert set(fields) >= RunFolder(run).read_recipe().values().keys()
     marked = {name for name, (_, was) in fields.items() if was}
     assert marked == {"epochs", "eval_every", "device"}
     assert fields["epochs"] == ["2", "recipe: 200"]
 
 
-def test_the_page_gives_the_command_that_runs_it_again(run: Path) -> None:
+def test_the_page_has_the_command_that_repeats_the_run(run: Path) -> None:
     page = Page(write_report(run).page)
     data = RunFolder(run).read_recipe().data
     assert f"wrn train WRN-10-1 --data '{data}' --recipe {run}/recipe.json --out {run}-again" in page.texts
 
 
 def test_an_unfinished_run_gets_its_curves_and_says_that_it_is_unfinished(run: Path) -> None:
-    for name in ("result.json", "test_predictions.safetensors", "config.json", "model.safetensors"):
+    for name in ("result.json", PREDICTIONS, "config.json", "model.safetensors"):
         (run / name).unlink()
     change(run / "recipe.json", epochs=9)
     files = write_report(run)
     page = Page(files.page)
     assert files.predictions is None
     assert files.curves.is_file()
-    assert "Not finished: 2 of 9 epochs" in page.text
-    assert "so far, not the result" in page.text
-    assert "test error after the last epoch" not in page.text
+    assert "Not finished: 2 of 9" in page.text
+    assert "not the result" in page.text
+    assert "after the last epoch" not in page.text
 
 
 def test_an_unfinished_run_without_an_evaluation_gets_a_page(run: Path) -> None:
@@ -264,32 +268,32 @@ def test_an_unfinished_run_without_an_evaluation_gets_a_page(run: Path) -> None:
         {k: v for k, v in record.items() if not k.startswith("test_")} for record in RunFolder(run).read_metrics()
     ]
     RunFolder(run).write_metrics(records)
-    assert "so far, not the result" in Page(write_report(run).page).text
+    assert "not the result" in Page(write_report(run).page).text
 
 
-def test_data_that_moved_costs_the_pictures_and_the_page_says_why(run: Path) -> None:
+def test_without_its_data_a_page_has_no_pictures_and_says_why(run: Path) -> None:
     change(run / "recipe.json", data="/nowhere/pets.npz")
     files = write_report(run)
     page = Page(files.page)
     assert files.predictions is None
-    assert "No pictures, because the data could not be loaded again: /nowhere/pets.npz" in page.text
+    assert re.search(r"No pictures, .*: /nowhere/pets\.npz", page.text)
     assert HOSTILE in page.text  # the confusion matrix stays, with the names that the weights carry
 
 
-def test_data_with_other_labels_now_costs_the_pictures(run: Path) -> None:
-    stored = load_file(run / "test_predictions.safetensors")
-    save_file({name: array[::-1].copy() for name, array in stored.items()}, run / "test_predictions.safetensors")
+def test_with_other_labels_in_the_data_a_page_has_no_pictures(run: Path) -> None:
+    stored = load_file(run / PREDICTIONS)
+    save_file({name: array[::-1].copy() for name, array in stored.items()}, run / PREDICTIONS)
     files = write_report(run)
     assert files.predictions is None
-    assert "now holds other test images" in Page(files.page).text
+    assert "other test images" in Page(files.page).text
 
 
 def test_a_record_without_predictions_gets_a_page(run: Path) -> None:
-    for name in ("test_predictions.safetensors", "model.safetensors", "config.json"):
+    for name in (PREDICTIONS, "model.safetensors", "config.json"):
         (run / name).unlink()
     files = write_report(run)
     assert files.predictions is None
-    assert "test_predictions.safetensors is not in the run folder" in Page(files.page).text
+    assert "test_predictions.safetensors is not in" in Page(files.page).text
 
 
 def test_a_folder_that_is_no_run_is_a_usage_error(tmp_path: Path) -> None:
@@ -301,7 +305,7 @@ def test_a_folder_that_is_no_run_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_a_run_without_a_finished_epoch_is_a_usage_error(run: Path) -> None:
     (run / "metrics.jsonl").unlink()
-    with pytest.raises(UsageError, match="no epoch has finished yet"):
+    with pytest.raises(UsageError, match="no epoch has finished"):
         write_report(run)
 
 
@@ -314,7 +318,7 @@ def test_a_run_without_a_finished_epoch_is_a_usage_error(run: Path) -> None:
         ("env.json", "nonsense"),
         ("config.json", "nonsense"),
         ("metrics.jsonl", '{"epoch": 1}\n'),
-        ("test_predictions.safetensors", "nonsense"),
+        (PREDICTIONS, "nonsense"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(run: Path, name: str, content: str) -> None:
@@ -351,7 +355,7 @@ def test_a_comparison_overlays_runs_and_takes_medians_over_seeds(run: Path, trai
 def test_an_unfinished_run_is_compared_but_not_counted(run: Path, trained: Path, tmp_path: Path) -> None:
     (run / "result.json").unlink()
     page = Page(write_comparison([run, trained], tmp_path / "page.html"))
-    assert "Not finished, so not counted in any median" in page.text
+    assert "not counted in any median" in page.text
     start = next(place for place, row in enumerate(page.rows) if "median, %" in row)
     assert page.rows[start + 1][6] == "1"
 
@@ -379,3 +383,18 @@ def test_gray_digits_are_reported_too(tmp_path: Path, make_npz: Callable[..., Pa
     page = Page(files.page)
     assert files.predictions is not None
     assert "the held-out training images" in page.text
+
+
+def test_reporting_imports_no_torch(tmp_path: Path) -> None:
+    """On a committed record, with predictions and their data, so that every part of the page is drawn."""
+    run = Path(shutil.copytree(RECORD, tmp_path / "run"))
+    labels = load_dataset("digits").test.labels
+    save_file({"logits": np.eye(10, dtype=np.float32)[labels[::-1]], "labels": labels}, run / PREDICTIONS)
+    code = (
+        "import sys; from wideresnet.commands.main import main; assert main(sys.argv[1:]) == 0\n"
+        "assert not {'torch', 'torchvision'} & set(sys.modules)"
+    )
+    for words in (["report", str(run)], ["report", str(run), str(RECORD), "--out", str(tmp_path / "page.html")]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (run / "predictions.png").is_file()

@@ -80,7 +80,6 @@ def test_losses_of_50_steps_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch
     def losses(device: str, dtype: torch.dtype) -> Tensor:
         torch.manual_seed(0)
         network = create("WRN-16-2", 4).to(device, dtype)
-        network.kernels = False
         optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
         found = []
         for batch, targets in zip(images, labels, strict=True):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+_KERNELS = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.so")
 
 
 def data_root() -> Path:
@@ -19,6 +22,18 @@ def kernels_folder() -> Path:
     return data_root() / "kernels"
 
 
+def kernel_files() -> list[Path]:
+    """Return the compiled kernels that exist, without unfinished builds and other files."""
+    return matching_files(kernels_folder(), _KERNELS)
+
+
 def measurements_file() -> Path:
     """Return the file of measured configurations."""
     return data_root() / "fastest.json"
+
+
+def matching_files(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """Return the files in a folder whose whole name matches, sorted; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_file())

@@ -77,7 +77,9 @@ class _SilentTask:
         pass
 
 
-class _Silent:
+class Silent:
+    """A reporter that shows nothing."""
+
     def task(self, description: str, total: float | None, fields: Sequence[str]) -> AbstractContextManager[Task]:  # noqa: ARG002
         return nullcontext(_SilentTask())
 
@@ -88,7 +90,7 @@ class _Silent:
         pass
 
 
-_reporter: Reporter = _Silent()
+_reporter: Reporter = Silent()
 
 
 def set_reporter(reporter: Reporter | None) -> Reporter:
@@ -98,7 +100,7 @@ def set_reporter(reporter: Reporter | None) -> Reporter:
         The reporter installed before, so that a caller can restore it.
     """
     global _reporter
-    before, _reporter = _reporter, reporter or _Silent()
+    before, _reporter = _reporter, reporter or Silent()
     return before
 
 

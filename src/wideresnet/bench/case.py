@@ -1,4 +1,4 @@
-"""What is measured: a network, a batch and a machine's settings, with the data that everyone in the race is given."""
+"""What is measured: a network, a batch and the settings of the machine, with the data that all contenders get."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from wideresnet.spec.published import USUAL_DATA
 from wideresnet.spec.recipe import Recipe
 
 FEED_BYTES = 64 * 2**20
-"""Size of the synthetic training set, uint8: more than a processor's caches hold, as a real set is."""
+"""Size of the synthetic training set, uint8: more than fits into a processor's caches, as for a real set. This
+package's choice."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class Case:
     """One thing to measure.
 
     Attributes:
-        job: "train" for a whole step (loss, backward, update), "infer" for a forward pass.
+        job: "train" for a whole step (loss, backward pass, update), "infer" for a forward pass.
         network: canonical name.
-        family: "cifar" (images of 32x32, 10 classes) or "imagenet" (224x224, 1000).
-        batch_size: images a step.
+        family: "cifar" (32x32 images, 10 classes) or "imagenet" (224x224, 1000 classes).
+        batch_size: images per step.
         device: "cpu" or "cuda".
-        precision: "fp32" or "bf16", of this package's own networks; others run in fp32. "auto" leaves it to what
-            `wrn train` or `wrn eval` would take.
-        num_threads: threads of the CPU that everyone starts with.
+        precision: of this package's networks: "fp32", "bf16", or "auto" for what `wrn train` or `wrn eval` would
+            choose. Others run in fp32.
+        num_threads: threads of the CPU that every contender starts with.
     """
 
     job: str
@@ -46,17 +47,17 @@ class Case:
 
     @property
     def name(self) -> NetworkName:
-        """What the network's name says."""
+        """The parsed name of the network."""
         return parse(self.network, self.family)
 
     @property
     def num_classes(self) -> int:
-        """Outputs."""
+        """Number of classes."""
         return USUAL_DATA[self.family][0]
 
     @property
     def size_px(self) -> int:
-        """Side of the images."""
+        """Side of the images, pixels."""
         return USUAL_DATA[self.family][1]
 
     @cached_property
@@ -68,7 +69,7 @@ class Case:
 
     @property
     def flops(self) -> int:
-        """Operations of one call: 2 x multiply-accumulates of direct convolution, three times that for training."""
+        """Operations per call: 2 x multiply-accumulates of direct convolution; three times as many for training."""
         per_image = self.cost.training_flops if self.job == "train" else self.cost.flops
         return per_image * self.batch_size
 
@@ -84,15 +85,18 @@ class Case:
         )
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Normalised images, float32 (B, 3, H, W) contiguous, and labels, int64 (B,), on the device; always alike."""
+        """Make normalized images, float32 (B, 3, H, W) contiguous, and labels, int64 (B,), on the device.
+
+        They are the same in every call.
+        """
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(self.batch_size, 3, self.size_px, self.size_px, generator=generator)
         labels = torch.randint(self.num_classes, (self.batch_size,), generator=generator)
         return images.to(self.device), labels.to(self.device)
 
-    def feed(self) -> Feed:
-        """A synthetic training set, augmented as the recipe says."""
-        images = self._pixels(max(2 * self.batch_size, FEED_BYTES // (3 * self.size_px**2)))
+    def feed(self, num_bytes: int = FEED_BYTES) -> Feed:
+        """Make a synthetic training set of about `num_bytes`, augmented as the recipe says."""
+        images = self._pixels(max(2 * self.batch_size, num_bytes // (3 * self.size_px**2)))
         recipe = self.recipe
         return Feed(
             images,
@@ -106,7 +110,7 @@ class Case:
         )
 
     def pixels(self) -> Tensor:
-        """A batch as it comes from a decoder: uint8 (B, H, W, 3), on the device."""
+        """Make a batch as a decoder returns it: uint8 (B, H, W, 3), on the device."""
         return torch.from_numpy(self._pixels(self.batch_size)).to(self.device)
 
     def _pixels(self, num_images: int) -> np.ndarray:
@@ -114,5 +118,5 @@ class Case:
         return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields; `Case(**fields)` is the inverse."""
+        """Return the fields; `Case(**fields)` is the inverse."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Those that race: this package's network as it runs best, the same run plainly, and other implementations."""
+"""The contenders: this package's network as it runs best, the same network run plainly, and other implementations."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wideresnet.bench.case import Case
+from wideresnet.bench.case import FEED_BYTES, Case
 from wideresnet.bench.peers import CAREFUL, PLAIN, PeerError, build_peer
 from wideresnet.bench.words import OURS, OURS_INT8
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.engines import optimize, quantize
 from wideresnet.engines.evaluate import pick_inference_precision
 from wideresnet.machine.device import synchronise
 from wideresnet.machine.memory import keep_memory
@@ -28,13 +29,14 @@ from wideresnet.training.setup import build_network
 from wideresnet.training.step import Meter, train_step, training_loss
 
 NUM_IMAGES = 50_000
-"""Of an epoch, CIFAR's: decides whether compiling would pay for itself."""
+"""Images per epoch, as in CIFAR: decides whether compiling would pay for itself."""
 
 NUM_CALIBRATION_IMAGES = 8
-"""Speed does not depend on what the network is quantised by."""
+"""Images that a network is quantized by. Its speed does not depend on them."""
 
 LR = 0.0
-"""Of every step that is timed: the arithmetic is the same, and the thousandth step works on what the first one did."""
+"""Learning rate of every step that is timed: the arithmetic is the same as with any other, and the weights stay the
+same, so that the thousandth step does the work of the first."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ class Contender:
     Attributes:
         name: as in the table.
         configuration: how it runs, e.g. "channels_last, eager, fp32, 2 threads".
-        call: one training step, or one forward pass.
+        call: runs one training step or one forward pass.
         num_threads: threads of the CPU that it runs with.
-        precision: "fp32" or "bf16"; "int8".
-        parts: runs one step in pieces and returns the seconds of each; only for this package's own.
+        precision: "fp32", "bf16" or "int8".
+        parts: runs one step part by part and returns the seconds of each; None for other implementations.
     """
 
     name: str
@@ -58,16 +60,21 @@ class Contender:
     parts: Callable[[], dict[str, float]] | None = None
 
 
-def make_contender(name: str, case: Case) -> Contender:
-    """The contender of a name: "wideresnet", "wideresnet int8", "plain", or an implementation's as in `--against`.
+def make_contender(name: str, case: Case, *, feed_bytes: int = FEED_BYTES) -> Contender:
+    """Build a contender.
+
+    Args:
+        name: "wideresnet", "wideresnet int8", "plain", or another implementation as in `run_bench`.
+        case: what it is to do.
+        feed_bytes: size of the training set that the parts of a step are timed with.
 
     Raises:
-        PeerError: another implementation is not installed, or has another network or none.
+        PeerError: another implementation is not installed, or has a different network or none.
         Exception: whatever its code raises.
     """
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if case.device == "cuda" else []):
         if name == OURS:
-            return ours_train(case) if case.job == "train" else ours_infer(case)
+            return ours_train(case, feed_bytes) if case.job == "train" else ours_infer(case)
         if name == OURS_INT8:
             return ours_int8(case)
         if name == PLAIN:
@@ -82,8 +89,8 @@ def make_contender(name: str, case: Case) -> Contender:
     return _as_users_run_it(name, network, case)
 
 
-def ours_train(case: Case) -> Contender:
-    """This package's training step, in the configuration that `wrn train` takes on this machine."""
+def ours_train(case: Case, feed_bytes: int = FEED_BYTES) -> Contender:
+    """Build this package's training step, in the configuration that `wrn train` chooses on this machine."""
     device, recipe = case.device, case.recipe
     network, _ = build_network(recipe, case.num_classes, in_channels=3)
     asked = replace(recipe.machine, threads=case.num_threads)
@@ -105,7 +112,7 @@ def ours_train(case: Case) -> Contender:
     def parts() -> dict[str, float]:
         nonlocal batches
         if batches is None:
-            feed = case.feed()
+            feed = case.feed(feed_bytes)
             batches = itertools.chain.from_iterable(map(feed.epoch, itertools.count()))
         watch = _Stopwatch(device)
         fresh_images, fresh_labels = next(batches)
@@ -117,16 +124,16 @@ def ours_train(case: Case) -> Contender:
         meter.add(loss.detach(), logits.detach(), fresh_labels, 0)
         optimizer.step()
         optimizer.zero_grad()
-        watch.lap("optimiser")
+        watch.lap("optimiser")  # a key of committed records
         return watch.seconds
 
     return Contender(OURS, execution.describe(), step, execution.threads, execution.precision, parts)
 
 
 def ours_infer(case: Case) -> Contender:
-    """This package's forward pass, in the configuration that `wrn predict` and `wrn eval` take on this machine."""
+    """Build this package's forward pass, in the configuration of `wrn predict` and `wrn eval` on this machine."""
     keep_memory()
-    network = build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device).optimize()
+    network = optimize(build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device))
     precision = pick_inference_precision(case.precision, network, case.device)
     images = case.batch()[0].contiguous(memory_format=torch.channels_last)
     preprocessing, pixels = Preprocessing("mean_std", (127.5,) * 3, (64.0,) * 3), case.pixels()
@@ -151,11 +158,11 @@ def ours_infer(case: Case) -> Contender:
 
 
 def ours_int8(case: Case) -> Contender:
-    """This package's forward pass in 8 bits."""
+    """Build this package's forward pass in int8."""
     keep_memory()
     generator = torch.Generator().manual_seed(0)
     calibration = torch.randn(NUM_CALIBRATION_IMAGES, 3, case.size_px, case.size_px, generator=generator)
-    network = build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device).quantise(calibration)
+    network = quantize(build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device), calibration)
     images = case.batch()[0].contiguous(memory_format=torch.channels_last)
 
     def forward() -> Tensor:
@@ -166,7 +173,7 @@ def ours_int8(case: Case) -> Contender:
 
 
 def _as_users_run_it(name: str, network: nn.Module, case: Case) -> Contender:
-    """The plain loop that users of PyTorch write; `+careful` adds what the careful ones among them add."""
+    """Build the plain loop that users of PyTorch write; `+careful` adds what careful users add."""
     careful = name.endswith(CAREFUL)
     layout = torch.channels_last if careful else torch.contiguous_format
     precision = case.precision if careful else "fp32"
@@ -214,7 +221,7 @@ def _threads_of(case: Case) -> str:
 
 
 class _Stopwatch:
-    """Seconds between laps, the device's work included."""
+    """Seconds between laps, including the device's work."""
 
     def __init__(self, device: str) -> None:
         self.device, self.seconds = device, dict[str, float]()

@@ -1,21 +1,26 @@
-"""The processes that `wrn bench start` times. All imports are inside the functions: they are part of what is timed.
+"""The processes that `wrn bench start` times, children as `base.child` describes.
 
-Each reads what to do from standard input. On standard output it says, a JSON object a line, how its first training step
-runs and, at once when that has ended, that it has.
+Each says how its first training step runs and, as soon as the step has ended, that it has. PyTorch and this package's
+other rooms are imported inside the functions, because their imports are part of what is timed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Any
 
+from wideresnet.base.child import Parent
 from wideresnet.base.errors import WRNError
 
 
-def ours(given: dict[str, Any]) -> None:
-    """`wrn train` up to the end of its first step, but for its table; `given` has the recipe and the run folder."""
+def ours(given: dict[str, Any], parent: Parent) -> None:
+    """Do what `wrn train` does up to the end of its first step, except for its table.
+
+    Args:
+        given: has the recipe and the run folder, `out`.
+        parent: is told.
+    """
     from wideresnet.kernels.library import start_build, why_unavailable
 
     start_build()
@@ -23,18 +28,23 @@ def ours(given: dict[str, Any]) -> None:
     from wideresnet.training import Job, fit
 
     def announce(job: Job, _: object) -> None:
-        _say(configuration=job.execution.describe())
+        parent.say(configuration=job.execution.describe())
 
     def leave(*_: object) -> None:
-        _say(stepped=True)
-        why_unavailable()  # a compiler that is still at work is waited for, as at the end of a run
-        os._exit(0)  # the rest of the run is not wanted
+        parent.say(stepped=True)
+        why_unavailable()  # waits for a compiler that is still at work, as the end of a run does
+        os._exit(0)  # the rest of the run is not needed
 
     fit(Recipe.from_json(given["recipe"]), given["out"], announce=announce, watch=leave)
 
 
-def plain(given: dict[str, Any]) -> None:
-    """The same step by a plain loop of PyTorch: eager, fp32, NCHW, on images that are there already."""
+def plain(given: dict[str, Any], parent: Parent) -> None:
+    """Do the same step in a plain PyTorch loop: eager, fp32, NCHW, on images that are already in memory.
+
+    Args:
+        given: has the recipe, device, number of threads, number of classes and size of the images.
+        parent: is told.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -43,7 +53,6 @@ def plain(given: dict[str, Any]) -> None:
     torch.set_num_threads(given["num_threads"])
     recipe, device = given["recipe"], given["device"]
     network = create(recipe["network"], given["num_classes"], family=recipe["family"]).to(device)
-    network.kernels = False
     optimizer = torch.optim.SGD(
         network.parameters(), lr=recipe["lr"], momentum=recipe["momentum"], weight_decay=recipe["weight_decay"],
         nesterov=recipe["nesterov"],
@@ -54,16 +63,21 @@ def plain(given: dict[str, Any]) -> None:
     optimizer.step()
     if device == "cuda":
         torch.cuda.synchronize()
-    _say(stepped=True)
-    _say(configuration=f"NCHW, eager, fp32, {torch.get_num_threads()} threads")
+    parent.say(stepped=True)
+    parent.say(configuration=f"NCHW, eager, fp32, {torch.get_num_threads()} threads")
 
 
-def _say(**values: object) -> None:
-    print(json.dumps(values), flush=True)
+def main() -> None:
+    """Take the step that the parent wants."""
+    parent = Parent()
+    given = parent.document
+    if given is None:
+        return
+    try:
+        (plain if given["way"] == "plain" else ours)(given, parent)
+    except WRNError as error:
+        sys.exit(" ".join(str(error).split()))
 
 
 if __name__ == "__main__":
-    try:
-        {"ours": ours, "plain": plain}[sys.argv[1]](json.loads(sys.stdin.read()))
-    except WRNError as error:
-        sys.exit(" ".join(str(error).split()))
+    main()

@@ -15,14 +15,17 @@ from wideresnet.machine.device import synchronise
 
 Clock = Callable[[], float]
 
+# The four numbers below are this package's choices.
+
 TURN_S = 0.2
-"""A turn lasts at least so long: shorter calls are repeated within it, far beyond a clock's or a launch's cost."""
+"""A turn lasts at least this long. Shorter calls are repeated within it, so that the cost of a clock or of a launch
+vanishes."""
 
 WARM_UP_S = 1.0
-"""A contender is called at least twice, and until so much time has passed, before its first turn."""
+"""Before its first turn, a contender is called at least twice and for at least this long."""
 
 MIN_ROUNDS = 3
-"""Rounds that are made whatever they take: fewer have no quartiles."""
+"""Number of rounds that are run however long they take: fewer have no quartiles."""
 
 MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices that a device is measured with: enough work to reach its rate."""
@@ -33,14 +36,15 @@ class Lane:
     """A contender and its times.
 
     Attributes:
-        may_fail: what it raises is noted, and the others go on.
-        first_s: seconds of its first call.
-        call_s: seconds of a call, as the warm-up found it.
-        num_calls: calls in a turn.
-        seconds: of one call, for each round.
-        parts: seconds of the pieces of a step, for each round, where the contender can tell.
-        problem: why there are none; empty while all is well.
-        peak_memory_mib: of a call, above what was there before the contender was built; None where unknown.
+        contender: what is timed.
+        may_fail: whether an exception of the contender is recorded instead of raised, so that the others continue.
+        first_s: seconds of the first call.
+        call_s: seconds of a call, as measured during the warm-up.
+        num_calls: number of calls per turn.
+        seconds: for each round, seconds of one call.
+        parts: for each round, seconds of the parts of a step, if the contender can tell them.
+        problem: why there are no times; "" as long as there is no problem.
+        peak_memory_mib: peak memory of a call, above what was in use before the contender was built; None if unknown.
     """
 
     contender: Contender
@@ -54,27 +58,37 @@ class Lane:
     peak_memory_mib: float | None = None
 
     def warm_up(
-        self, device: str, clock: Clock = time.perf_counter, after_first: Callable[[], None] = lambda: None
+        self,
+        device: str,
+        clock: Clock = time.perf_counter,
+        after_first: Callable[[], None] = lambda: None,
+        *,
+        turn_s: float = TURN_S,
+        warm_up_s: float = WARM_UP_S,
     ) -> None:
-        """Call until the first times are over, and learn how long a call takes.
+        """Call the contender until it runs at its usual speed, and measure how long a call takes.
 
         Args:
-            after_first: called after the first call, in which libraries may look for their fastest ways.
+            device: "cpu" or "cuda".
+            clock: returns seconds.
+            after_first: called after the first call, in which libraries may search for their fastest algorithms.
+            turn_s: duration of a turn, at least.
+            warm_up_s: duration of the warm-up, at least.
         """
         self.first_s, later = self._turn(device, clock, 1), []
         after_first()
-        while not later or self.first_s + sum(later) < WARM_UP_S:
+        while not later or self.first_s + sum(later) < warm_up_s:
             later.append(self._turn(device, clock, 1))
         self.call_s = min(later)
-        self.num_calls = max(1, math.ceil(TURN_S / max(self.call_s, 1e-9)))
+        self.num_calls = max(1, math.ceil(turn_s / max(self.call_s, 1e-9)))
 
     @property
     def turn_s(self) -> float:
-        """What a turn is expected to take."""
+        """Expected seconds of a turn."""
         return (self.num_calls + (self.contender.parts is not None)) * self.call_s
 
     def take_turn(self, device: str, clock: Clock = time.perf_counter) -> None:
-        """Add the seconds of a call, and of its pieces, in one more round."""
+        """Run one more round: add the seconds of a call, and of its parts."""
         self.seconds.append(self._turn(device, clock, self.num_calls) / self.num_calls)
         if self.contender.parts:
             self.parts.append(self.contender.parts())
@@ -91,7 +105,7 @@ class Lane:
 
 
 def attempt(lane: Lane, action: Callable[[], None]) -> None:
-    """Do something with a lane's contender; if it may fail, its failure is noted in the lane."""
+    """Do something with the contender of a lane. If it may fail, record its failure in the lane."""
     try:
         action()
     except (Exception, SystemExit) as error:
@@ -101,13 +115,13 @@ def attempt(lane: Lane, action: Callable[[], None]) -> None:
 
 
 def describe_problem(error: BaseException) -> str:
-    """One line for what another implementation raised."""
+    """Describe in one line what another implementation raised."""
     text = " ".join(str(error).split())
     return text if isinstance(error, WRNError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def num_rounds(lanes: Sequence[Lane], repeats: int, budget_s: float) -> int:
-    """As many rounds as fit the budget: at most `repeats`, at least three (or `repeats`, where that is less)."""
+    """Compute how many rounds fit the budget: at most `repeats`, at least three (or `repeats`, if that is less)."""
     return max(min(MIN_ROUNDS, repeats), min(repeats, int(budget_s / sum(lane.turn_s for lane in lanes))))
 
 
@@ -119,10 +133,14 @@ def take_turns(
     clock: Clock = time.perf_counter,
     advance: Callable[[float], None] = lambda _: None,
 ) -> None:
-    """Let the lanes run one after the other, in every round anew; one with a problem drops out.
+    """Let all lanes take a turn in every round. A lane with a problem drops out.
 
     Args:
-        advance: told the seconds that a turn was expected to take.
+        lanes: whose `contender` is timed, after a warm-up.
+        rounds: number of rounds.
+        device: "cpu" or "cuda".
+        clock: returns seconds.
+        advance: called after each turn with its expected seconds, for a progress bar.
     """
     for _ in range(rounds):
         for lane in lanes:
@@ -131,15 +149,24 @@ def take_turns(
             advance(lane.turn_s)
 
 
-def matmul_contender(device: str, precision: str, num_threads: int) -> tuple[Contender, int]:
-    """What the machine can do at most: one large matrix product, and its operations.
+def matmul_contender(device: str, precision: str, num_threads: int, side: int | None = None) -> tuple[Contender, int]:
+    """Build the most that the machine can do: one large matrix product.
 
-    In fp32 a GPU's convolutions use TF32 unless PyTorch is told otherwise, so the product does too.
+    In fp32, a GPU's convolutions use TF32 unless PyTorch is told otherwise, so the product does too.
+
+    Args:
+        device: "cpu" or "cuda".
+        precision: "fp32" or "bf16".
+        num_threads: threads of the CPU.
+        side: rows and columns of the matrices; None for `MATMUL_SIDE`.
+
+    Returns:
+        The product as a contender, and its number of operations.
     """
-    side = MATMUL_SIDE[device]
+    side = side or MATMUL_SIDE[device]
     tf32 = device == "cuda" and precision == "fp32" and torch.backends.cudnn.allow_tf32
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    generator = torch.Generator(device).manual_seed(0)  # of equal numbers a product may be faster
+    generator = torch.Generator(device).manual_seed(0)  # random, because a product of equal numbers may be faster
     left, right = (torch.randn(side, side, generator=generator, device=device).to(dtype) for _ in range(2))
     result = torch.empty_like(left)
 

@@ -1,4 +1,4 @@
-"""Other implementations: how each is asked for the same network."""
+"""Other implementations: how to build the same network with each."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from wideresnet.base.format import nearest
 from wideresnet.bench.case import Case
 
 PLAIN = "plain"
-"""Name of this package's own network, run as anybody would run it."""
+"""The name of this package's network in a plain PyTorch loop."""
 
 CAREFUL = "+careful"
-"""Ending of a name: that implementation in channels_last, and in autocast where ours runs in bf16."""
+"""Suffix of a name: that implementation in channels_last, and under autocast if ours runs in bf16."""
 
 
 class PeerError(WRNError):
-    """What keeps an implementation out of the race, in one line."""
+    """Why an implementation cannot take part, in one line."""
 
 
 def check_peer(name: str) -> None:
-    """Refuse a name that cannot be an implementation's, before anything is measured.
+    """Refuse a name that cannot be an implementation, before anything is measured.
 
     Raises:
-        UsageError: an unknown name, or a module or callable that does not exist.
+        UsageError: the name is unknown, or its module or callable does not exist.
     """
     base = name.removesuffix(CAREFUL)
     if base in PACKAGES or name == PLAIN:
@@ -44,15 +44,19 @@ def check_peer(name: str) -> None:
         _find_callable(base)
     except UsageError:
         raise
-    except (Exception, SystemExit):  # what its own code raises is told in its row, beside what the others achieve
+    except (Exception, SystemExit):  # what its code raises is shown in its row of the table
         return
 
 
 def build_peer(name: str, case: Case) -> nn.Module:
-    """The network as another implementation builds it.
+    """Build the network with another implementation.
+
+    Args:
+        name: as in `run_bench`.
+        case: has the network.
 
     Raises:
-        PeerError: it is not installed, or does not have this network.
+        PeerError: the implementation is not installed or does not have this network.
         Exception: whatever its code raises.
     """
     base = name.removesuffix(CAREFUL)
@@ -71,7 +75,7 @@ def build_peer(name: str, case: Case) -> nn.Module:
 
 
 def peer_version(name: str) -> str | None:
-    """The version of an installed package; None for a callable, or for what is not installed."""
+    """Return the version of an installed package; None for a callable, or if it is not installed."""
     try:
         return importlib.metadata.version(name.removesuffix(CAREFUL))
     except (importlib.metadata.PackageNotFoundError, ValueError):
@@ -92,7 +96,7 @@ def _timm(case: Case) -> nn.Module | None:
 
 
 def _torchvision_name(case: Case) -> str:
-    """The name of an ImageNet network in torchvision, which timm has too; "-" for the others."""
+    """The name of an ImageNet network in torchvision and timm; "-" for other networks."""
     name = case.name
     if name.family != "imagenet" or name.kind == "preact":
         return "-"
@@ -129,11 +133,11 @@ PACKAGES: dict[str, Callable[[Case], nn.Module | None]] = {
     "timm": _timm,
     "pytorchcv": _pytorchcv,
 }
-"""Installed packages that are known, and how each is asked; None: it does not have the network."""
+"""Known packages, and how to build a network with each; they return None if they do not have it."""
 
 
 def known_arguments(case: Case) -> dict[str, Any]:
-    """Names that a `module:callable` may give its parameters, with their values for this case."""
+    """List the names that parameters of a `module:callable` may have, with their values for this case."""
     name = case.name
     width = int(name.width) if name.width == int(name.width) else name.width
     return {
@@ -148,7 +152,7 @@ def known_arguments(case: Case) -> dict[str, Any]:
 
 
 def _build_by_callable(name: str, case: Case) -> nn.Module:
-    """Call `module:callable` with those of the known arguments that it takes."""
+    """Call `module:callable` with the known arguments that it takes."""
     function = _find_callable(name)
     known = known_arguments(case)
     given = {}
@@ -163,7 +167,7 @@ def _build_by_callable(name: str, case: Case) -> nn.Module:
                 f"it needs a parameter {parameter.name!r}, which wrn bench cannot give; wrap it in a function of "
                 "depth, width and num_classes"
             )
-    # Table 3's networks have the same parameters, so that counting them would not show which one was built
+    # the networks of Table 3 have equally many parameters, so counting them would not show which one was built
     if (
         case.family == "cifar"
         and case.name.kind == "wrn"
@@ -178,7 +182,7 @@ def _build_by_callable(name: str, case: Case) -> nn.Module:
 
 
 def _find_callable(name: str) -> Callable[..., Any]:
-    """The object that `module:callable` or `file.py:callable` names; this runs the module's code.
+    """Find the object that `module:callable` or `file.py:callable` names. This runs the code of the module.
 
     Raises:
         UsageError: there is no such module, file or callable.
@@ -194,7 +198,7 @@ def _find_callable(name: str) -> Callable[..., Any]:
             module = importlib.import_module(place)
         except (ModuleNotFoundError, ValueError, TypeError) as error:
             missing = getattr(error, "name", None)
-            if missing and not f"{place}.".startswith(f"{missing}."):  # a module that it needs itself
+            if missing and not f"{place}.".startswith(f"{missing}."):  # a module that it imports itself
                 raise
             raise UsageError(
                 f"--against {name}: no module {place!r} in the current folder or among the installed ones"

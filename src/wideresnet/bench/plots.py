@@ -1,4 +1,4 @@
-"""Pictures of a record: images a second of everyone, or Figure 4 as the paper draws it."""
+"""Plots of a record: images/s of every contender, first steps, or Figure 4 as the paper draws it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from wideresnet.spec.record import write_atomic
 
 
 def write_plot(document: dict[str, Any], path: Path) -> None:
-    """Draw a record into a PNG file."""
+    """Draw a record and write it as a PNG file."""
     draw = {"figure4": draw_figure4, "start": draw_starts}.get(document["job"], draw_bars)
     write_atomic(path, to_png(draw(document)))
 
 
 def draw_bars(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
-    """Images a second of each contender, one panel a case; what could not be timed keeps its line."""
+    """Draw images/s of each contender, one panel per case; what could not be timed has its reason instead."""
     cases = document["cases"]
     heights = [0.9 + 0.34 * len(case["contenders"]) for case in cases]
     figure = _figure((8, sum(heights) + 0.5), theme)
@@ -29,8 +29,8 @@ def draw_bars(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
     for axes, case in zip(panels, cases, strict=True):
         rows = case["contenders"]
         values = [row.get("images_per_s", 0.0) for row in rows]
-        colours = [theme.accent if row["name"] == OURS else theme.muted for row in rows]
-        axes.barh(range(len(rows)), values, color=colours, height=0.7)
+        colors = [theme.accent if row["name"] == OURS else theme.muted for row in rows]
+        axes.barh(range(len(rows)), values, color=colors, height=0.7)
         for place, row in enumerate(rows):
             if "problem" in row:
                 _write(axes, 0, place, f"  {row['problem']}"[:90], theme.wrong)
@@ -48,7 +48,7 @@ def draw_bars(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
 
 
 def draw_starts(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
-    """Seconds from the start of a process to the end of its first step."""
+    """Draw seconds from the start of a process to the end of its first step."""
     cases = document["cases"]
     figure = _figure((8, 0.5 + 1.7 * len(cases)), theme)
     panels = figure.subplots(len(cases), 1, squeeze=False)[:, 0]
@@ -70,7 +70,7 @@ def draw_starts(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
 
 
 def draw_figure4(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
-    """Milliseconds of a training step by network, the paper's and today's beside each other, with the test errors."""
+    """Draw milliseconds per training step by network, the paper's next to today's, with the test errors."""
     figure = _figure((8, 3.8), theme)
     left, right = figure.subplots(1, 2)
     cases = document["cases"]
@@ -80,8 +80,8 @@ def draw_figure4(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
         (left, [case["paper_ms"] for case in cases], "the paper: Titan X"),
         (right, today, f"today: {env['gpu'] or env['cpu']}"),
     ):
-        colours = [theme.muted if case["network"].startswith("PreAct") else theme.accent for case in cases]
-        axes.bar(range(len(cases)), values, color=colours, width=0.72)
+        colors = [theme.muted if case["network"].startswith("PreAct") else theme.accent for case in cases]
+        axes.bar(range(len(cases)), values, color=colors, width=0.72)
         for place, (case, value) in enumerate(zip(cases, values, strict=True)):
             axes.text(place, value, f"{value:,.4g}", ha="center", va="bottom", color=theme.ink, fontsize=9)
             if error := errors_of(case["network"]):
@@ -102,8 +102,8 @@ def _figure(size: tuple[float, float], theme: Theme) -> Figure:
     return figure
 
 
-def _write(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
-    axes.text(x, y, text, va="center", color=colour, fontsize=9, parse_math=False)
+def _write(axes: Axes, x: float, y: float, text: str, color: str) -> None:
+    axes.text(x, y, text, va="center", color=color, fontsize=9, parse_math=False)
 
 
 def _style(axes: Axes, theme: Theme, grid: str = "x") -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 
-from wideresnet.base.console import bar
+from wideresnet.base import progress
 from wideresnet.base.errors import UsageError
 from wideresnet.bench.case import Case
 from wideresnet.bench.contenders import Contender, make_contender
-from wideresnet.bench.measure import Lane, attempt, matmul_contender, num_rounds, take_turns
+from wideresnet.bench.measure import TURN_S, WARM_UP_S, Lane, attempt, matmul_contender, num_rounds, take_turns
 from wideresnet.bench.memory import PeakMemory, memory_in_own_process
 from wideresnet.bench.peers import check_peer
 from wideresnet.bench.plots import write_plot
@@ -34,7 +33,7 @@ from wideresnet.spec.record import write_json
 RECORD, PLOT = "bench.json", "bench.png"
 
 BATCH_SIZES = {"train": (128,), "infer": (1, 64)}
-"""Without --batch-size: the paper's for training; one image, and enough to fill a processor, for inference."""
+"""The default: for training the paper's; for inference one image, and enough images to fill a processor."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,11 @@ class Settings:
 
     Attributes:
         device: "cpu" or "cuda".
-        precision: of this package's networks: "fp32", "bf16", or "auto" for what is fastest.
+        precision: of this package's networks: "fp32", "bf16", or "auto" for the fastest.
         num_threads: threads of the CPU.
-        repeats: rounds at most.
-        seconds: of timing that a network and batch size may take; three rounds are made whatever they take.
+        repeats: number of rounds, at most.
+        seconds: duration of the rounds of a network and batch size, at most; three rounds are run however long they
+            take.
     """
 
     device: str
@@ -54,6 +54,28 @@ class Settings:
     num_threads: int
     repeats: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to measure. The defaults are what `wrn bench` does; a test measures less, or something else.
+
+    Attributes:
+        turn_s: duration of a turn, at least.
+        warm_up_s: duration of a contender's warm-up, at least.
+        matmul_side: rows and columns of the matrices of the matrix product; None for what suits the device.
+        make: builds a contender from its name and case.
+        memory: measures the peak memory of a contender on the CPU in MiB, from its name and case; None if unknown.
+    """
+
+    turn_s: float = TURN_S
+    warm_up_s: float = WARM_UP_S
+    matmul_side: int | None = None
+    make: Callable[[str, Case], Contender] = make_contender
+    memory: Callable[[str, Case], float | None] = memory_in_own_process
+
+
+USUAL = Method()
 
 
 def run_bench(
@@ -65,25 +87,29 @@ def run_bench(
     against: Sequence[str] = (),
     family: str | None = None,
     int8: bool = False,
+    command: str | None = None,
+    method: Method = USUAL,
     **machine: Any,
 ) -> dict[str, Any]:
-    """Measure networks, each beside other implementations in this process; the record grows with every case.
+    """Measure networks together with other implementations, in one process. The record is written after every case.
 
     Args:
         job: "train" or "infer".
         networks: names.
         out: folder for `bench.json` and `bench.png`.
-        batch_sizes: images a step; none for 128 (train), or 1 and 64 (infer).
-        against: "plain"; "torchvision", "timm", "pytorchcv" or "module:callable", these also with "+careful" behind.
-        family: for names that both families have.
-        int8: measure this package's networks in 8 bits too; "infer" only.
+        batch_sizes: images per step; empty for 128 (train), or 1 and 64 (infer).
+        against: "plain"; "torchvision", "timm", "pytorchcv" or "module:callable", which may be followed by "+careful".
+        family: of names that both families have.
+        int8: measure this package's networks in int8 as well; "infer" only.
+        command: the command line that was typed, for the record; None if there was none.
+        method: how to measure.
         machine: as for `settled`.
 
     Returns:
         What `bench.json` holds.
 
     Raises:
-        UsageError: an unknown network or implementation, or a used folder.
+        UsageError: the network or implementation is unknown, or the folder is used.
     """
     names = [parse(network, family) for network in networks]
     peers = list(dict.fromkeys(against))
@@ -94,38 +120,52 @@ def run_bench(
     check_free(out)
     for peer in peers:
         check_peer(peer)
-    with settled(**machine) as settings, bar("{task.fields[what]}") as progress:
-        document = start_document(job, settings)
+    with settled(**machine) as settings:
+        document = start_document(job, settings, command)
         for name in dict.fromkeys(names):
             for size in batch_sizes or BATCH_SIZES[job]:
                 case = Case(
                     job, str(name), name.family, size, settings.device, settings.precision, settings.num_threads
                 )
-                document["cases"] += _measure([(case, contenders)], settings, progress)
+                document["cases"] += _measure([(case, contenders)], settings, method)
                 write_record(document, out)
     return document
 
 
-def run_figure4(out: Path, **machine: Any) -> dict[str, Any]:
+def run_figure4(
+    out: Path,
+    *,
+    paper_ms: Mapping[str, float] = FIGURE4_MS,
+    batch_size: int = FIGURE4_BATCH_SIZE,
+    command: str | None = None,
+    method: Method = USUAL,
+    **machine: Any,
+) -> dict[str, Any]:
     """Repeat the paper's Figure 4 on this machine: a training step of its five networks, in turns.
 
     Args:
         out: folder for `bench.json` and `bench.png`.
+        paper_ms: the networks, with the milliseconds that each took in the paper.
+        batch_size: images per step.
+        command: the command line that was typed, for the record; None if there was none.
+        method: how to measure.
         machine: as for `settled`.
 
     Returns:
-        What `bench.json` holds; each case with the paper's `paper_ms`.
+        What `bench.json` holds; each case has the paper's `paper_ms`.
+
+    Raises:
+        UsageError: the folder is used.
     """
     check_free(out)
-    with settled(**machine) as settings, bar("{task.fields[what]}") as progress:
-        document = start_document("figure4", settings)
+    with settled(**machine) as settings:
+        document = start_document("figure4", settings, command)
         cases = [
-            Case("train", network, "cifar", FIGURE4_BATCH_SIZE, settings.device, settings.precision,
-                 settings.num_threads)
-            for network in FIGURE4_MS
-        ]  # fmt: skip
-        measured = _measure([(case, [OURS]) for case in cases], settings, progress)
-        document["cases"] = [{**case, "paper_ms": FIGURE4_MS[case["network"]]} for case in measured]
+            Case("train", network, "cifar", batch_size, settings.device, settings.precision, settings.num_threads)
+            for network in paper_ms
+        ]
+        measured = _measure([(case, [OURS]) for case in cases], settings, method)
+        document["cases"] = [{**case, "paper_ms": paper_ms[case["network"]]} for case in measured]
         write_record(document, out)
     return document
 
@@ -135,10 +175,17 @@ def settled(
     *, device: str = "auto", precision: str = "auto", num_threads: int | None = None, repeats: int = 20,
     seconds: float = 60.0,
 ) -> Iterator[Settings]:  # fmt: skip
-    """What is wanted of the machine, made definite; PyTorch's own settings are as before afterwards.
+    """Apply what is asked of the machine, and restore PyTorch's settings afterwards.
+
+    Args:
+        device: "cpu", "cuda", or "auto" for a GPU if there is one.
+        precision: "fp32", "bf16", or "auto" for the fastest.
+        num_threads: threads of the CPU; None leaves them to PyTorch.
+        repeats: number of rounds, at most.
+        seconds: duration of the rounds of a network and batch size, at most.
 
     Raises:
-        UsageError: a number that is too small, or a device that is not there.
+        UsageError: a number is too small, or the device does not exist.
     """
     for flag, value, low in (
         ("--threads", 1 if num_threads is None else num_threads, 1),
@@ -162,93 +209,105 @@ def settled(
 
 
 def check_free(out: Path) -> None:
-    """Refuse a folder that holds a record, or something else in its place."""
+    """Refuse a folder that holds a record, or a path that is not a folder."""
     if (out / RECORD).exists():
         raise UsageError(f"--out {out}: holds {RECORD} already; choose another --out")
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: exists and is not a folder; choose another --out")
 
 
-def start_document(job: str, settings: Settings) -> dict[str, Any]:
-    """The record without its cases."""
+def start_document(job: str, settings: Settings, command: str | None) -> dict[str, Any]:
+    """Make the record without its cases.
+
+    Args:
+        job: "train", "infer", "start" or "figure4".
+        settings: of the machine.
+        command: the command line that was typed; None if there was none.
+    """
+    env = describe(settings.device)
     return {
         "job": job,
-        "env": describe(settings.device),
+        "env": {**env, "command": command or env["command"]},
         "load_average": round(os.getloadavg()[0], 2),
         "cases": [],
     }
 
 
 def write_record(document: dict[str, Any], out: Path) -> None:
-    """Write the record and its picture."""
+    """Write the record and its plot."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / RECORD, document)
     write_plot(document, out / PLOT)
 
 
-def _measure(
-    entries: Sequence[tuple[Case, Sequence[str]]], settings: Settings, progress: Progress
-) -> list[dict[str, Any]]:
-    """Measure cases in common rounds: all contenders of all of them, and the matrix product, take turns."""
+def _measure(entries: Sequence[tuple[Case, Sequence[str]]], settings: Settings, method: Method) -> list[dict[str, Any]]:
+    """Measure cases in common rounds: the contenders of all cases and the matrix product take turns."""
     label = entries[0][0].network if len(entries) == 1 else "figure 4"
     if len(entries) == 1:
         label += f", batch {entries[0][0].batch_size}"
-    task = progress.add_task(label, total=None, what="")
+    with progress.task(label, fields=("what",)) as task:
+        return _measure_in_rounds(entries, settings, method, task)
 
+
+def _measure_in_rounds(
+    entries: Sequence[tuple[Case, Sequence[str]]], settings: Settings, method: Method, task: progress.Task
+) -> list[dict[str, Any]]:
     def tell(what: str) -> None:
-        progress.update(task, what=what)
+        task.update(what=what)
 
     gc.collect()
-    reset_peak_memory(settings.device)  # the heap that the case before left in pieces would slow this one
+    reset_peak_memory(settings.device)  # also returns the heap of the case before, whose fragments would slow this one
     entered: list[tuple[Case, list[Lane]]] = []
     for asked, (ours, *others) in entries:
-        first = _enter(ours, asked, tell)
-        case = dataclasses.replace(asked, precision=first.contender.precision)  # which careful others take over
-        entered.append((case, [first, *(_enter(name, case, tell) for name in others)]))
+        first = _enter(ours, asked, method, tell)
+        case = dataclasses.replace(asked, precision=first.contender.precision)  # the careful others use it, too
+        entered.append((case, [first, *(_enter(name, case, method, tell) for name in others)]))
     products, flops = dict[str, Lane](), 0
     for precision in dict.fromkeys(case.precision for case, _ in entered):
-        product, flops = matmul_contender(settings.device, precision, settings.num_threads)
+        product, flops = matmul_contender(settings.device, precision, settings.num_threads, method.matmul_side)
         products[precision] = Lane(product)
-        products[precision].warm_up(settings.device)
+        products[precision].warm_up(settings.device, turn_s=method.turn_s, warm_up_s=method.warm_up_s)
     lanes = [lane for _, case_lanes in entered for lane in case_lanes]
     running = [*(lane for lane in lanes if not lane.problem), *products.values()]
     rounds = num_rounds(running, settings.repeats, settings.seconds * len(entries))
-    progress.update(task, total=rounds * sum(lane.turn_s for lane in running), what=f"{rounds} rounds")
-    take_turns(running, rounds, settings.device, advance=lambda seconds: progress.advance(task, seconds))
+    task.update(total=rounds * sum(lane.turn_s for lane in running), what=f"{rounds} rounds")
+    take_turns(running, rounds, settings.device, advance=lambda seconds: task.update(advance=seconds))
     documents = []
     for (asked, _), (case, case_lanes) in zip(entries, entered, strict=True):
-        _measure_memory(asked, case, case_lanes, tell)
+        _measure_memory(asked, case, case_lanes, method, tell)
         documents.append(case_document(case, case_lanes, products[case.precision], flops))
-    progress.update(task, what=f"{rounds} rounds")
+    task.update(what=f"{rounds} rounds")
     return documents
 
 
-def _enter(name: str, case: Case, tell: Callable[[str], None]) -> Lane:
-    """Build a contender, warm it up, and measure its memory where all can share a process."""
+def _enter(name: str, case: Case, method: Method, tell: Callable[[str], None]) -> Lane:
+    """Build a contender and warm it up. On a GPU also measure its memory, for which all can share a process."""
     tell(f"warming up {name}")
     nobody = Contender(name, "", lambda: None, case.num_threads)
     lane = Lane(nobody, may_fail=name != OURS)
 
     def build_and_warm_up() -> None:
-        peak = PeakMemory(case.device)
-        lane.contender = make_contender(name, case)
-        lane.warm_up(case.device, after_first=peak.restart)
-        if case.device == "cuda":
+        peak = PeakMemory(case.device) if case.device == "cuda" else None
+        lane.contender = method.make(name, case)
+        after_first = peak.restart if peak else lambda: None
+        lane.warm_up(case.device, after_first=after_first, turn_s=method.turn_s, warm_up_s=method.warm_up_s)
+        if peak:
             lane.peak_memory_mib = peak.mib()
         if lane.contender.parts:
-            lane.contender.parts()  # makes its data, which must not count above
+            lane.contender.parts()  # creates its data, which must not count as memory of a step
 
     attempt(lane, build_and_warm_up)
     return lane
 
 
-def _measure_memory(asked: Case, case: Case, lanes: Sequence[Lane], tell: Callable[[str], None]) -> None:
-    """On a CPU, each contender's peak in a process of its own, where ours is asked as before, so that it runs alike."""
+def _measure_memory(
+    asked: Case, case: Case, lanes: Sequence[Lane], method: Method, tell: Callable[[str], None]
+) -> None:
+    """On a CPU, measure each contender's peak. Ours gets the case as it was asked for, so that it runs as before."""
     if case.device != "cpu":
         return
     for lane in lanes:
         if not lane.problem:
-            tell(f"memory of {lane.contender.name}, {case.network}")
-            lane.peak_memory_mib = memory_in_own_process(
-                lane.contender.name, asked if lane.contender.name == OURS else case
-            )
+            name = lane.contender.name
+            tell(f"memory of {name}, {case.network}")
+            lane.peak_memory_mib = method.memory(name, asked if name == OURS else case)

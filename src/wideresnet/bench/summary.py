@@ -1,8 +1,7 @@
-"""From times to what is recorded: medians with their spread, rates, ratios round by round."""
+"""From times to a record: medians with their spread, rates, and ratios round by round."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,40 +9,45 @@ from wideresnet.bench.case import Case
 from wideresnet.bench.measure import Lane
 from wideresnet.bench.peers import CAREFUL, PLAIN, peer_version
 from wideresnet.bench.words import OURS, OURS_INT8
+from wideresnet.report.statistics import summarize
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, minimum and quartiles."""
-    if len(values) == 1:
-        values = [*values, *values]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": middle, "min": min(values), "quartile1": low, "quartile3": high}
+    """Summarize times or ratios for a record: median, minimum and quartiles."""
+    over = summarize(values)
+    return {"median": over.median, "min": over.min, "quartile1": over.quartile1, "quartile3": over.quartile3}
 
 
 def ratio(ours_s: Sequence[float], other_s: Sequence[float]) -> dict[str, float]:
-    """How many times as fast ours is: the spread, over rounds, of the other's time divided by ours in that round.
+    """Summarize how many times as fast ours is: in each round, the other's time divided by ours.
 
-    What slows a machine down for seconds slows both halves of such a ratio; it would not both medians alike.
+    Whatever slows the machine down for some seconds slows both times of a round, so the ratio stays; the two medians
+    over all rounds could be affected differently.
+
+    Args:
+        ours_s: for each round, seconds of one call of ours.
+        other_s: likewise of the other.
     """
     return spread([other / ours for ours, other in zip(ours_s, other_s, strict=True)])
 
 
 def case_document(case: Case, lanes: Sequence[Lane], matmul: Lane, matmul_flops: int) -> dict[str, Any]:
-    """What the record holds of a case.
+    """Assemble what the record holds about a case.
 
     Args:
-        lanes: the contenders' lanes, this package's own first.
-        matmul: the matrix product's lane, of the same rounds.
-        matmul_flops: operations of one call of it.
+        case: what was measured.
+        lanes: of the contenders, this package's own first.
+        matmul: the lane of the matrix product, with the same rounds.
+        matmul_flops: operations per matrix product.
 
     Returns:
-        JSON-ready: the case, its cost, the machine's rate, a list of contenders with all their times, which of the
-        others is the best, how much faster than it our network in 8 bits is (None without one of them), and the pieces
-        of a step of ours. Who was not timed has `problem` instead of times.
+        Values for JSON: the case, its cost, the rate of the machine, all contenders with all their times, the best of
+        the others, how many times as fast our int8 network is as that (None if either is missing), and the parts of a
+        step of ours. A contender that was not timed has `problem` instead of times.
     """
     ours = lanes[0]
     assert ours.contender.name == OURS
-    matmul_rate = matmul_flops / statistics.median(matmul.seconds)
+    matmul_rate = matmul_flops / summarize(matmul.seconds).median
     contenders = [_contender_document(lane, ours, case, matmul_rate) for lane in lanes]
     best = best_peer(contenders)
     seconds = {lane.contender.name: lane.seconds for lane in lanes if not lane.problem}
@@ -67,7 +71,11 @@ def case_document(case: Case, lanes: Sequence[Lane], matmul: Lane, matmul_flops:
 
 
 def best_peer(contenders: Sequence[dict[str, Any]]) -> str | None:
-    """The fastest other implementation as its users run it; among careful ones only where there is no other."""
+    """Find the fastest other implementation as its users run it, or the fastest careful one if there is no other.
+
+    Returns:
+        Its name; None if no other implementation was timed.
+    """
     peers = [row for row in contenders if row["name"] not in (OURS, OURS_INT8, PLAIN) and "problem" not in row]
     usual = [row for row in peers if not row["name"].endswith(CAREFUL)]
     return min(usual or peers, key=lambda row: row["call_s"]["median"])["name"] if peers else None
@@ -100,9 +108,9 @@ def _contender_document(lane: Lane, ours: Lane, case: Case, matmul_rate: float) 
 
 
 def _parts_document(rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Median seconds of the pieces of a step, and all of them."""
+    """The median seconds of each part of a step, and all of them."""
     return {
-        name: {"median_s": round(statistics.median(part[name] for part in rounds), 9),
+        name: {"median_s": round(summarize(part[name] for part in rounds).median, 9),
                "seconds": _rounded([part[name] for part in rounds])}
         for name in rounds[0]
     }  # fmt: skip

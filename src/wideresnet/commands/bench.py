@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from wideresnet.bench.words import (
     errors_of,
     machine_line,
     parts_line,
+    quartiles,
     short_name,
     verdict,
 )
@@ -88,8 +90,8 @@ def _sizes(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers separated by commas, e.g. 1,64") from None
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure."""
+def run(args: argparse.Namespace, **method: Any) -> None:
+    """Measure; `method` is given on to the function that does, which has the usual one."""
     from wideresnet.bench.run import PLOT, RECORD, run_bench, run_figure4
 
     machine = {
@@ -98,6 +100,8 @@ def run(args: argparse.Namespace) -> None:
         "num_threads": args.threads,
         "repeats": args.repeats,
         "seconds": args.seconds,
+        "command": shlex.join(["wrn", *args.argv]),
+        **method,
     }
     out = args.out or new_run_folder("bench", args.job, *(args.networks[:1] if "networks" in args else ()))
     if args.job == "figure4":
@@ -148,16 +152,16 @@ def _contenders(case: dict[str, Any]) -> Table:
     rows = [row for row in case["contenders"] if "problem" not in row]
     fastest = max(row["images_per_s"] for row in rows)
     for row in rows:
-        call = {key: f"{1000 * value:.3g}" for key, value in row["call_s"].items()}
+        call = row["call_s"]
         memory, faster = row["peak_memory_mib"], row.get("ours_is_faster")
         table.add_row(
             Text(short_name(row), style="bold" if row["name"] == OURS else ""),
             f"{row['images_per_s']:,.4g}",
             Text("█" * max(1, round(BAR_WIDTH * row["images_per_s"] / fastest)), style="blue"),
-            f"{call['median']}, {call['min']}\n{call['quartile1']}-{call['quartile3']}",
+            f"{1000 * call['median']:.3g}, {1000 * call['min']:.3g}\n{quartiles(call, '.3g', 1000, '-')}",
             f"{human_count(row['flops_per_s'])}\n{100 * row['share_of_matmul']:.0f} %",
             "-" if memory is None else f"{memory:,.0f}",
-            f"{faster['median']:.2f} x\n{faster['quartile1']:.2f}-{faster['quartile3']:.2f}" if faster else "",
+            f"{faster['median']:.2f} x\n{quartiles(faster, '.2f', between='-')}" if faster else "",
         )
     return table
 
@@ -173,7 +177,7 @@ def _starts(case: dict[str, Any]) -> Table:
     table.add_column("")
     for row in case["starts"]:
         stepped, ran = row["stepped_s"], "; ".join(row["configurations"])
-        table.add_row(row["name"], f"{stepped['median']:.1f}", f"{stepped['quartile1']:.1f}-{stepped['quartile3']:.1f}",
+        table.add_row(row["name"], f"{stepped['median']:.1f}", quartiles(stepped, ".1f", between="-"),
                       f"{START_WAYS[row['name']]}; {ran}")  # fmt: skip
     return table
 
@@ -194,14 +198,14 @@ def _figure4(document: dict[str, Any]) -> Table:
     last_ms = 1000 * cases[-1]["contenders"][0]["call_s"]["median"]
     for case in cases:
         row, error = case["contenders"][0], errors_of(case["network"])
-        call = {key: 1000 * value for key, value in row["call_s"].items()}
+        ms = 1000 * row["call_s"]["median"]
         table.add_row(
             f"{case['network']}\n{case['precision']}",
             f"{error[0]:.2f} %" if error else "-",
             f"{case['paper_ms']:g}",
             f"{case['paper_ms'] / cases[-1]['paper_ms']:.2f}",
-            f"{call['median']:,.4g}\n{call['quartile1']:,.4g}-{call['quartile3']:,.4g}",
-            f"{call['median'] / last_ms:.2f}",
+            f"{ms:,.4g}\n{quartiles(row['call_s'], ',.4g', 1000, '-')}",
+            f"{ms / last_ms:.2f}",
             f"{100 * row['share_of_matmul']:.0f} %",
         )
     return table

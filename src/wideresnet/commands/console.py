@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -19,6 +19,9 @@ from rich.progress import (
 )
 
 from wideresnet.base import progress
+
+UNNAMED = {"rate", "what"}
+"""Fields whose text says what they are."""
 
 
 class _Console(Console):
@@ -36,39 +39,35 @@ def console() -> Console:
 class TerminalReporter:
     """Shows the library's progress on stderr, see `base.progress.Reporter`; tasks that nest share one display."""
 
-    def __init__(self) -> None:
+    def __init__(self, translate: Callable[[str], str] = str) -> None:
+        self._translate = translate
         self._live: Progress | None = None
 
     @contextmanager
     def task(self, description: str, total: float | None, fields: Sequence[str]) -> Iterator[progress.Task]:
-        """Show a bar with the time left, made for 80 columns."""
-        if self._live is not None:
-            yield from self._add(self._live, description, total, fields)
-            return
-        shown: list[ProgressColumn] = [TextColumn("{task.fields[texts]}")] if fields else [MofNCompleteColumn()]
-        with Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=14 if fields else 24),
-            *shown,
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=console(),
-        ) as live:
-            self._live = live
-            try:
-                yield from self._add(live, description, total, fields)
-            finally:
-                self._live = None
-
-    def _add(
-        self, live: Progress, description: str, total: float | None, fields: Sequence[str]
-    ) -> Iterator[progress.Task]:
-        nested = len(live.tasks) > 0
+        """Show a bar with the time left, made for 80 columns. Tasks that overlap share one display."""
+        if self._live is None:
+            shown: list[ProgressColumn] = [TextColumn("{task.fields[texts]}")] if fields else [MofNCompleteColumn()]
+            self._live = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=14 if fields else 24),
+                *shown,
+                TimeRemainingColumn(),
+                TextColumn("left"),
+                console=console(),
+            )
+            self._live.start()
+        live = self._live
         line = _Line(live, live.add_task(description, total=total, texts=""), fields)
         line.update()
-        yield line
-        if nested:  # the last line of a display stays, those within it go
-            live.remove_task(line.id)
+        try:
+            yield line
+        finally:
+            if len(live.tasks) > 1:
+                live.remove_task(line.id)
+            else:  # the last line of a display stays
+                live.stop()
+                self._live = None
 
     @contextmanager
     def status(self, description: str) -> Iterator[None]:
@@ -81,7 +80,7 @@ class TerminalReporter:
 
     def report(self, message: str) -> None:
         """Print a line above the bars."""
-        console().print(message, markup=False)
+        console().print(self._translate(message), markup=False)
 
 
 class _Line:
@@ -102,7 +101,7 @@ class _Line:
     ) -> None:
         """Bring the line up to date."""
         self.texts |= fields
-        named = (text if name == "rate" else f"{name} {text}" for name, text in self.texts.items())
+        named = (text if name in UNNAMED else f"{name} {text}" for name, text in self.texts.items())
         self.live.update(
             self.id, completed=completed, advance=advance, total=total, description=description, texts=" ".join(named)
         )
@@ -113,9 +112,13 @@ class _Warnings(logging.Handler):
         console().print(self.format(record), style="yellow", markup=False)
 
 
-def show_progress() -> None:
-    """Show the library's progress and warnings in this process from now on."""
-    progress.set_reporter(TerminalReporter())
+def show_progress(translate: Callable[[str], str] = str) -> None:
+    """Show the library's progress and warnings in this process from now on.
+
+    Args:
+        translate: puts a message in the words of the command line, see `translate.translator`.
+    """
+    progress.set_reporter(TerminalReporter(translate))
     log = logging.getLogger("wideresnet")
     if not any(isinstance(handler, _Warnings) for handler in log.handlers):
         log.addHandler(_Warnings(logging.WARNING))

@@ -72,15 +72,13 @@ def _worst_classes(result: dict[str, Any]) -> Table:
 
 
 def _frequent_mistakes(result: dict[str, Any]) -> Table:
+    import numpy as np
+
+    from wideresnet.base.metrics import most_confused
+
     table = Table("true", "taken for", box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("images", justify="right")
     names = result["class_names"]
-    mistakes = [
-        (count, true, predicted)
-        for true, row in enumerate(result["confusion"])
-        for predicted, count in enumerate(row)
-        if count and true != predicted
-    ]
-    for count, true, predicted in sorted(mistakes, key=lambda mistake: -mistake[0])[:NUM_SHOWN]:
+    for true, predicted, count in most_confused(np.array(result["confusion"]), NUM_SHOWN):
         table.add_row(Text(names[true]), Text(names[predicted]), str(count))
     return table

@@ -13,12 +13,9 @@ from wideresnet import __version__
 from wideresnet.base.errors import WRNError
 from wideresnet.commands import bench, cache, evaluate, info, predict, report, train
 from wideresnet.commands.console import show_progress
-from wideresnet.commands.flags import FLAGS
-from wideresnet.commands.translate import to_flags
+from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import Parser
-
-NO_FLAGS = {"argv", "verb", "job", "resume_command", "network", "networks", "weights", "images", "runs"}
-"""What parsed arguments hold besides flags."""
+from wideresnet.machine.cpu import export_thread_limit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         parser.parse_args(args.argv, args)
-        show_progress()
+        show_progress(translator(args))
+        if argv is None:  # this process is the command: no library has started its threads yet
+            export_thread_limit()
         args.verb(args)
         sys.stdout.flush()
         return 0
@@ -58,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _for_people(message: str, args: argparse.Namespace) -> str:
     """Put the library's arguments in the words of the command line."""
-    typed = [part for word in map(str, args.argv) for part in (word, word.partition("=")[2])]
-    message = to_flags(message, (vars(args).keys() - NO_FLAGS) | set(FLAGS), typed)
+    message = translator(args)(message)
     if command := getattr(args, "resume_command", None):
         message = re.sub(r"(continue[^;]*) with --resume\b", lambda match: f"{match[1]} with: {command}", message)
     return message

@@ -15,6 +15,7 @@ from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
 from wideresnet.commands.console import console, hide_progress
 from wideresnet.commands.flags import add_recipe_flags, given_flags
+from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import add_verb, new_run_folder, show, typed
 from wideresnet.kernels.library import start_build
 from wideresnet.spec.recipe import Recipe, read_recipe_values
@@ -97,7 +98,7 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
         resume=args.resume,
         overwrite=args.overwrite,
         checkpoint_every_s=args.checkpoint_every,
-        announce=lambda job, plan: _announce(job, plan, base),
+        announce=lambda job, plan: _announce(args, job, plan, base),
         world=world,
         command=typed(args),
     )
@@ -117,7 +118,7 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
             print(f"{label:<12} {path}")
 
 
-def _announce(job: Job, plan: Plan, base: Recipe | None) -> None:
+def _announce(args: argparse.Namespace, job: Job, plan: Plan, base: Recipe | None) -> None:
     """Show the recipe with what was overridden, the data and the arithmetic."""
     from wideresnet.training.summary import summarize
 
@@ -141,7 +142,7 @@ def _announce(job: Job, plan: Plan, base: Recipe | None) -> None:
     if summary.overridden:
         out.print("overridden: " + ", ".join(summary.overridden))
     for note in summary.notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(translator(args)(f"note: {note}"), markup=False)
 
 
 def _train_seeds(args: argparse.Namespace) -> None:
@@ -163,7 +164,7 @@ def _train_seeds(args: argparse.Namespace) -> None:
         dataset=dataset,
         resume=args.resume,
         checkpoint_every_s=args.checkpoint_every,
-        announce=lambda job, plan: _announce(job, plan, base),
+        announce=lambda job, plan: _announce(args, job, plan, base),
         command=typed(args),
     )
     show(args, summary, render_seeds)
@@ -203,7 +204,7 @@ def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Pat
         folder = SeedsFolder(args.out)
         folder.check_begun()
     elif SeedsFolder(args.out).is_begun():
-        raise UsageError(f"resume=True: {args.out} holds several seeds; say how many with seeds=")
+        raise UsageError(f"resume=True: {args.out} holds several seeds; say how many with seeds=N")
     elif not (folder := RunFolder(args.out)).is_run():
         raise UsageError(f"resume=True: {args.out} holds no run; leave out resume=True to start one")
     named = {name: getattr(args, name) for name in ("network", "data", "recipe") if getattr(args, name) is not None}

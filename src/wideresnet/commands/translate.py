@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+from wideresnet.commands.flags import FLAGS
+
+NO_FLAGS = {"argv", "verb", "job", "resume_command", "network", "networks", "weights", "images", "runs"}
+"""What parsed arguments hold besides flags."""
+
+
+def flag_names(args: argparse.Namespace) -> set[str]:
+    """Return the names that are flags of the verb, or of a recipe."""
+    return (vars(args).keys() - NO_FLAGS) | set(FLAGS)
+
+
+def translator(args: argparse.Namespace) -> Callable[[str], str]:
+    """Return a function that puts the library's messages in the words of this command line."""
+    names = flag_names(args)
+    typed = [part for word in map(str, args.argv) for part in (word, word.partition("=")[2])]
+    return lambda message: to_flags(message, names, typed)
 
 
 def to_flags(message: str, names: Iterable[str], typed: Iterable[str] = ()) -> str:

@@ -1,4 +1,4 @@
-"""Several seeds of one recipe: a process each, several at once where one alone leaves the device idle."""
+"""Several seeds of one recipe: one process each, several at the same time if a single one leaves the device idle."""
 
 from wideresnet.experiments.seeds import fit_seeds
 

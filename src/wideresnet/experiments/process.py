@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from wideresnet.base.child import Child, exit_text
 from wideresnet.experiments.concurrency import Report, report_now
 
 
@@ -22,67 +18,61 @@ class Worker:
 
     Attributes:
         seed: the seed.
-        report: how far it is; None before its first step.
-        message: what it said when it ended, "" for nothing.
+        report: the latest report; None before the first step.
+        message: what it said when it ended; "" if it said nothing.
     """
 
-    def __init__(self, seed: int, job: dict[str, Any], log: Path, num_threads: int | None) -> None:
-        """
+    def __init__(
+        self, seed: int, job: dict[str, Any], log: Path, num_threads: int | None, *, python: str | Path = sys.executable
+    ) -> None:
+        """Start the process.
+
         Args:
-            job: what `worker.main` reads.
-            log: what it prints is added to this file.
-            num_threads: threads of the process, as by OMP_NUM_THREADS; None: as many as it would have alone.
+            seed: the seed.
+            job: what `worker.main` reads, without `num_threads`.
+            log: the file to which its output is appended.
+            num_threads: threads of the process; None for as many as it takes when it runs alone.
+            python: the interpreter.
         """
         self.seed = seed
         self.report: Report | None = None
         self.message = ""
-        # the same packages as here, wherever these were found
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-        if num_threads is not None and num_threads < torch.get_num_threads():  # for NumPy too
-            env["OMP_NUM_THREADS"] = str(num_threads)
-        command = [sys.executable, "-P", "-m", "wideresnet.experiments.worker"]
-        with log.open("ab") as file:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=env, text=True,
-                start_new_session=True,  # Ctrl-C in the terminal goes to the parent alone, which tells the workers once
-            )  # fmt: skip
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it has died already, as its exit code will tell
-            self._process.stdin.write(json.dumps({**job, "num_threads": num_threads}) + "\n")
-            self._process.stdin.flush()
+        is_limited = num_threads is not None and num_threads < torch.get_num_threads()
+        self._child = Child(
+            "wideresnet.experiments.worker",
+            {**job, "num_threads": num_threads},
+            log=log,
+            variables={"OMP_NUM_THREADS": str(num_threads)} if is_limited else None,  # NumPy heeds it, too
+            own_session=True,  # Ctrl-C goes to the parent alone, which tells the workers once
+            python=python,
+        )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
     def poll(self) -> int | None:
-        """The exit code, as `subprocess.Popen.poll` has it; None while it runs."""
-        code = self._process.poll()
+        """Return the exit code, negative after a signal; None while the process runs."""
+        code = self._child.poll()
         if code is not None:
-            self._listener.join()
-            self.stop()
+            self._listener.join()  # its last words have been heard
+            self._child.close()
         return code
 
     def stop(self) -> None:
-        """Ask it to save a checkpoint and end."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
+        """Ask the process to save a checkpoint and end."""
+        self._child.stop()
 
     def kill(self) -> None:
-        """End it at once; its last checkpoint is whole."""
-        self._process.kill()
-        self._process.wait()
+        """End the process at once. Its last checkpoint is complete."""
+        self._child.kill()
         self.poll()
 
     def problem(self, code: int) -> str:
-        """Why it failed, in one line."""
-        return self.message or (f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
+        """Say in one line why the process failed."""
+        return self.message or exit_text(code)
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                said = json.loads(line)
-                if "message" in said:
-                    self.message = said["message"]
-                else:
-                    self.report = report_now(**said)
+        for said in self._child:
+            if "message" in said:
+                self.message = said["message"]
+            else:
+                self.report = report_now(**said)

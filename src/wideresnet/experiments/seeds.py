@@ -1,23 +1,22 @@
-"""`fit_seeds`: from a recipe to a run folder for each seed and one summary."""
+"""`fit_seeds`: from a recipe to one run folder per seed and one summary."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress, TaskID
-
-from wideresnet.base.console import bar, console
+from wideresnet.base import progress
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
 from wideresnet.experiments.concurrency import Pace, Report, make_pace
 from wideresnet.experiments.process import Worker
-from wideresnet.experiments.statistics import seeds_text, summarise
+from wideresnet.experiments.summary import seeds_document, seeds_text
 from wideresnet.report.pages import write_comparison
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import SeedsFolder, read_json, write_json
@@ -40,30 +39,36 @@ def fit_seeds(
     checkpoint_every_s: float = 60.0,
     announce: Callable[[Job, Plan], None] | None = None,
     command: str | None = None,
+    start_worker: Callable[[int, dict[str, Any], Path, int | None], Worker] = Worker,
 ) -> dict[str, Any]:
-    """Train several seeds of a recipe, each in a process of its own, and sum them up.
+    """Train several seeds of a recipe, each in its own process, and summarize them.
 
-    The folder `out/seedS` of a seed holds what `fit` with that seed leaves there; on a CPU, with as many threads, its
-    weights are equal to the bit. Precision and family are settled once, for all seeds.
+    The folder `out/seedS` holds what `fit` with seed S would leave there. On a CPU, with the same number of threads,
+    its weights have the same bits. Precision and family are decided once, for all seeds.
 
     Args:
-        recipe: of the first seed, `recipe.seed`; the others have the seeds that follow it.
-        out: the folder for all; must not exist, unless `resume`.
-        num_seeds: how many; with `resume` more than before adds some, and fewer leaves the others as they are.
-        at_once: how many train at once. On a CPU they share the threads evenly; the default is one, because the last
-            bits of a run depend on its threads. On a GPU the default is measured while they train, see `Pace`.
-        dataset: the recipe's data, where it is loaded already; each worker loads it again.
-        resume: go on with what is in `out`: finished seeds are left alone, the others finished or begun.
+        recipe: of the first seed, `recipe.seed`; the others have the seeds that follow.
+        out: the folder for all seeds; must not exist unless `resume`.
+        num_seeds: number of seeds. With `resume`, a higher number than before adds seeds, and a lower one leaves the
+            others as they are.
+        at_once: number of seeds that train at the same time. On a CPU they share the threads evenly; the default is
+            one, because the last bits of a run depend on its threads. On a GPU the default is measured during training,
+            see `Pace`.
+        dataset: the data of the recipe, if it is loaded already; each worker loads it again.
+        resume: continue what is in `out`: finished seeds stay as they are, the others are finished or started.
         checkpoint_every_s: seconds of work that a kill may cost.
         announce: called with what is about to run, before the first seed.
+        command: the command line that was typed, for `env.json`; None if there was none.
+        start_worker: starts the process of a seed, given the seed, its job (see `worker.main`), its log and its number
+            of threads.
 
     Returns:
-        What `out/seeds.json` holds, see `summarise`; `out/comparison.html` is written once two seeds have finished.
+        What `out/seeds.json` holds, see `seeds_document`. Two finished seeds also get `out/comparison.html`.
 
     Raises:
         UsageError: recipe, data and folder do not fit each other.
         WRNError: seeds failed; all others have been trained.
-        Interrupted: Ctrl-C or SIGTERM; each running seed has written a checkpoint.
+        Interrupted: Ctrl-C or SIGTERM; each running seed has saved a checkpoint.
     """
     for name, number in (("seeds", num_seeds), ("at_once", at_once)):
         if number is not None and number < 1:
@@ -76,7 +81,7 @@ def fit_seeds(
     else:
         folder.check_free()
     seeds = range(recipe.seed, recipe.seed + num_seeds)
-    _tell_others(folder, seeds)
+    _name_others(folder, seeds)
     waiting = [seed for seed in seeds if not _is_done(folder, seed)]
     seconds, most, rates = (
         stored.get(name, default) for name, default in (("seconds", 0.0), ("at_once", 1), ("images_per_s_at_once", {}))
@@ -90,28 +95,40 @@ def fit_seeds(
         if announce:
             announce(job, plan)
         del job, dataset  # their memory is for the workers
-        if device == "cpu" and resume:  # with as many threads as the runs began with
+        if device == "cpu" and resume:  # so that each run has as many threads as it began with
             at_once = at_once or most
-        pace, num_threads = make_pace(device, plan, recipe.schedule.batch_size, num_seeds, at_once, _say)
+        pace, num_threads = make_pace(device, plan, recipe.schedule.batch_size, num_seeds, at_once, progress.report)
+
+        def start(seed: int) -> Worker:
+            run = folder.run(seed)
+            job = {
+                "recipe": recipe.replace(seed=seed).to_json(),
+                "out": str(run.path),
+                "resume": run.is_run(),
+                "checkpoint_every_s": checkpoint_every_s,
+                "command": command,
+            }
+            return start_worker(seed, job, folder.log(seed), num_threads)
+
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.summary, summarise(folder, recipe, seeds, seconds, pace.at_once, rates))
+        write_json(folder.summary, seeds_document(folder, recipe, seeds, seconds, pace.at_once, rates))
         started = time.monotonic()
         try:
-            failed, stopped = _train(folder, recipe, waiting, plan, pace, num_threads, checkpoint_every_s, command)
+            failed, stopped = _train(folder, recipe, waiting, plan, pace, start)
         except KeyboardInterrupt:  # a second Ctrl-C
             again = folder.resume_command(num_seeds)
-            raise Interrupted(f"interrupted; go on from the last checkpoints with: {again}") from None
+            raise Interrupted(f"interrupted; continue from the last checkpoints with: {again}") from None
         seconds, most, rates = seconds + time.monotonic() - started, pace.at_once, pace.rates or rates
     else:
-        _say(f"{folder.path}: all {num_seeds} seeds have finished; nothing to train")
-    summary = summarise(folder, recipe, seeds, seconds, most, rates)
+        progress.report(f"{folder.path}: all {num_seeds} seeds have finished; nothing to train")
+    summary = seeds_document(folder, recipe, seeds, seconds, most, rates)
     write_json(folder.summary, summary)
     if summary["n"] > 1:
         write_comparison([folder.path / run["folder"] for run in summary["runs"]], folder.page)
     done = f"{summary['n']} of {num_seeds} seeds have finished"
     if stopped and summary["unfinished"]:
         again = folder.resume_command(num_seeds)
-        raise Interrupted(f"stopped; {done}, those under way are saved, go on with: {again}")
+        raise Interrupted(f"stopped; {done}, the running ones are saved; continue with: {again}")
     if failed:
         logs = ", ".join(str(folder.log(seed)) for seed in failed)
         again = folder.resume_command(num_seeds)
@@ -119,20 +136,16 @@ def fit_seeds(
     return summary
 
 
-def _say(text: str) -> None:
-    console().print(text, markup=False)
-
-
 def _is_done(folder: SeedsFolder, seed: int) -> bool:
     run = folder.run(seed)
     return run.result.is_file() and run.report.is_file()
 
 
-def _tell_others(folder: SeedsFolder, seeds: Sequence[int]) -> None:
-    """Name the runs that are there and not asked for: nobody should think that they are in the mean."""
+def _name_others(folder: SeedsFolder, seeds: Sequence[int]) -> None:
+    """Name the runs in the folder that are not asked for, so that nobody believes they are in the mean."""
     asked = {folder.run(seed).path for seed in seeds}
     if others := sorted(path.name for path in folder.path.glob("seed*") if path.is_dir() and path not in asked):
-        _say(f"left as they are and not counted: {', '.join(others)}")
+        progress.report(f"left as they are and not counted: {', '.join(others)}")
 
 
 def _train(
@@ -141,83 +154,64 @@ def _train(
     seeds: Sequence[int],
     plan: Plan,
     pace: Pace,
-    num_threads: int | None,
-    checkpoint_every_s: float,
-    command: str | None,
+    start: Callable[[int], Worker],
 ) -> tuple[list[int], bool]:
-    """Keep as many workers going as the pace allows until all seeds have ended.
+    """Keep as many workers running as the pace allows, until all seeds have ended.
 
     Returns:
-        The seeds that failed; and whether it was stopped before the end.
+        The seeds that failed, and whether training was stopped before the end.
     """
     waiting, failed = deque(seeds), list[int]()
-    running: dict[Worker, TaskID | None] = {}  # with its line of the display, once it trains
-    progress = bar("loss {task.fields[loss]}", "error {task.fields[error]}")
-    with StopRequest() as stop, progress:
+    running: dict[Worker, progress.Task | None] = {}  # each with its line of progress, once it trains
+    lines: dict[Worker, ExitStack] = {}
+    with StopRequest() as stop, ExitStack() as display:
         try:
             while running or (waiting and not stop.asked):
                 while waiting and len(running) < pace.at_once and not stop.asked:
                     seed = waiting.popleft()
-                    worker = _start(folder, recipe, seed, num_threads, checkpoint_every_s, command)
-                    running[worker] = None
-                    _say(f"seed {seed}: started, log in {folder.log(seed)}")
+                    running[start(seed)] = None
+                    progress.report(f"seed {seed}: started, log in {folder.log(seed)}")
                 time.sleep(0.1)
                 for worker, line in list(running.items()):
                     if stop.asked:
                         worker.stop()
                     if worker.report:
-                        running[worker] = _show(progress, line, worker.seed, worker.report, recipe, plan)
+                        # added late, so that the speed of a resumed run does not count the steps before
+                        if line is None:
+                            lines[worker] = display.enter_context(ExitStack())
+                            line = running[worker] = lines[worker].enter_context(
+                                progress.task("", total=plan.num_steps, fields=("loss", "error"))
+                            )
+                        _show(line, worker.seed, worker.report, recipe, plan)
                     if (code := worker.poll()) is not None:
-                        if (line := running.pop(worker)) is not None:
-                            progress.remove_task(line)
-                        _tell_end(folder, worker, code)
+                        running.pop(worker)
+                        lines.pop(worker, ExitStack()).close()
+                        _say_end(folder, worker, code)
                         if code and not (code == STOPPED and stop.asked):
                             failed.append(worker.seed)
                 pace.observe({worker.seed: worker.report for worker in running})
-        finally:  # left by a second Ctrl-C, or by an error here
+        finally:  # some run only after a second Ctrl-C, or after an error here
             for worker in running:
                 worker.kill()
     return sorted(failed), stop.asked
 
 
-def _show(progress: Progress, line: TaskID | None, seed: int, report: Report, recipe: Recipe, plan: Plan) -> TaskID:
-    """Bring a seed's line up to date; the first time make it, so that a resumed run's speed is not taken from zero."""
-    if line is None:
-        line = progress.add_task("", total=plan.num_steps, completed=report.step, loss="-", error="-")
-    progress.update(
-        line,
+def _show(line: progress.Task, seed: int, report: Report, recipe: Recipe, plan: Plan) -> None:
+    """Update the line of a seed."""
+    line.update(
         description=f"seed {seed}  epoch {(report.step - 1) // plan.steps_per_epoch + 1}/{recipe.schedule.epochs}",
         completed=report.step,
         loss=f"{report.loss:.3f}",
         error=f"{report.error_pct:.1f} %",
     )
-    return line
 
 
-def _start(
-    folder: SeedsFolder,
-    recipe: Recipe,
-    seed: int,
-    num_threads: int | None,
-    checkpoint_every_s: float,
-    command: str | None,
-) -> Worker:
-    run = folder.run(seed)
-    job = {
-        "recipe": recipe.replace(seed=seed).to_json(),
-        "out": str(run.path),
-        "resume": run.is_run(),
-        "checkpoint_every_s": checkpoint_every_s,
-        "command": command,
-    }
-    return Worker(seed, job, folder.log(seed), num_threads)
-
-
-def _tell_end(folder: SeedsFolder, worker: Worker, code: int) -> None:
+def _say_end(folder: SeedsFolder, worker: Worker, code: int) -> None:
     if code == 0:
         result = folder.run(worker.seed).read_result()
-        _say(f"seed {worker.seed}: test error {result['test_error_pct']:.2f} %, {human_seconds(result['seconds'])}")
+        error, seconds = result["test_error_pct"], result["seconds"]
+        progress.report(f"seed {worker.seed}: test error {error:.2f} %, {human_seconds(seconds)}")
     elif code == STOPPED:
-        _say(f"seed {worker.seed}: stopped{' and saved' if worker.message else ''}")
+        progress.report(f"seed {worker.seed}: stopped{' and saved' if worker.message else ''}")
     else:
-        _say(f"seed {worker.seed} failed: {worker.problem(code)} (log: {folder.log(worker.seed)})")
+        progress.report(f"seed {worker.seed} failed: {worker.problem(code)} (log: {folder.log(worker.seed)})")

@@ -1,8 +1,9 @@
-"""How trained weights do on a test set: the content of `wrn eval`."""
+"""Trained weights on a test set: the content of `wrn eval`."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from wideresnet.base.console import bar
+from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.metrics import class_errors, confusion, top_k_error
 from wideresnet.data import Dataset, load_dataset
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import fit_to_size
-from wideresnet.engines.evaluate import Evaluation, evaluate, pick_inference_precision
-from wideresnet.engines.int8 import Quantised
+from wideresnet.engines import optimize, quantize
+from wideresnet.engines.evaluate import evaluate, pick_inference_precision
+from wideresnet.engines.int8 import Quantized
 from wideresnet.machine.device import pick_device
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights, read_weights
 
 MIN_CLASSES_FOR_TOP5 = 10
-"""With fewer classes, five guesses are half of all."""
-
+"""With fewer classes, five guesses would be more than half of all classes. This package's choice."""
 
 NUM_CALIBRATION_IMAGES = 1000
-"""Training images, evenly spread, by which a network is quantised.
+"""Training images, evenly spread, by which a network is quantized.
 
-The logits of a WRN-16-2 on CIFAR-10's test set then move by 0.8 %, as with 2,000 images; with 100 by 1.9 %.
+Measured on a WRN-16-2: its logits on CIFAR-10's test set change by 0.8 %, as with 2,000 images; with 100 by 1.9 %.
 """
 
 
@@ -41,31 +43,31 @@ def evaluate_weights(
     skip_unreadable: bool = False,
     int8: bool = False,
 ) -> dict[str, Any]:
-    """Run trained weights over every test image once, with the preprocessing that they carry.
+    """Evaluate trained weights on every test image once, with the preprocessing stored in them.
 
-    On the data, device and precision of the run that left the weights, the result is that run's; on a GPU up to
+    On the data, device and precision of the run that produced the weights, the result is the run's own; on a GPU, up to
     rounding.
 
     Args:
         weights: a run folder, a weights folder or a `model.safetensors`.
-        data: as for `wrn train`; its images are brought to the size that the weights were trained on.
+        data: as for `load_dataset`; its images are resized to the size that the weights were trained on.
         device: "auto", "cpu" or "cuda".
-        precision: "fp32", "bf16", or "auto": what the run was evaluated in, else as `pick_inference_precision` says.
+        precision: "fp32", "bf16", or "auto" for that of the run, or without a run as `pick_inference_precision` says.
         skip_unreadable: leave out images that cannot be read, with a note.
-        int8: quantise the network to 8 bits by the data's training images, and run that on the CPU.
+        int8: quantize the network to int8 by training images of the data, and run it on the CPU.
 
     Returns:
-        JSON-ready: weights, network, dataset, num_images, num_errors, error_pct, top5_error_pct (None below 10
+        Values for JSON: weights, network, dataset, num_images, num_errors, error_pct, top5_error_pct (None below 10
         classes), loss (mean cross entropy, nats), class_names, classes (for each: class, num_images, num_errors,
-        error_pct, which is None without images), confusion (images by true class, then by predicted class), device,
-        precision ("int8" where that was asked for), seconds, images_per_s, notes.
+        error_pct; the error is None without images), confusion (number of images by true class, then by predicted
+        class), device, precision ("int8" if asked for), seconds, images_per_s, notes.
 
     Raises:
-        UsageError: weights and data do not fit each other: classes, channels; or there is no int8 for them here.
+        UsageError: weights and data do not fit each other (classes, channels), or int8 is not available for them.
         DataError: the weights or the data cannot be read.
     """
     if int8 and (device == "cuda" or precision == "bf16"):
-        raise UsageError("--int8: is for a CPU and no other precision; leave out --device and --precision")
+        raise UsageError("--int8: runs on a CPU and in no other precision; leave out --device and --precision")
     device = pick_device("cpu" if int8 else device)
     read = read_weights(weights)
     dataset = load_dataset(data, skip_unreadable=skip_unreadable)
@@ -76,16 +78,15 @@ def evaluate_weights(
     images, more = _fit(read, dataset, dataset.test.images)
     network: nn.Module
     if int8:
-        precision, quantised = "int8", _quantise(read, dataset)
-        network = quantised
-        more.append(quantised.how)
+        precision, quantized = "int8", _quantize(read, dataset)
+        network = quantized
+        more.append(quantized.how)
     else:
-        network = read.network.to(device).optimize()
+        network = optimize(read.network.to(device))
         precision = pick_inference_precision(_precision_of_run(precision, device, Path(weights)), network, device)
     started = time.monotonic()
     labels = dataset.test.labels
-    with bar() as progress:
-        task = progress.add_task("evaluating", total=len(images))
+    with progress.task("evaluating", total=len(images)) as task:
         result = evaluate(
             network,
             images,
@@ -93,11 +94,13 @@ def evaluate_weights(
             read.preprocessing,
             device=device,
             precision=precision,
-            advance=lambda num: progress.advance(task, num),
+            advance=lambda num: task.update(advance=num),
         )
     seconds = time.monotonic() - started
     if not result.logits.isfinite().all():
-        raise DataError(f"{weights}: its outputs are not finite; these weights are damaged, train again")
+        raise DataError(f"{weights}: the outputs are not finite; these weights are damaged, so train again")
+    names, logits = read.class_names, result.logits.numpy()
+    matrix = confusion(labels, logits.argmax(axis=1), len(names))
     return {
         "weights": str(weights),
         "network": str(read.network.name),
@@ -105,9 +108,11 @@ def evaluate_weights(
         "num_images": result.num_images,
         "num_errors": result.num_errors,
         "error_pct": result.error_pct,
-        "top5_error_pct": _top5_error_pct(result, labels),
+        "top5_error_pct": top_k_error(logits, labels, 5) if len(names) >= MIN_CLASSES_FOR_TOP5 else None,
         "loss": result.loss,
-        **_by_class(result, labels, read.class_names),
+        "class_names": list(names),
+        "classes": _classes(matrix, names),
+        "confusion": matrix.tolist(),
         "device": device,
         "precision": precision,
         "seconds": round(seconds, 3),
@@ -117,21 +122,21 @@ def evaluate_weights(
 
 
 def _check_names(weights: Weights, dataset: Dataset) -> list[str]:
-    """Refuse data with other classes than the weights'; one's own data whose classes are only numbers is accepted."""
+    """Refuse data with other classes than the weights. The user's own data may have numbers instead of names."""
     known, found = weights.class_names, dataset.class_names
     if known == found:
         return []
     if len(known) != len(found):
         raise UsageError(
-            f"{dataset.source}: {len(found)} classes ({_listed(found)}), the weights know {len(known)} "
+            f"{dataset.source}: {len(found)} classes ({_listed(found)}), but the weights know {len(known)} "
             f"({_listed(known)}); evaluate on data with the classes that they were trained on"
         )
     if dataset.facts is None and found == tuple(str(label) for label in range(len(found))):
-        return [f"the data's classes are only numbered; taken to be the weights' in order: {_listed(known)}"]
+        return [f"the classes of the data are only numbered; they get the names in the weights: {_listed(known)}"]
     place = next(place for place, pair in enumerate(zip(known, found, strict=True)) if pair[0] != pair[1])
     raise UsageError(
-        f"{dataset.source}: class {place} is {found[place]!r}, in the weights it is {known[place]!r}; names and order "
-        "must be the same"
+        f"{dataset.source}: class {place} is {found[place]!r}, but in the weights it is {known[place]!r}; use data "
+        "with the same names in the same order"
     )
 
 
@@ -139,31 +144,34 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _quantise(weights: Weights, dataset: Dataset) -> Quantised:
-    """The network in 8 bits, by training images evenly spread over the set."""
+def _quantize(weights: Weights, dataset: Dataset) -> Quantized:
+    """Quantize the network to int8 by training images that are spread evenly over the set."""
     every = max(1, len(dataset.train) // NUM_CALIBRATION_IMAGES)
     images, _ = _fit(weights, dataset, dataset.train.images[::every][:NUM_CALIBRATION_IMAGES])
-    return weights.network.quantise(torch.cat(list(evaluation_batches(images, weights.preprocessing, device="cpu"))))
+    batches = evaluation_batches(images, weights.preprocessing, device="cpu")
+    return quantize(weights.network, torch.cat(list(batches)))
 
 
 def _fit(weights: Weights, dataset: Dataset, images: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Images of the set, uint8 (N, H, W, C), in the weights' size and channels, and what was done to them."""
+    """Convert images, uint8 (N, H, W, C), to the size and channels of the weights; returns notes on what was done."""
     notes: list[str] = []
     channels, wanted = images.shape[3], weights.network.in_channels
     if channels == 1 and wanted == 3:
         images = np.repeat(images, 3, axis=3)
-        notes.append("the images are grayscale, the network takes RGB: gray repeated in all three channels")
+        notes.append("the images are grayscale and the network takes RGB: gray repeated in all three channels")
     elif channels != wanted:
-        raise UsageError(f"{dataset.source}: images of {channels} channels, the weights take {wanted}; convert them")
+        raise UsageError(
+            f"{dataset.source}: images of {channels} channels, but the weights take {wanted}; convert them"
+        )
     if images.shape[1:3] != weights.input_size:
         height, width = weights.input_size
-        notes.append(f"test images brought from {images.shape[2]} x {images.shape[1]} to {width} x {height} px")
+        notes.append(f"test images resized from {images.shape[2]} x {images.shape[1]} to {width} x {height} px")
         images = np.stack([fit_to_size(image, weights.input_size) for image in images])
     return images, notes
 
 
 def _precision_of_run(wanted: str, device: str, weights: Path) -> str:
-    """What is wanted; for "auto" the precision of the run which left the weights, if it ran on such a device."""
+    """For "auto", the precision of the run that produced the weights if it ran on this kind of device."""
     folder = RunFolder(weights if weights.is_dir() else weights.parent)
     if wanted == "auto" and folder.result.is_file():
         try:
@@ -175,26 +183,11 @@ def _precision_of_run(wanted: str, device: str, weights: Path) -> str:
     return wanted
 
 
-def _top5_error_pct(result: Evaluation, labels: np.ndarray) -> float | None:
-    if result.logits.shape[1] < MIN_CLASSES_FOR_TOP5:
-        return None
-    best = result.logits.topk(5).indices.numpy()
-    return 100 * float((best != labels[:, None]).all(axis=1).mean())
-
-
-def _by_class(result: Evaluation, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
-    num = len(class_names)
-    predicted = result.logits.argmax(1).numpy()
-    confusion = np.bincount(labels * num + predicted, minlength=num * num).reshape(num, num)
-    totals = confusion.sum(axis=1)
-    errors = totals - confusion.diagonal()
-    classes = [
-        {
-            "class": name,
-            "num_images": total,
-            "num_errors": wrong,
-            "error_pct": 100 * wrong / total if total else None,
-        }
-        for name, total, wrong in zip(class_names, totals.tolist(), errors.tolist(), strict=True)
+def _classes(matrix: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The errors of each class, ready for JSON."""
+    errors = class_errors(matrix)
+    columns = (class_names, errors.num_images.tolist(), errors.num_errors.tolist(), errors.error_pct.tolist())
+    return [
+        {"class": name, "num_images": total, "num_errors": wrong, "error_pct": error_pct if total else None}
+        for name, total, wrong, error_pct in zip(*columns, strict=True)
     ]
-    return {"class_names": list(class_names), "classes": classes, "confusion": confusion.tolist()}

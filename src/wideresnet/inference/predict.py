@@ -1,8 +1,7 @@
-"""What a trained network sees in image files: the content of `wrn predict`."""
+"""Classes of image files: the content of `wrn predict`."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,23 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wideresnet.base.console import console, track
+from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, silent_pillow
+from wideresnet.engines import optimize
+from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
 from wideresnet.weights.hub import Weights, read_weights
 
 NUM_LISTED = 10
+
 MANY_IMAGES = 32
-"""From so many on, making a network ready for speed pays for itself."""
+"""From this number on, optimizing the network takes less time than it saves. This package's choice."""
 
 _NOTES = {
     "16-bit": "scaled from 16 to 8 bits",
     "EXIF rotation": "turned upright by EXIF",
     "alpha": "transparency laid over white",
-    "colour": "converted from colour to grayscale",
-    "first frame": "several frames, the first taken",
+    "color": "converted from color to grayscale",
+    "first frame": "first of several frames",
     "grayscale": "converted from grayscale to RGB",
 }
 
@@ -41,31 +43,31 @@ def predict_files(
     device: str = "auto",
     skip_unreadable: bool = False,
 ) -> list[dict[str, Any]]:
-    """Classify image files; they are brought to the size that the weights were trained on, centre cropped.
+    """Classify image files, resized and center-cropped to the size that the weights were trained on.
 
     Args:
         weights: a run folder, a weights folder or a `model.safetensors`.
         images: image files; a folder stands for all image files in and below it, in the order of their paths.
-        top: classes to give for each image, the most probable first; fewer if the network knows fewer.
+        top: number of classes per image, the most probable first; fewer if the network knows fewer.
         device: "auto", "cpu" or "cuda".
-        skip_unreadable: go on without images that cannot be read; the answer has a note on each and no predictions.
+        skip_unreadable: continue without images that cannot be read; they get a note and no predictions.
 
     Returns:
-        JSON-ready, for each image, in order: `file`, `predictions` (a list of `class` and `probability`, 0..1) and
+        Values for JSON, for each image in order: `file`, `predictions` (a list of `class` and `probability`, 0..1) and
         `notes` (what was done to the image).
 
     Raises:
-        UsageError: a path that does not exist, a folder without images, or no weights there.
-        DataError: images cannot be read, counted and the first ten named; nothing is predicted then.
+        UsageError: a path does not exist, a folder has no images, or there are no weights.
+        DataError: images cannot be read; the message counts them and names the first ten. Nothing is predicted.
     """
     if top < 1:
-        raise UsageError(f"--top {top}: at least 1")
+        raise UsageError(f"--top {top}: must be at least 1")
     device = pick_device(device)
     files = _files(images)
     read = read_weights(weights)
     channels = read.network.in_channels
     if channels not in (1, 3):
-        raise UsageError(f"{weights}: takes images of {channels} channels; image files give 1 or 3")
+        raise UsageError(f"{weights}: takes images of {channels} channels, but image files have 1 or 3")
     pixels, notes, failures = _decode(files, read.input_size, channels)
     unreadable = [f"{file} ({failure})" for file, failure in zip(files, failures, strict=True) if failure]
     if unreadable and (not skip_unreadable or len(unreadable) == len(files)):
@@ -82,7 +84,7 @@ def predict_files(
 
 
 def _files(paths: Sequence[str | Path]) -> list[Path]:
-    """The image files of paths; folders in the order of their paths, with what is left out said on stderr."""
+    """List the image files of paths; what is left out of a folder is reported on stderr."""
     files: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
@@ -93,20 +95,24 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
         inside = sorted(inner for inner in path.rglob("*") if inner.is_file())
         found = [inner for inner in inside if inner.suffix.lower() in EXTENSIONS]
         if not found:
-            raise UsageError(f"{path}: no image file in it or below; known are {', '.join(sorted(EXTENSIONS))}")
+            raise UsageError(f"{path}: no image file in this folder; known are {', '.join(sorted(EXTENSIONS))}")
         if len(found) < len(inside):
-            others = f"{path}: {len(inside) - len(found)} files without an image's extension are left out"
-            console().print(others, markup=False)
+            others = f"{path}: left out {len(inside) - len(found)} files without an image extension"
+            progress.report(others)
         files += found
     if not files:
-        raise UsageError("no image given; name image files, or a folder of them")
+        raise UsageError("no images: name image files, or a folder that has some")
     return files
 
 
 def _decode(
     files: list[Path], size: tuple[int, int], channels: int
 ) -> tuple[list[np.ndarray], list[list[str]], list[str]]:
-    """The readable images, uint8 (height, width, channels); and for every file its notes and why it cannot be read."""
+    """Decode files to images of a size, uint8 (height, width, channels).
+
+    Returns:
+        The readable images; for every file its notes; for every file why it cannot be read, or "".
+    """
 
     def decode_one(file: Path) -> tuple[np.ndarray | None, list[str], str]:
         try:
@@ -115,25 +121,25 @@ def _decode(
             return None, [], str(error)
         notes = [_NOTES.get(name, f"converted from {name}") for name in sorted(conversions)]
         if image.shape[:2] != size:
-            notes.append(f"brought from {image.shape[1]} x {image.shape[0]} to {size[1]} x {size[0]} px")
+            notes.append(f"resized from {image.shape[1]} x {image.shape[0]} to {size[1]} x {size[0]} px")
         return fit_to_size(image, size), notes, ""
 
-    with silent_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = list(track(pool.map(decode_one, files), "Reading images", len(files)))
+    with silent_pillow(), ThreadPoolExecutor(usable_cpus()) as pool:
+        decoded = list(progress.track(pool.map(decode_one, files), "Reading images", len(files)))
     images, notes, failures = zip(*decoded, strict=True)
     return [image for image in images if image is not None], list(notes), list(failures)
 
 
 @torch.inference_mode()
 def _probabilities(weights: Weights, images: np.ndarray, device: str, where: str | Path) -> Tensor:
-    """Float64 (N, classes) for uint8 (N, H, W, C)."""
+    """Compute probabilities, float64 (N, classes), of images, uint8 (N, H, W, C)."""
     network: nn.Module = weights.network.to(device)
     if len(images) >= MANY_IMAGES:
-        network = weights.network.optimize()
+        network = optimize(weights.network)
     batches = evaluation_batches(images, weights.preprocessing, device=device)
     logits = torch.cat([network(batch).double().cpu() for batch in batches])
     if not logits.isfinite().all():
-        raise DataError(f"{where}: its outputs are not finite; these weights are damaged, train again")
+        raise DataError(f"{where}: the outputs are not finite; these weights are damaged, so train again")
     return logits.softmax(1)
 
 

@@ -1,4 +1,19 @@
-"""`create`: from a name and its options to a network with its first weights."""
+"""`create`: from a name and its options to a network with initial weights.
+
+Initialization:
+
+| layer | distribution | source |
+|---|---|---|
+| convolution, init="fan_in" | N(0, 2 / fan_in), a variance | He et al. 2015; the authors' code since 2016-09 |
+| convolution, init="fan_out" | N(0, 2 / fan_out), a variance | the authors' code before 2016-09 |
+| normalization scale, bn_scale="one" | 1 | the authors' code before 2016-05-17; PyTorch |
+| normalization scale, bn_scale="uniform" | U(0, 1) | the authors' code since 2016-05-17 |
+| normalization shift | 0 | the authors' code; PyTorch |
+| linear weight | U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)) | Torch's default, which PyTorch kept |
+| linear bias | 0 | the authors' code |
+
+Convolution: fan_in = input channels / groups * kernel area, fan_out = output channels * kernel area.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +30,7 @@ from wideresnet.networks.models import Network, PostActNet, PreActNet
 from wideresnet.spec.names import NetworkName, parse
 from wideresnet.spec.options import NetworkOptions
 
-MAX_COUNT = 10**7  # classes or channels: far beyond any data set, small enough for every product of sizes
+MAX_COUNT = 10**7  # classes or channels: far beyond any data set; products of sizes still fit in 64 bits
 
 
 def create(
@@ -26,24 +41,24 @@ def create(
     in_channels: int = 3,
     **options: Any,
 ) -> Network:
-    """Build a network by name, with weights that are a function of PyTorch's seed.
+    """Build a network by name. Its initial weights are a function of PyTorch's seed.
 
     Args:
-        name: as in `WRN-28-10`; see `wideresnet.parse`.
+        name: for example `WRN-28-10`; see `wideresnet.parse`.
         num_classes: number of outputs, at least 1.
-        family: "cifar" or "imagenet", for names that both have.
+        family: "cifar" or "imagenet", for names that exist in both.
         in_channels: channels of the images, at least 1.
         options: fields of `spec.options.NetworkOptions`:
-            dropout: probability in [0, 1) before each convolution of a block but its first; the paper's is 0.3 on
+            dropout: probability in [0, 1) before each convolution of a block except the first. The paper uses 0.3 on
                 CIFAR and 0.4 on SVHN (Section 3, "Dropout in residual blocks").
             activation: "relu" (the paper), "leaky_relu" (slope 0.1) or "silu".
             norm: "batch" (the paper) or "group" (the largest number of groups, at most 16, that divides the channels).
-            bn_momentum: weight of the newest batch in the running statistics, in (0, 1].
+            bn_momentum: weight of the current batch in the running statistics, in (0, 1].
             bn_eps: added to the variance, above 0.
-            init: "fan_in" or "fan_out", see the table of initial values above.
-            bn_scale: "one" or "uniform", see there.
-            stochastic_depth: probability in (0, 1] that the last block's branch is computed for a training batch;
-                that of earlier blocks falls to it linearly from 1 (Huang et al. 2016; 0.5 there). None for all.
+            init: "fan_in" or "fan_out", initialization of the convolutions: see the table above.
+            bn_scale: "one" or "uniform", initial scale of the normalizations: see there.
+            stochastic_depth: probability in (0, 1] that the last block's branch is computed for a training batch. It
+                decreases linearly with depth from 1 (Huang et al. 2016, who use 0.5). None: every branch is computed.
 
     Returns:
         The network in training mode, float32.
@@ -76,11 +91,12 @@ def create(
 
 
 def _survival(num_blocks: int, last: float | None) -> list[float]:
-    """Survival probability of each block: 1 - l/L * (1 - last), Huang et al. 2016, Equation 4."""
+    """Return each block's survival probability: 1 - l/L * (1 - last). Source: Huang et al. 2016, Equation 4."""
     return [1 - (i + 1) / num_blocks * (1 - (1 if last is None else last)) for i in range(num_blocks)]
 
 
 def _initialize(network: Network, init: str, bn_scale: str) -> None:
+    """Apply the table above; PyTorch's constructors have already set what is not mentioned here."""
     mode = "fan_in" if init == "fan_in" else "fan_out"
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,1 +1,1 @@
-"""Pages and pictures from the records of runs. Knows no torch."""
+"""Pages, figures and statistics from the records of runs. Imports no torch."""

@@ -1,4 +1,4 @@
-"""Pictures of a run, from numbers and arrays to PNG or SVG; matplotlib without its global state."""
+"""Figures of a run, from numbers and arrays to PNG or SVG, by matplotlib without its global state."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
-MARKED_EPOCHS = 30
-"""Up to so many evaluations each one gets a dot; beyond, dots run together."""
+from wideresnet.base.arithmetic import ceil_div
 
-# Okabe & Ito 2008, "Color Universal Design": told apart by colour-blind readers too; without black and yellow.
-SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKED_EPOCHS = 30
+"""Up to this number of evaluations, each one gets a dot; more dots would run together. This package's choice."""
+
+# Source: Okabe & Ito 2008, "Color Universal Design", which color-blind readers can tell apart; without black and yellow
+SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 SERIES_STYLES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a picture."""
+    """The colors of a figure."""
 
     background: str
     ink: str
@@ -42,17 +44,19 @@ DARK = Theme("#15181c", "#e3e6ea", "#838c96", "#2c3138", "#5aa5ff", "#ff7583")
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's record by epoch.
+    """The record of a run by epoch.
 
     Attributes:
-        label: what a legend calls the run.
+        label: the run's name in a legend.
         split: what was evaluated: "test" or "val".
         epochs: finished epochs, counted from 1.
-        train_error_pct, train_loss: for each of `epochs`, over its augmented batches.
+        train_error_pct: for each of `epochs`, over its augmented batches, percent.
+        train_loss: likewise, nats.
         lr: for each of `epochs`, the learning rate of its last step.
-        evaluated_epochs: those after which `split` was evaluated; may be empty.
-        error_pct, loss: of `split`, for each of `evaluated_epochs`.
-        lr_is_stepped: lr stays for epochs and then drops by a factor, which a logarithmic axis shows best.
+        evaluated_epochs: the epochs after which `split` was evaluated; may be empty.
+        error_pct: of `split`, for each of `evaluated_epochs`, percent.
+        loss: likewise, nats.
+        lr_is_stepped: whether lr is constant and drops by a factor, which is best seen on a logarithmic axis.
     """
 
     label: str
@@ -69,11 +73,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Tile:
-    """An image and what was made of it.
+    """An image and its prediction.
 
     Attributes:
         image: uint8 (H, W, C), C is 1 or 3.
-        true, predicted: class names.
+        true: name of its class.
+        predicted: name of the predicted class.
         probability: of the predicted class, 0..1.
         is_wrong: whether the two classes differ.
     """
@@ -86,7 +91,7 @@ class Tile:
 
 
 def draw_curves(curve: Curve, theme: Theme = LIGHT) -> Figure:
-    """Error, loss and learning rate of one run against the epoch, below each other."""
+    """Draw error, loss and learning rate of one run by epoch, in one column."""
     figure, (error, loss, lr) = _panels(theme, heights=(3, 2, 1))
     split = {"test": "test", "val": "validation"}[curve.split]
     for panel, train, evaluated, form in (
@@ -105,35 +110,35 @@ def draw_curves(curve: Curve, theme: Theme = LIGHT) -> Figure:
 
 
 def draw_comparison(curves: Sequence[Curve], theme: Theme = LIGHT) -> Figure:
-    """Error, loss and learning rate of several runs over each other; training in thin lines."""
+    """Draw error, loss and learning rate of several runs by epoch; training in thin lines."""
     figure, (error, loss, lr) = _panels(theme, heights=(3, 2, 1))
     lines: list[Artist] = []
     labels: list[str] = []
     for index, curve in enumerate(curves):
-        colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
-        style = SERIES_STYLES[index // len(SERIES_COLOURS) % len(SERIES_STYLES)]
+        color = SERIES_COLORS[index % len(SERIES_COLORS)]
+        style = SERIES_STYLES[index // len(SERIES_COLORS) % len(SERIES_STYLES)]
         for panel, train, evaluated in (
             (error, curve.train_error_pct, curve.error_pct),
             (loss, curve.train_loss, curve.loss),
         ):
-            panel.plot(curve.epochs, train, color=colour, linestyle=style, linewidth=0.8, alpha=0.5)
+            panel.plot(curve.epochs, train, color=color, linestyle=style, linewidth=0.8, alpha=0.5)
             line = panel.plot(
-                curve.evaluated_epochs, evaluated, color=colour, linestyle=style, linewidth=1.8, **_marker(curve)
+                curve.evaluated_epochs, evaluated, color=color, linestyle=style, linewidth=1.8, **_marker(curve)
             )
             if panel is error:
                 lines += line
                 last = f"{evaluated[-1]:.2f} %" if evaluated else "not evaluated yet"
                 labels.append(f"{_short(curve.label, 44)}  {last}")
-        _plot_lr(lr, curve, colour, style)
+        _plot_lr(lr, curve, color, style)
     _legend(error, lines, labels, theme)
     _finish(error, loss, lr, curves, theme)
     return figure
 
 
 def draw_predictions(tiles: Sequence[Tile], title: str, theme: Theme = LIGHT) -> Figure:
-    """A grid of images, each with its true class, the predicted one and its probability; wrong ones in red."""
+    """Draw a grid of images, each with its true class, predicted class and probability; wrong ones in red."""
     columns = min(8, len(tiles))
-    rows = -(-len(tiles) // columns)
+    rows = ceil_div(len(tiles), columns)
     figure = Figure((1.55 * columns, 2.05 * rows + 0.4), facecolor=theme.background, layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]
@@ -142,27 +147,27 @@ def draw_predictions(tiles: Sequence[Tile], title: str, theme: Theme = LIGHT) ->
         axes = figure.add_subplot(rows, columns, place + 1, xticks=(), yticks=())
         image = tile.image[..., 0] if tile.image.shape[2] == 1 else tile.image
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        colour = theme.wrong if tile.is_wrong else theme.ink
+        color = theme.wrong if tile.is_wrong else theme.ink
         for side in axes.spines.values():
-            side.set(color=colour if tile.is_wrong else theme.grid, linewidth=2.5 if tile.is_wrong else 1)
+            side.set(color=color if tile.is_wrong else theme.grid, linewidth=2.5 if tile.is_wrong else 1)
         answer = f"{_short(tile.predicted, 11)} ({100 * tile.probability:.0f} %)"
-        axes.set_title(answer, color=colour, fontsize=9.5, fontweight="bold", pad=4, parse_math=False)
-        axes.set_xlabel(f"true: {_short(tile.true, 12)}", color=colour, fontsize=9.5, parse_math=False)
+        axes.set_title(answer, color=color, fontsize=9.5, fontweight="bold", pad=4, parse_math=False)
+        axes.set_xlabel(f"true: {_short(tile.true, 12)}", color=color, fontsize=9.5, parse_math=False)
     return figure
 
 
 def to_png(figure: Figure, dpi: int = 130) -> bytes:
-    """The figure as a PNG file."""
+    """Convert the figure to a PNG file."""
     return _save(figure, "png", dpi=dpi)
 
 
 def to_svg(figure: Figure) -> bytes:
-    """The figure as an SVG file whose letters are shapes, so that it looks the same everywhere."""
+    """Convert the figure to an SVG file, with text as shapes, so that it looks the same everywhere."""
     return _save(figure, "svg", metadata={"Date": None})
 
 
 def image_to_png(image: np.ndarray) -> bytes:
-    """An image, uint8 (H, W, C) with C 1 or 3, as a PNG file of its own size."""
+    """Convert an image, uint8 (H, W, C) with C 1 or 3, to a PNG file of the same size."""
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -190,9 +195,9 @@ def _panels(theme: Theme, heights: tuple[int, int, int]) -> tuple[Figure, tuple[
     return figure, tuple(panels)
 
 
-def _plot_lr(axes: Axes, curve: Curve, colour: str, style: str = "-") -> None:
+def _plot_lr(axes: Axes, curve: Curve, color: str, style: str = "-") -> None:
     drawstyle = "steps-pre" if curve.lr_is_stepped else "default"
-    axes.plot(curve.epochs, curve.lr, color=colour, linestyle=style, linewidth=1.5, drawstyle=drawstyle)
+    axes.plot(curve.epochs, curve.lr, color=color, linestyle=style, linewidth=1.5, drawstyle=drawstyle)
 
 
 def _finish(error: Axes, loss: Axes, lr: Axes, curves: Sequence[Curve], theme: Theme) -> None:
@@ -218,7 +223,7 @@ def _marker(curve: Curve) -> dict[str, Any]:
 
 
 def _legend(axes: Axes, lines: Sequence[Artist], labels: Sequence[str], theme: Theme) -> None:
-    """A legend with any text: matplotlib itself would read `$` as mathematics and drop a leading underscore."""
+    """Add a legend with any text; matplotlib itself would read `$` as mathematics and drop a leading underscore."""
     legend = axes.legend(
         lines,
         ["-"] * len(lines),

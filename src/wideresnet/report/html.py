@@ -1,4 +1,4 @@
-"""HTML that needs nothing but itself: no script, no font, no picture from elsewhere; every text is escaped."""
+"""Self-contained HTML: no script, and no font or picture from elsewhere; every text is escaped."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from wideresnet.base.metrics import class_errors, most_confused
 from wideresnet.report.figures import DARK, LIGHT, Curve, Tile, draw_comparison, draw_curves, image_to_png, to_svg
 
 MAX_MATRIX_CLASSES = 20
-"""Up to so many classes the whole confusion matrix is readable on a page."""
+"""Up to this number of classes the whole confusion matrix is readable on a page. This package's choice."""
 
 _STYLE = """
 :root { color-scheme: light dark; --bg: #ffffff; --ink: #1f2328; --muted: #646d76; --line: #e4e7eb; --soft: #f5f7f9;
@@ -73,10 +74,10 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(name: str, body: Iterable[str]) -> bytes:
-    """A whole document; the policy in its head forbids a browser every request.
+    """Write a whole document, whose policy forbids the browser to load anything.
 
     Args:
-        name: what a browser's tab shows.
+        name: the title of the browser's tab.
         body: pieces of HTML.
     """
     return (
@@ -90,33 +91,33 @@ def page(name: str, body: Iterable[str]) -> bytes:
 
 
 def title(name: str, about: str) -> str:
-    """The title of a page, with a line below it."""
+    """Write the title of a page, with a line below it."""
     return f'<h1>{escape(name)}</h1><p class="muted">{escape(about)}</p>'
 
 
 def headline(figure: str, about: str) -> str:
-    """The one number that a page is about."""
+    """Write the one number that the page is about."""
     return f'<div class="headline">{escape(figure)}</div><p>{escape(about)}</p>'
 
 
 def heading(text: str) -> str:
-    """The heading of a section."""
+    """Write the heading of a section."""
     return f"<h2>{escape(text)}</h2>"
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph; `kind` is "muted" or "note"."""
+    """Write a paragraph; `kind` is "muted", "note" or ""."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Names and values in columns."""
+    """Write names and values in columns."""
     items = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
     return f'<dl class="facts">{"".join(items)}</dl>'
 
 
 def curves_picture(curves: Sequence[Curve]) -> str:
-    """The curves of one run or of several, in the reader's light or dark colours."""
+    """Draw the curves of one run or of several, in the reader's light or dark colors."""
 
     def source(theme: Any) -> str:
         figure = draw_curves(curves[0], theme) if len(curves) == 1 else draw_comparison(curves, theme)
@@ -129,7 +130,7 @@ def curves_picture(curves: Sequence[Curve]) -> str:
 
 
 def tiles(pictures: Iterable[Tile]) -> str:
-    """Images with what they are and what they were taken for; wrong ones in red."""
+    """Write images with their true and predicted classes; wrong ones in red."""
     return f'<div class="tiles">{"".join(map(_tile, pictures))}</div>'
 
 
@@ -145,7 +146,14 @@ def _tile(tile: Tile) -> str:
 def table(
     header: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[int] = (), wrapped: Sequence[int] = ()
 ) -> str:
-    """A table of plain values; columns in `numbers` are aligned right, those in `wrapped` may break their lines."""
+    """Write a table of plain values.
+
+    Args:
+        header: names of the columns.
+        rows: values, one per column.
+        numbers: indices of the columns to align right.
+        wrapped: indices of the columns whose lines may wrap.
+    """
     kinds = ["number" if i in numbers else "wrapped" if i in wrapped else "text" for i in range(len(header))]
 
     def row(cells: Sequence[Any], tag: str) -> str:
@@ -158,16 +166,20 @@ def table(
     return f'<div class="scroll"><table class="plain"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
-def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> str:
-    """The confusion matrix as a heat-map, or the most confused pairs where there are too many classes.
+def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> str:
+    """Write the confusion matrix as a heat map, or the most confused pairs if there are too many classes.
 
     Args:
-        matrix: int (classes, classes), images of true class (row) taken for a class (column).
+        matrix: int64 (classes, classes), as `base.metrics.confusion` returns it.
+        class_names: in the order of the labels.
     """
+    totals = class_errors(matrix).num_images
     if len(class_names) > MAX_MATRIX_CLASSES:
-        pairs = confused_pairs(matrix, class_names, limit=20)
+        pairs = [
+            (class_names[true], class_names[predicted], count, f"{100 * count / totals[true]:.1f}")
+            for true, predicted, count in most_confused(matrix, limit=20)
+        ]
         return table(("true", "taken for", "images", "of the class, %"), pairs, numbers=(2, 3))
-    totals = matrix.sum(axis=1)
     length = ' class="long"' if max(map(len, class_names)) > 3 else ""
     columns = "".join(f'<th scope="col"{length}><span>{escape(name)}</span></th>' for name in class_names)
     rows = []
@@ -183,36 +195,28 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> str:
 def _heat(count: int, total: int, is_right: bool) -> str:
     if count == 0:
         return '<td class="none">0</td>'
-    # the root of the share, so that a single mistake among a thousand images can still be seen
+    # the square root of the share, so that a single mistake in a thousand images is still visible
     alpha = 0.12 + 0.88 * (count / total) ** 0.5
-    colour = "right-heat" if is_right else "wrong-heat"
+    color = "right-heat" if is_right else "wrong-heat"
     full = ' class="full"' if alpha > 0.55 else ""
-    return f'<td{full} style="background: rgba(var(--{colour}), {alpha:.2f})">{count}</td>'
+    return f'<td{full} style="background: rgba(var(--{color}), {alpha:.2f})">{count}</td>'
 
 
-def confused_pairs(matrix: np.ndarray, class_names: Sequence[str], limit: int) -> list[tuple[str, str, int, str]]:
-    """The most frequent mistakes: (true class, predicted class, images, their share of the true class in percent)."""
-    mistakes = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
-    totals = matrix.sum(axis=1)
-    pairs = []
-    for flat in np.argsort(-mistakes, axis=None, kind="stable")[:limit]:
-        true, predicted = divmod(int(flat), len(matrix))
-        if count := int(mistakes[true, predicted]):
-            pairs.append((class_names[true], class_names[predicted], count, f"{100 * count / totals[true]:.1f}"))
-    return pairs
+def class_error_bars(matrix: np.ndarray, class_names: Sequence[str]) -> str:
+    """Write the error of every class as a bar, the worst first; the scale ends at the worst.
 
-
-def class_errors(matrix: np.ndarray, class_names: Sequence[str]) -> str:
-    """The error of every class as a bar, the worst first; the scale ends at the worst."""
-    totals = matrix.sum(axis=1)
-    errors = totals - matrix.diagonal()
-    shares = errors / np.maximum(totals, 1)
-    longest = float(shares.max()) or 1.0
+    Args:
+        matrix: int64 (classes, classes), as `base.metrics.confusion` returns it.
+        class_names: in the order of the labels.
+    """
+    errors = class_errors(matrix)
+    drawn_pct = np.nan_to_num(errors.error_pct)
+    longest = float(drawn_pct.max()) or 1.0
     items = []
-    for label in np.argsort(-shares, kind="stable"):
-        name = escape(class_names[int(label)])
-        figure = f"{100 * shares[label]:.1f} % of {totals[label]}" if totals[label] else "no image"
-        width = 100 * shares[label] / longest
+    for label in np.argsort(-drawn_pct, kind="stable"):
+        name, num_images = escape(class_names[int(label)]), errors.num_images[label]
+        figure = f"{drawn_pct[label]:.1f} % of {num_images}" if num_images else "no image"
+        width = 100 * drawn_pct[label] / longest
         items.append(
             f'<li><span class="name" title="{name}">{name}</span><span class="bar">'
             f'<span style="width: {width:.1f}%"></span></span><span class="figure">{figure}</span></li>'
@@ -221,10 +225,10 @@ def class_errors(matrix: np.ndarray, class_names: Sequence[str]) -> str:
 
 
 def recipe_table(groups: dict[str, list[tuple[str, str, str | None, str]]]) -> str:
-    """Every field of a recipe.
+    """Write every field of a recipe.
 
     Args:
-        groups: group -> rows of (field, value, the named recipe's value where it differs, what the field does).
+        groups: group -> rows of (field, value, the named recipe's value if it differs, what the field does).
     """
     rows = []
     for group, fields in groups.items():
@@ -240,7 +244,7 @@ def recipe_table(groups: dict[str, list[tuple[str, str, str | None, str]]]) -> s
 
 
 def command(text: str) -> str:
-    """A command line."""
+    """Write a command line."""
     return f"<pre>{escape(text)}</pre>"
 
 

@@ -1,9 +1,8 @@
-"""The page of a run, and the page that compares several: what their records hold, as pictures, tables and HTML."""
+"""The page of a run and the page that compares several: their records as figures, tables and HTML."""
 
 from __future__ import annotations
 
 import shlex
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,16 @@ import numpy as np
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
+from wideresnet.base.metrics import confusion
 from wideresnet.data import Dataset
 from wideresnet.data.facts import FACTS
 from wideresnet.report import html
 from wideresnet.report.figures import Tile, draw_curves, draw_predictions, to_png
-from wideresnet.report.runs import Answers, Run, read_answers, read_run
+from wideresnet.report.runs import Predictions, Run, read_predictions, read_run
+from wideresnet.report.statistics import group_equal, settings_of, summarize, varying
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
-from wideresnet.spec.execution import ELSEWHERE, SETTLED
+from wideresnet.spec.execution import SETTLED
 from wideresnet.spec.fields import show_value
 from wideresnet.spec.recipe import FIELDS, GROUPS, Recipe, overridden
 from wideresnet.spec.record import write_atomic
@@ -33,7 +34,7 @@ _SPLITS = {"test": "the test set", "val": "the held-out training images"}
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What `write_report` wrote; `predictions` is None where the images could not be had."""
+    """What `write_report` wrote; `predictions` is None if the images are not available."""
 
     page: Path
     curves: Path
@@ -45,12 +46,12 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
 
     Args:
         run: the folder.
-        dataset: the run's data, where it is loaded already.
+        dataset: the data of the run, if it is loaded already.
 
-    An unfinished run gets its curves only; where the data cannot be loaded again the page has no pictures and says why.
+    An unfinished run only gets its curves. If the data cannot be loaded again, the page has no images and says why.
 
     Raises:
-        UsageError: the folder holds no run, or one without a finished epoch.
+        UsageError: the folder holds no run, or a run without a finished epoch.
         DataError: a file of the run is damaged.
     """
     read = read_run(Path(run))
@@ -58,7 +59,7 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
     curves, pictures = folder.curves, None
     write_atomic(curves, to_png(draw_curves(read.curve)))
     body = _headline(read)
-    predictions, dataset, problem = read_answers(read, dataset)
+    predictions, dataset, problem = read_predictions(read, dataset)
     if problem:
         body.append(html.paragraph(problem, "note"))
     body += _curves_section(read)
@@ -79,17 +80,20 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
 
 
 def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
-    """Write one page on several runs: curves over each other, a table of the results, medians over seeds.
+    """Write one page about several runs: their curves in one figure, a table of results, medians over seeds.
 
-    Runs are counted together only if no field but the seed and the place differs. Runs that have not finished are shown
-    and not counted.
+    Runs are counted together if they only differ in seed and hardware, see `statistics.settings_of`. Runs that have not
+    finished are shown but not counted.
 
     Args:
         runs: two or more run folders.
         out: the page, `.html`; an old one is replaced.
 
+    Returns:
+        The page.
+
     Raises:
-        UsageError: fewer than two runs, one given twice, a folder that holds no run, or `out` is not `.html`.
+        UsageError: there are fewer than two runs, one is given twice, a folder holds no run, or `out` is not `.html`.
         DataError: a file of a run is damaged.
     """
     paths, out = [Path(run) for run in runs], Path(out)
@@ -97,7 +101,7 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
         raise UsageError(f"--out {out}: the comparison is one page; give a name that ends in .html")
     if len(paths) < 2:
         raise UsageError(
-            f"a comparison needs two runs or more, got {len(paths)}; one run has its own page, without --out"
+            f"a comparison needs two runs or more, got {len(paths)}; leave out --out for the page of a single run"
         )
     for place, path in enumerate(paths):
         if any(path.resolve() == other.resolve() for other in paths[:place]):
@@ -114,12 +118,14 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
         html.heading("Curves"),
         html.curves_picture([run.curve for run in read]),
         html.paragraph(
-            "Strong lines: on the test set (or on held-out images, where a run holds some out). "
+            "Thick lines: on the test set (or on held-out images, if a run holds some out). "
             "Thin lines: training, averaged over the epoch's augmented batches.",
             "muted",
         ),
         html.heading("Medians over seeds"),
-        html.paragraph("Of the test error after the last epoch; runs that differ in a setting stand apart.", "muted"),
+        html.paragraph(
+            "Of the test error after the last epoch; runs with different settings have separate rows.", "muted"
+        ),
         _median_table(read),
         html.heading("Runs"),
         _runs_table(read),
@@ -177,14 +183,13 @@ def _curves_section(run: Run) -> list[str]:
         f"Evaluated on {_SPLITS[run.curve.split]} after {every}. Training values are averages over an epoch's "
         "augmented batches, while the weights still change. The legend gives the last values."
     )
-    if run.recipe.optimizer.label_smoothing:
-        smoothing = run.recipe.optimizer.label_smoothing
-        about += f" The training loss is that of labels smoothed by {smoothing:g}, the other is not."
+    if smoothing := run.recipe.optimizer.label_smoothing:
+        about += f" The training loss is for labels smoothed by {smoothing:g}; the other loss is not."
     return [html.heading("Curves"), html.curves_picture([run.curve]), html.paragraph(about, "muted")]
 
 
-def _sample(predictions: Answers) -> np.ndarray:
-    """Indices of a few right and wrong predictions, spread evenly over the set."""
+def _sample(predictions: Predictions) -> np.ndarray:
+    """Indices of a few correct and wrong predictions, spread evenly over the set."""
 
     def spread(index: np.ndarray, wanted: int) -> np.ndarray:
         return index[np.linspace(0, len(index) - 1, min(wanted, len(index))).round().astype(int)]
@@ -194,7 +199,7 @@ def _sample(predictions: Answers) -> np.ndarray:
     return np.sort(np.concatenate([wrong, right]))
 
 
-def _tiles(index: np.ndarray, predictions: Answers, dataset: Dataset) -> list[Tile]:
+def _tiles(index: np.ndarray, predictions: Predictions, dataset: Dataset) -> list[Tile]:
     names = predictions.class_names
     return [
         Tile(
@@ -208,32 +213,33 @@ def _tiles(index: np.ndarray, predictions: Answers, dataset: Dataset) -> list[Ti
     ]
 
 
-def _pictures_section(predictions: Answers, dataset: Dataset, samples: list[Tile]) -> list[str]:
+def _pictures_section(predictions: Predictions, dataset: Dataset, samples: list[Tile]) -> list[str]:
     wrong = np.flatnonzero(predictions.is_wrong)
     worst = wrong[np.argsort(-predictions.probability[wrong], kind="stable")][:NUM_WORST]
     num_wrong = sum(tile.is_wrong for tile in samples)
     about = (
-        f"{len(samples) - num_wrong} right and {num_wrong} wrong ones, each kind taken evenly from the set; "
-        f"of all {len(dataset.test):,} images {len(wrong):,} are wrong."
+        f"{len(samples) - num_wrong} correct and {num_wrong} wrong predictions, each kind spread evenly over the set; "
+        f"of all {len(dataset.test):,} images, {len(wrong):,} are wrong."
     )
     body = [html.heading("Some test images"), html.paragraph(about, "muted"), html.tiles(samples)]
     if len(wrong):
-        about = "The wrong answers that the network was surest of; its answer and probability above the true class."
+        about = "The wrong predictions with the highest probability; the true class is below the predicted one."
         tiles = html.tiles(_tiles(worst, predictions, dataset))
         body += [html.heading("Worst mistakes"), html.paragraph(about, "muted"), tiles]
     return body
 
 
-def _mistakes_section(predictions: Answers) -> list[str]:
-    names, matrix = predictions.class_names, predictions.confusion()
+def _mistakes_section(predictions: Predictions) -> list[str]:
+    names = predictions.class_names
+    matrix = confusion(predictions.labels, predictions.predicted, len(names))
     if not predictions.is_wrong.any():
-        return [html.heading("Mistakes"), html.paragraph("None: every test image is classified right.")]
+        return [html.heading("Mistakes"), html.paragraph("None: every test image is classified correctly.")]
     whole = len(names) <= html.MAX_MATRIX_CLASSES
     return [
         html.heading("Confusion matrix" if whole else "Most confused classes"),
-        html.confusion(matrix, names),
+        html.confusion_table(matrix, names),
         html.heading("Error by class"),
-        html.class_errors(matrix, names),
+        html.class_error_bars(matrix, names),
     ]
 
 
@@ -270,55 +276,41 @@ def _recipe_section(run: Run, dataset: Dataset | None) -> list[str]:
 
 
 def _named_recipe(run: Run, dataset: Dataset | None) -> tuple[Recipe | None, str]:
-    """The recipe of that name for this network and data, or None and why it is not known."""
+    """The named recipe for this network and data; or None, and why it is unknown."""
     recipe, name = run.recipe, run.result["dataset"] if run.result else ""
     num_train = len(dataset.train) if dataset else FACTS[name].num_train if name in FACTS else None
     if recipe.name not in recipes.RECIPES:
         return None, f"Every field; {recipe.name!r} is not a recipe of this package, so none is marked as changed."
     if num_train is None:
-        return None, "Every field; a recipe depends on the data, which is not known here, so none is marked."
+        return None, "Every field; a recipe depends on the data, which is unknown here, so none is marked."
     return recipes.base_of(recipe.name, recipe.network, recipe.data, known_as=name, num_train=num_train), ""
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    """What decides a run's result except its seed: runs equal in this are counted together."""
-    settings = run.recipe.values()
-    for name in ("seed", "eval_every", *ELSEWHERE):
-        del settings[name]
-    return settings | {"data": run.data_name}
-
-
 def _differences(runs: Sequence[Run]) -> list[str]:
-    """For each run, the settings in which runs of the same recipe's name are not all equal."""
-    settings, texts = [_settings(run) for run in runs], []
+    """For each run, the settings in which the runs that started from the same recipe differ."""
+    settings, texts = [settings_of(run.recipe, run.data_name) for run in runs], []
     for own in settings:
-        rivals = [other for other in settings if other["recipe"] == own["recipe"]]
-        shown = [name for name in own if name not in ("network", "data")]
-        varying = [name for name in shown if any(other[name] != own[name] for other in rivals)]
-        texts.append(", ".join(f"{name} {show_value(own[name])}" for name in varying))
+        names = varying([other for other in settings if other["recipe"] == own["recipe"]])
+        texts.append(", ".join(f"{name} {show_value(own[name])}" for name in names if name not in ("network", "data")))
     return [text or "-" for text in texts]
 
 
 def _median_table(runs: Sequence[Run]) -> str:
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for place, run in enumerate(runs):
-        if run.result is not None:
-            groups.setdefault(tuple(_settings(run).items()), []).append(place)
-    differences, rows = _differences(runs), []
-    for places in groups.values():
-        members = [runs[place] for place in places]
-        errors = [run.result["test_error_pct"] for run in members if run.result]
-        first = members[0]
+    finished = [(run, differs) for run, differs in zip(runs, _differences(runs), strict=True) if run.result]
+    rows = []
+    for group in group_equal(finished, lambda pair: settings_of(pair[0].recipe, pair[0].data_name)):
+        first, differs = group[0]
+        over = summarize(run.result["test_error_pct"] for run, _ in group if run.result)
         rows.append(
             (
                 first.recipe.network,
                 first.data_name,
                 first.recipe.name,
-                differences[places[0]],
-                f"{statistics.median(errors):.2f}",
-                f"{min(errors):.2f} to {max(errors):.2f}" if len(errors) > 1 else "-",
-                len(errors),
-                ", ".join(str(run.recipe.seed) for run in members),
+                differs,
+                f"{over.median:.2f}",
+                f"{over.min:.2f} to {over.max:.2f}" if over.n > 1 else "-",
+                over.n,
+                ", ".join(str(run.recipe.seed) for run, _ in group),
             )
         )
     header = ("network", "data", "recipe", "where they differ", "median, %", "range, %", "n", "seeds")

@@ -1,4 +1,4 @@
-"""Run folders as a report needs them: records as curves, stored predictions, the data they were made on."""
+"""Run folders as a report needs them: records as curves, stored predictions and their data."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ RESULT_FIELDS = (
     "dataset", "params", "epochs", "test_error_pct", "test_loss", "num_test_images", "seconds", "images_per_s",
     "peak_memory_mib", "device", "precision",
 )  # fmt: skip
-"""What a page shows of `result.json`."""
+"""The fields of `result.json` that a page shows."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read.
+    """What a run folder holds.
 
     Attributes:
-        result: what `result.json` holds, or None while the run has not finished.
+        folder: where the files are.
+        recipe: what `recipe.json` holds.
+        env: what `env.json` holds; empty if there is none.
+        curve: what `metrics.jsonl` holds.
+        result: what `result.json` holds; None while the run has not finished.
     """
 
     folder: RunFolder
@@ -40,23 +44,30 @@ class Run:
 
     @property
     def data_name(self) -> str:
-        """The name of the data set, as far as it is known."""
+        """The name of the data set; of an unfinished run, what was asked for."""
         return self.result["dataset"] if self.result else self.recipe.data
 
     @property
     def processor(self) -> str:
-        """What it ran on."""
+        """The GPU or CPU that it ran on."""
         return self.env.get("gpu") or self.env.get("cpu") or "-"
 
     @property
     def progress(self) -> str:
-        """Epochs done, of those wanted."""
+        """Finished epochs of all: "3 of 200"."""
         return f"{self.curve.epochs[-1]} of {self.recipe.schedule.epochs}"
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The network's answers on the test set; int64 and float64 of length N, in the order of the set."""
+class Predictions:
+    """The network's predictions on the test set, in the order of the set.
+
+    Attributes:
+        labels: int64 (N,), true classes.
+        predicted: int64 (N,), predicted classes.
+        probability: float64 (N,), of the predicted class, 0..1.
+        class_names: in the order of the labels.
+    """
 
     labels: np.ndarray
     predicted: np.ndarray
@@ -68,26 +79,25 @@ class Answers:
         """bool (N,)."""
         return self.predicted != self.labels
 
-    def confusion(self) -> np.ndarray:
-        """int64 (classes, classes): images by true class (row) and predicted class (column)."""
-        num = len(self.class_names)
-        return np.bincount(self.labels * num + self.predicted, minlength=num * num).reshape(num, num)
-
 
 def read_run(path: Path, label: str = "") -> Run:
-    """Read a run folder; `label` is what a legend calls it.
+    """Read a run folder.
+
+    Args:
+        path: the folder.
+        label: the run's name in a legend.
 
     Raises:
-        UsageError: it holds no run, or one without a finished epoch.
+        UsageError: the folder holds no run, or a run without a finished epoch.
         DataError: a file of the run is damaged.
     """
     folder = RunFolder(path)
     if not folder.is_run():
-        found = "no such folder" if not path.exists() else f"no {folder.recipe.name} there"
-        raise UsageError(f"{path}: not a run folder ({found}); give the --out of a wrn train")
+        found = f"has no {folder.recipe.name}" if path.exists() else "no such folder"
+        raise UsageError(f"{path}: not a run folder ({found}); name the --out of a wrn train")
     recipe, records = folder.read_recipe(), folder.read_metrics()
     if not records:
-        raise UsageError(f"{path}: no epoch has finished yet, so there is nothing to report; try again later")
+        raise UsageError(f"{path}: no epoch has finished, so there is nothing to report yet; try again later")
     return Run(
         folder=folder,
         recipe=recipe,
@@ -131,8 +141,19 @@ def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path
     )
 
 
-def read_answers(run: Run, dataset: Dataset | None = None) -> tuple[Answers | None, Dataset | None, str]:
-    """The stored predictions, the data they were made on (loaded again unless given), and why one is missing."""
+def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predictions | None, Dataset | None, str]:
+    """Read the stored predictions of a run, and load their data.
+
+    Args:
+        run: the run.
+        dataset: its data, if it is loaded already.
+
+    Returns:
+        The predictions and the data, each None if it is not available; and why, "" if both are.
+
+    Raises:
+        DataError: a file of the run is damaged.
+    """
     if run.result is None:
         return None, None, f"Not finished: {run.progress} epochs. The result will be the error after the last one."
     path = run.folder.predictions
@@ -157,11 +178,11 @@ def read_answers(run: Run, dataset: Dataset | None = None) -> tuple[Answers | No
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probability = exponentials.max(axis=1) / exponentials.sum(axis=1)
     names = _class_names(run, dataset, num_classes)
-    return Answers(labels, logits.argmax(axis=1), probability, names), dataset, problem
+    return Predictions(labels, logits.argmax(axis=1), probability, names), dataset, problem
 
 
 def _class_names(run: Run, dataset: Dataset | None, num_classes: int) -> tuple[str, ...]:
-    """The names that the weights carry, else the data's, else numbers."""
+    """The names stored with the weights, else those of the data, else numbers."""
     config = run.folder.config
     names = read_json(config).get("class_names") if config.is_file() else None
     if not isinstance(names, list) or len(names) != num_classes:

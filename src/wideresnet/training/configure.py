@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from wideresnet.engines import accelerate
 from wideresnet.machine.memory import keep_memory
 from wideresnet.networks import Network
 from wideresnet.spec.execution import Execution
@@ -14,7 +15,6 @@ def configure(network: Network, execution: Execution) -> Network:
     """Set up this process as the execution says, and return the network in its memory layout."""
     set_threads(execution.threads)
     keep_memory()
-    network.kernels = execution.kernels == "winograd"
     if execution.device == "cuda":  # cuDNN times its algorithms for each shape, as in the published scripts
         torch.backends.cudnn.benchmark = not execution.deterministic
     layout = torch.channels_last if execution.layout == "channels_last" else torch.contiguous_format
@@ -22,8 +22,10 @@ def configure(network: Network, execution: Execution) -> Network:
 
 
 def make_forward(network: Network, execution: Execution) -> nn.Module:
-    """Return what computes the network's forward pass in training: its own, or a compiled one."""
-    return compiled(network) if execution.compile else network
+    """Return the module that computes the network's forward pass in training: compiled, accelerated, or itself."""
+    if execution.compile:
+        return compiled(network)
+    return accelerate(network) if execution.kernels == "winograd" else network
 
 
 def compiled(network: nn.Module) -> nn.Module:

@@ -12,10 +12,12 @@ from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_bytes
 from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
+from wideresnet.distributed.collectives import LostProcess
 from wideresnet.distributed.sync_norm import synchronize_norms
-from wideresnet.distributed.world import LostProcess, World, join
+from wideresnet.distributed.world import World, join
 from wideresnet.machine.description import describe
 from wideresnet.machine.device import make_deterministic, pick_device
+from wideresnet.machine.threads import limit_threads
 from wideresnet.networks.blocks import draw_depth_from
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder, read_json, remove_parts, write_json
@@ -74,6 +76,7 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
     """
     check_checkpoint_every(checkpoint_every_s)
+    limit_threads()
     folder = RunFolder(out)
     with join(world) as world:
         try:
@@ -151,7 +154,7 @@ def prepare(
         if world.size > 1:
             draw_depth_from(network, world.depth)
             if recipe.schedule.sync_bn:
-                synchronize_norms(network)
+                synchronize_norms(network, on_gpu=device == "cuda" and not execution.compile)
         _, lr = shared_batch(recipe.schedule, world.size)
         job = Job(
             recipe=recipe,

@@ -17,7 +17,8 @@ from wideresnet.base import progress
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import ImageSet
-from wideresnet.distributed.world import GradientSum
+from wideresnet.distributed.gradients import make_exchange
+from wideresnet.engines import optimize
 from wideresnet.engines.evaluate import EVALUATION_BATCH, Evaluation, evaluate
 from wideresnet.machine.device import synchronise
 from wideresnet.machine.memory import peak_memory_mib
@@ -50,7 +51,17 @@ class Run:
         self.job, self.recipe, self.folder, self.plan = job, job.recipe, folder, plan
         self.device, self.world, self.data = job.execution.device, job.world, job.data
         self.network, self.optimizer = job.network, job.optimizer
-        self.together = GradientSum(job.network) if job.world.size > 1 else None
+        self.together = None
+        if job.world.size > 1:
+            self.together = make_exchange(
+                job.forward,
+                job.network,
+                device=self.device,
+                is_compiled=job.execution.compile,
+                is_deterministic=job.execution.deterministic,
+                skips_blocks=job.recipe.network_options.stochastic_depth is not None,
+            )
+        self.forward = self.together.forward if self.together else job.forward
         decay = job.recipe.optimizer.ema_decay
         self.averaged = average_weights(job.network, decay) if decay else None
         self.meter = Meter(self.device)
@@ -91,7 +102,7 @@ class Run:
                         self.optimizer.state.clear()
                     self.world.seed_step(self.recipe.seed, self.step)  # dropout, stochastic depth
                     train_step(
-                        self.job.forward, self.optimizer, images, labels, self.meter, self.job.execution,
+                        self.forward, self.optimizer, images, labels, self.meter, self.job.execution,
                         step=self.step, lr=schedule.lr(self.step),
                         label_smoothing=self.recipe.optimizer.label_smoothing,
                         accumulate=self.recipe.schedule.accumulate,
@@ -186,16 +197,16 @@ class Run:
     def evaluate(self, images: ImageSet) -> Evaluation:
         """Evaluate the network that would be the result now."""
         started = time.monotonic()
-        network = self.result_network
+        network, execution = self.result_network, self.job.execution
         self.world.copy_first(network.buffers())  # BN's running statistics: without sync_bn each process has its own
         with progress.task("evaluating", total=len(images)) as task:
             result = evaluate(
-                network,
+                optimize(network, kernels=execution.kernels == "winograd"),
                 images.images,
                 images.labels,
                 self.data.preprocessing,
                 device=self.device,
-                precision=self.job.execution.precision,
+                precision=execution.precision,
                 batch_size=min(EVALUATION_BATCH[self.device], 2 * self.plan.part_images),  # less memory than a step
                 advance=lambda num: task.update(advance=num * self.world.size),
                 world=self.world,

@@ -17,6 +17,7 @@ from wideresnet.data import Dataset, ImageSet
 from wideresnet.data.feeds.resident import Feed, hold_out
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.distributed.world import World
+from wideresnet.machine.cpu import describe_quota
 from wideresnet.machine.memory import available_memory_bytes
 from wideresnet.networks import Network, create
 from wideresnet.networks.cost import cost
@@ -174,6 +175,8 @@ def notes_on(recipe: Recipe, network: Network, data: TrainingData, device: str, 
         )
     if world.size > 1:
         notes += _notes_on_processes(recipe)
+    if quota := describe_quota(torch.get_num_threads()):
+        notes.append(quota)
     return notes
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wideresnet.distributed.world import GradientSum
+from wideresnet.distributed.gradients import GradientExchange
 from wideresnet.spec.execution import Execution
 
 
@@ -90,7 +92,7 @@ def train_step(
     lr: float,
     label_smoothing: float = 0.0,
     accumulate: int = 1,
-    together: GradientSum | None = None,
+    together: GradientExchange | None = None,
     num_images: int = 0,
 ) -> None:
     """Run forward, backward and update. After a loss that is not finite no update is made, and `meter` knows the step.
@@ -104,18 +106,20 @@ def train_step(
     failed: Tensor | None = None
     shares, errors = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
     num_parts = min(accumulate, len(labels))  # the last batch of an epoch may be small
-    for part, targets in zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True):
-        loss, logits = training_loss(forward, part, targets, execution, label_smoothing)
-        if together is None:
-            failed = meter.add(loss.detach(), logits.detach(), targets, step)
-            (loss if num_parts == 1 else loss * (len(targets) / len(labels))).backward()
-        else:
-            share = loss * (len(targets) / num_images)  # the shares of all parts and processes add up to the mean
-            share.backward()
-            shares += share.detach()
-            errors += count_errors(logits.detach(), targets)
+    parts = zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
+    for index, (part, targets) in enumerate(parts):
+        with together.part(is_last=index == num_parts - 1) if together else nullcontext():
+            loss, logits = training_loss(forward, part, targets, execution, label_smoothing)
+            if together is None:
+                failed = meter.add(loss.detach(), logits.detach(), targets, step)
+                (loss if num_parts == 1 else loss * (len(targets) / len(labels))).backward()
+            else:
+                share = loss * (len(targets) / num_images)  # the shares of all parts and processes add up to the mean
+                share.backward()
+                shares += share.detach()
+                errors += count_errors(logits.detach(), targets)
     if together is not None:
-        failed = meter.count(*together.exchange(shares, errors), num_images, step)
+        failed = meter.count(*together.finish(shares, errors), num_images, step)
     for group in optimizer.param_groups:
         group["lr"] = lr
         for parameter in group["params"]:

@@ -11,12 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from wideresnet.base.errors import UsageError
-from wideresnet.networks import cost, create
-from wideresnet.training.preflight.memory import Memory, fit_line, kept_bytes
+from wideresnet.training.preflight.memory import Memory, fit_line
 
 MIB = 2**20
 LITTLE = Memory(
@@ -107,25 +104,6 @@ def test_few_images_among_large_weights_take_little_more_than_autograd_keeps(ker
 def test_one_peak_alone_is_met_exactly() -> None:
     fixed, slope = fit_line((4, 540), (4, 540), kept_image_bytes=8.0, weights_bytes=100, kernels="pytorch")
     assert fixed + 4 * slope == 540
-
-
-@pytest.mark.parametrize("name", ["WRN-10-1", "WRN-40-1", "ResNet-20"])
-def test_what_autograd_keeps_is_what_the_shapes_say(name: str) -> None:
-    network = create(name)
-    images = torch.randn(3, 3, 16, 16)
-    assert kept_bytes(lambda: network(images), network) == cost(network, 16, 3).activation_bytes
-
-
-def test_what_a_function_of_its_own_keeps_is_counted_once() -> None:
-    class Double(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor) -> torch.Tensor:
-            extra = torch.ones(1000)
-            ctx.save_for_backward(extra, extra)
-            return 2 * x
-
-    x = torch.ones(1, requires_grad=True)
-    assert kept_bytes(lambda: Double.apply(x), nn.Identity()) == 4000
 
 
 @pytest.mark.usefixtures("autotuning")

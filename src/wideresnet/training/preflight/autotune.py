@@ -15,6 +15,8 @@ import torch
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.paths import measurements_file
 from wideresnet.distributed.world import World
+from wideresnet.engines import why_no_kernels
+from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.description import hardware_name
 from wideresnet.machine.device import pick_precision
 from wideresnet.machine.memory import reset_peak_memory
@@ -137,7 +139,7 @@ def _candidates(
     """List the configurations to try, the likely fastest first; each has all that was asked for."""
     kernels = ["pytorch"]
     if device == "cpu" and asked.kernels != "pytorch" and asked.precision != "bf16" and not asked.compile:
-        reason = network.why_no_kernels(torch.zeros(2, network.in_channels, *size))
+        reason = why_no_kernels(network, torch.zeros(2, network.in_channels, *size))
         if reason is None and asked.layout == "contiguous":
             reason = "the kernels need layout channels_last"
         if reason is None:
@@ -178,7 +180,7 @@ def _thread_counts(asked: MachineOptions, device: str) -> list[int]:
     if asked.threads:
         return [asked.threads]
     own = torch.get_num_threads()
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or own
+    allowed = usable_cpus()
     if device == "cpu" and own < allowed and own > 1 and "OMP_NUM_THREADS" not in os.environ:
         return [own, allowed]
     return [own]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_bytes
@@ -106,19 +102,3 @@ def fit_line(
     share = most if kept_image_bytes * many > weights_bytes else most_among_weights
     slope = min(max(slope, least * kept_image_bytes), share * kept_image_bytes)
     return round(high - slope * many), slope
-
-
-def kept_bytes(forward: Callable[[], object], network: nn.Module) -> int:
-    """Bytes of the distinct tensors, other than weights, that autograd keeps of a forward pass, however computed."""
-    weights = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    return sum(kept.values())

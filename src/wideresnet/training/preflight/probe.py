@@ -19,10 +19,10 @@ from wideresnet.machine.memory import (
 )
 from wideresnet.networks import Network
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
-from wideresnet.networks.cost import Cost
+from wideresnet.networks.cost import Cost, saved_bytes
 from wideresnet.training.configure import make_forward
 from wideresnet.training.optimizer import make_optimizer
-from wideresnet.training.preflight.memory import Memory, fit_line, kept_bytes
+from wideresnet.training.preflight.memory import Memory, fit_line
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
 from wideresnet.training.step import Meter, train_step, training_loss
@@ -104,7 +104,10 @@ class Probe:
         floor = 0  # a GPU's run loads and writes in the host's memory
         if self.device == "cpu":  # writing a checkpoint takes its tensors in the file's order, and the file
             saved = 2 * self.weights_bytes + self.averaged_bytes
-            floor = max(self.peak_before_bytes, self.in_use_bytes + saved - self.weights_bytes + 2 * saved)
+            # evaluation copies the network; for the kernels it also transforms the weights, to four times their size
+            evaluated = (5 if self.job.execution.kernels == "winograd" else 1) * self.weights_bytes
+            held = self.in_use_bytes + saved - self.weights_bytes
+            floor = max(self.peak_before_bytes, held + max(2 * saved, evaluated))
         return Memory(fixed_bytes + self.message_bytes, image_bytes, floor, self.in_use_bytes, self.available_bytes)
 
     def run(self, num_images: int, *, compile: bool = False) -> int:
@@ -149,7 +152,7 @@ class Probe:
         forward = make_forward(network, execution)
         images, labels = self._batch(min(num_images, self.part))
         with torch.random.fork_rng(devices=self.cuda):
-            return kept_bytes(lambda: training_loss(forward, images, labels, execution), network)
+            return saved_bytes(lambda: training_loss(forward, images, labels, execution), network)
 
     def _network(self) -> Network:
         """Return a copy in which every block counts, as it may in any step."""

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from wideresnet.commands.train import render_seeds as render
-from wideresnet.experiments.statistics import seeds_text, summarise
+from wideresnet.experiments.summary import seeds_document, seeds_text
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import SeedsFolder, write_json
 
@@ -23,7 +23,7 @@ def finished(folder: SeedsFolder, errors_pct: dict[int, float]) -> None:
 def test_mean_standard_deviation_of_the_sample_and_median(tmp_path: Path) -> None:
     folder = SeedsFolder(tmp_path)
     finished(folder, {0: 4.0, 1: 5.0, 2: 9.0})
-    summary = summarise(folder, Recipe(), range(3), 120.0, 2, {1: 10.0, 2: 19.0})
+    summary = seeds_document(folder, Recipe(), range(3), 120.0, 2, {1: 10.0, 2: 19.0})
     assert summary["n"] == 3
     assert summary["test_error_pct_mean"] == pytest.approx(6.0)
     assert summary["test_error_pct_std"] == pytest.approx(7**0.5)  # ((2^2 + 1^2 + 3^2) / 2)^(1/2)
@@ -36,11 +36,11 @@ def test_mean_standard_deviation_of_the_sample_and_median(tmp_path: Path) -> Non
 def test_a_seed_that_has_not_finished_is_named_and_not_counted(tmp_path: Path) -> None:
     folder = SeedsFolder(tmp_path)
     finished(folder, {3: 4.0, 9: 99.0})
-    summary = summarise(folder, Recipe.flat(seed=3), range(3, 6), 1.0, 1, {})
+    summary = seeds_document(folder, Recipe.flat(seed=3), range(3, 6), 1.0, 1, {})
     assert (summary["n"], summary["unfinished"]) == (1, [4, 5])
     assert summary["test_error_pct_mean"] == summary["test_error_pct_median"] == 4.0
     assert summary["test_error_pct_std"] is None  # one value has no spread
-    none = summarise(SeedsFolder(tmp_path / "new"), Recipe(), range(2), 0.0, 1, {})
+    none = seeds_document(SeedsFolder(tmp_path / "new"), Recipe(), range(2), 0.0, 1, {})
     assert (none["n"], none["test_error_pct_mean"], none["unfinished"]) == (0, None, [0, 1])
 
 
@@ -49,7 +49,7 @@ def test_the_table_holds_every_seed_and_every_number_over_them(tmp_path: Path) -
     finished(folder, {0: 4.0, 1: 5.0, 2: 9.0})
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(render(summarise(folder, Recipe.flat(data="[x]"), range(3), 120.0, 2, {})))
+        console.print(render(seeds_document(folder, Recipe.flat(data="[x]"), range(3), 120.0, 2, {})))
     shown = " ".join(capture.get().replace("│", " ").split())
     for words in (
         "WRN-16-2 on [x]",

@@ -1,0 +1,96 @@
+"""Classification metrics, each defined once. The only module of the ground that needs numpy.
+
+Everything starts from integer counts, so that a number in a record, on a page and in a terminal is the same number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ClassErrors:
+    """Errors by true class.
+
+    Attributes:
+        num_images: int64 (classes,), images of each class.
+        num_errors: int64 (classes,), those that were taken for another class.
+        error_pct: float64 (classes,), percent; NaN for a class without images.
+    """
+
+    num_images: np.ndarray
+    num_errors: np.ndarray
+    error_pct: np.ndarray
+
+
+class Confusion(NamedTuple):
+    """A kind of mistake: images of class `true` that were taken for class `predicted`."""
+
+    true: int
+    predicted: int
+    num_images: int
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count images by true and predicted class.
+
+    Args:
+        labels: int64 (N,), true classes, 0..num_classes-1.
+        predicted: int64 (N,), predicted classes, in the same order.
+        num_classes: number of classes, with or without images.
+
+    Returns:
+        int64 (num_classes, num_classes): true class by row, predicted class by column.
+    """
+    cells = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def class_errors(matrix: np.ndarray) -> ClassErrors:
+    """Count the errors of each class.
+
+    Args:
+        matrix: int64 (classes, classes), as `confusion` returns it.
+    """
+    num_images = matrix.sum(axis=1)
+    num_errors = num_images - matrix.diagonal()
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return ClassErrors(num_images, num_errors, 100 * num_errors / num_images)
+
+
+def most_confused(matrix: np.ndarray, limit: int) -> list[Confusion]:
+    """List the most frequent kinds of mistakes.
+
+    Args:
+        matrix: int64 (classes, classes), as `confusion` returns it.
+        limit: how many at most.
+
+    Returns:
+        The most frequent first; among equals the lower true class, then the lower predicted class. Kinds that did not
+        occur are left out.
+    """
+    mistakes = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:limit]
+    ranked = (Confusion(*divmod(int(cell), len(matrix)), num_images=int(mistakes.flat[cell])) for cell in order)
+    return [kind for kind in ranked if kind.num_images]
+
+
+def top_k_error(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Measure how often the true class is not among the `k` classes with the highest logits.
+
+    Among equal logits the lower class comes first, as `argmax` has it, so that `k` = 1 is the ordinary error.
+
+    Args:
+        logits: float (N, classes), finite.
+        labels: int64 (N,), true classes.
+        k: number of guesses, at least 1.
+
+    Returns:
+        The error in percent.
+    """
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    comes_first = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
+    return 100 * float((comes_first.sum(axis=1) >= k).mean())

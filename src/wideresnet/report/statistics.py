@@ -1,0 +1,105 @@
+"""Statistics of repeated measurements and of runs that differ only in their seed; the one implementation of both.
+
+They stand in `report` because that is the lowest room that knows run records, and everyone who needs statistics stands
+above it: `bench` and `experiments`, the pages beside it, the commands and `tools/`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from wideresnet.spec.execution import ELSEWHERE
+from wideresnet.spec.recipe import Recipe
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A list of numbers in a few; all but `n` in the unit of the numbers.
+
+    Attributes:
+        n: how many numbers there are.
+        mean: the arithmetic mean.
+        std: standard deviation of the sample (divided by n - 1); None for a single number, which has no spread.
+        median: the middle number, or the mean of the two middle ones.
+        min: the lowest number.
+        max: the highest number.
+        quartile1: a quarter of the numbers are below it, interpolated between neighbors; min and max are included.
+        quartile3: a quarter of the numbers are above it, likewise.
+    """
+
+    n: int
+    mean: float
+    std: float | None
+    median: float
+    min: float
+    max: float
+    quartile1: float
+    quartile3: float
+
+
+def summarize(values: Iterable[float]) -> Summary:
+    """Summarize numbers.
+
+    Args:
+        values: at least one finite number.
+
+    Raises:
+        ValueError: there are no numbers.
+    """
+    numbers = list(values)
+    if not numbers:
+        raise ValueError("no values: a summary needs at least one")
+    is_single = len(numbers) == 1
+    quartile1, median, quartile3 = statistics.quantiles(numbers * 2 if is_single else numbers, n=4, method="inclusive")
+    return Summary(
+        n=len(numbers),
+        mean=statistics.fmean(numbers),
+        std=None if is_single else statistics.stdev(numbers),
+        median=median,
+        min=min(numbers),
+        max=max(numbers),
+        quartile1=quartile1,
+        quartile3=quartile3,
+    )
+
+
+def settings_of(recipe: Recipe, data_name: str) -> dict[str, Any]:
+    """Collect what decides a run's result except its seed: runs with equal settings are repetitions of each other.
+
+    Left out are also what changes a result by rounding alone (where the run took place) and how often it was evaluated.
+
+    Args:
+        recipe: the recipe that the run ended with.
+        data_name: the name of the data set, which stands in for the path that it was read from.
+    """
+    settings = recipe.values()
+    for name in ("seed", "eval_every", *ELSEWHERE):
+        del settings[name]
+    return settings | {"data": data_name}
+
+
+def group_equal(items: Iterable[T], settings: Callable[[T], Mapping[str, Any]]) -> list[list[T]]:
+    """Put items with equal settings together.
+
+    Args:
+        items: e.g. runs.
+        settings: returns an item's settings, e.g. by `settings_of`; all have the same keys.
+
+    Returns:
+        The groups, and the items in each, in the order in which they first occur.
+    """
+    groups: dict[tuple[Any, ...], list[T]] = {}
+    for item in items:
+        groups.setdefault(tuple(settings(item).items()), []).append(item)
+    return list(groups.values())
+
+
+def varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List the names whose values are not equal in all settings, in the order of the first."""
+    first = settings[0]
+    return [name for name in first if any(other[name] != first[name] for other in settings)]
