@@ -188,7 +188,7 @@ def _asked_for(args: argparse.Namespace) -> tuple[str, str, str]:
         stored = read_recipe_values(Path(name))
         network, data = network or stored.get("network"), data or stored.get("data")
     if network is None or data is None:
-        raise UsageError("wrn train: needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
+        raise UsageError("needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
     if args.out:
         RunFolder(args.out).check_free(overwrite=args.overwrite)
     return name, network, data
