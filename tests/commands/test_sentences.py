@@ -81,7 +81,7 @@ wrn predict done empty
 wrn predict done broken.png
 wrn predict done a.png --top 0
 wrn info WRN-34-2
-wrn info WideResNet-28-10
+wrn info WideNet-28-10
 wrn info WRN-16-4 --num-classes 0
 wrn info WRN-16-4 --input-size 0
 wrn report nowhere
@@ -155,12 +155,10 @@ def run_command(line: str) -> str:
 
 def call(expression: str, names: dict[str, Any]) -> str:
     """Return the error's class and its sentence."""
-    try:
+    with pytest.raises(WRNError) as caught:
         eval(expression, names)
-    except WRNError as error:
-        assert "\n" not in str(error), expression
-        return f"{type(error).__name__}: {error}"
-    raise AssertionError(f"{expression}: no error")
+    assert "\n" not in str(caught.value), expression
+    return f"{caught.type.__name__}: {caught.value}"
 
 
 def collect(folder: Path) -> dict[str, str]:
