@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from wideresnet.engines.winograd import Accelerated
+from wideresnet.kernels.library import why_unavailable
 from wideresnet.networks import create
 from wideresnet.spec.execution import Execution
 from wideresnet.training.configure import configure, make_forward
@@ -21,14 +23,24 @@ def _own_threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("kernels", "layout", "memory"),
-    [("winograd", "channels_last", torch.channels_last), ("pytorch", "contiguous", torch.contiguous_format)],
+    ("layout", "memory"), [("channels_last", torch.channels_last), ("contiguous", torch.contiguous_format)]
 )
-def test_an_execution_sets_layout_kernels_and_threads(kernels: str, layout: str, memory: torch.memory_format) -> None:
-    network = configure(create("WRN-10-1", 4), Execution(device="cpu", kernels=kernels, layout=layout, threads=2))
-    assert network.kernels == (kernels == "winograd")
+def test_an_execution_sets_layout_and_threads(layout: str, memory: torch.memory_format) -> None:
+    network = create("WRN-10-1", 4)
+    configured = configure(network, Execution(device="cpu", layout=layout, threads=2))
+    assert configured is network
     assert network.get_parameter("groups.0.0.convs.0.weight").is_contiguous(memory_format=memory)
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.skipif(bool(why_unavailable()), reason="needs the kernels")
+def test_the_kernels_compute_the_forward_pass_of_the_same_weights() -> None:
+    network = create("WRN-10-1", 4)
+    forward = make_forward(network, Execution(device="cpu", kernels="winograd"))
+    assert isinstance(forward, Accelerated)
+    assert {id(parameter) for parameter in forward.parameters()} == {
+        id(parameter) for parameter in network.parameters()
+    }
 
 
 def test_the_forward_pass_is_the_networks_own_unless_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

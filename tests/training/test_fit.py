@@ -104,7 +104,7 @@ def test_holdout_validates_on_training_images_and_tests_once_at_the_end(make_npz
     assert all("val_error_pct" in r and "test_error_pct" not in r for r in records)
     assert records[-1]["step"] == 3 * (48 // 16)
     assert result["num_test_images"] == 24
-    with pytest.raises(UsageError, match="none is left to train on"):
+    with pytest.raises(UsageError, match="holdout=64: none of the 64 training images"):
         fit(small(make_npz(), holdout=64), tmp_path / "other")
 
 

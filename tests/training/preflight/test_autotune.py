@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from tuning import Rates, a_network, a_shape, decide
 from wideresnet.base.errors import UsageError
 from wideresnet.base.paths import measurements_file
 from wideresnet.distributed.world import World
-from wideresnet.engines import winograd
+from wideresnet.kernels import library
 from wideresnet.spec.execution import Execution
 from wideresnet.spec.recipe import MachineOptions, Recipe
 from wideresnet.training.preflight import autotune as module
@@ -120,7 +119,7 @@ def test_kernels_that_are_not_available_are_refused_with_the_reason(
 
 
 def test_a_machine_without_a_compiler_is_told_and_trains_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "why_unavailable", lambda: "no C compiler here (gcc, cc or clang)")
+    monkeypatch.setattr(library, "why_unavailable", lambda: "no C compiler here (gcc, cc or clang)")
     execution, notes = decide(Rates())
     assert execution.kernels == "pytorch"
     assert notes.startswith("PyTorch's kernels are used: no C compiler here (gcc, cc or clang); ")
@@ -148,7 +147,7 @@ def test_more_threads_are_tried_if_pytorch_leaves_some_unused(
     tried: list[int],
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: own)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
+    monkeypatch.setattr(module, "usable_cpus", lambda: allowed)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if environment:
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
@@ -178,6 +177,7 @@ def test_measuring_leaves_no_trace(name: str) -> None:
     torch.set_num_threads(1)
     network = a_network(name, dropout=0.2)
     before, modes = copy.deepcopy(network.state_dict()), [m.training for m in network.modules()]
+    attributes, forward = dict(vars(network)), network.forward
     random = torch.get_rng_state()
     execution, notes = decide(measure_rates, network, threads=2)
     assert "images/s" in notes
@@ -186,7 +186,8 @@ def test_measuring_leaves_no_trace(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert [m.training for m in network.modules()] == modes
     assert all(p.grad is None for p in network.parameters())
-    assert network.kernels is False
+    assert vars(network) == attributes
+    assert network.forward == forward
     assert torch.get_num_threads() == 1
 
 
