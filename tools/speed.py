@@ -69,7 +69,7 @@ def details(records: list[dict[str, Any]]) -> str:
     parts = [
         "# Speed",
         "Made from the records in `results/speed/` by `tools/speed.py`. All take turns, in one process after a warm-up "
-        "except for first steps, the device synchronised around every turn; a figure is the median over rounds, a "
+        "except for first steps, the device synchronized around every turn; a figure is the median over rounds, a "
         "ratio the median of the rounds' own ratios, with quartiles behind. A training step is loss, backward and "
         "update of a batch that is there already. FLOP are 2 x multiply-accumulate of direct convolution, three times "
         "that for training; the matrix product is timed in the same rounds. Other implementations run eagerly in fp32, "
