@@ -154,7 +154,7 @@ def test_inference_is_exact_by_the_kernels_unless_asked_otherwise(make_case: Cal
 
 def test_settings_of_pytorch_are_as_before_afterwards(tmp_path: Path) -> None:
     before = torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_rng_state().tolist()
-    run_bench("infer", ["WRN-10-1"], tmp_path / "out", batch_sizes=[1], num_threads=2, repeats=1, seconds=0,
+    run_bench("infer", ["WRN-10-1"], tmp_path / "out", batch_sizes=[1], threads=2, repeats=1, seconds=0,
               device="cpu", precision="fp32", method=SHORT)  # fmt: skip
     assert (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_rng_state().tolist()) == before
 
