@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, formatting, the console, seeds, paths. Knows no torch."""
+"""What everything else stands on: errors, formatting, progress, seeds, paths. Knows no torch."""
