@@ -64,12 +64,14 @@ def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "others"
 
 
-@pytest.fixture(scope="session")
-def load_tool() -> Callable[[str], Any]:
-    """A script of tools/ as a module."""
+@pytest.fixture
+def load_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Load a script of tools/ as a module; the scripts import each other as when they are run."""
+    tools = Path(__file__).parent.parent.parent / "tools"
+    monkeypatch.syspath_prepend(str(tools))
 
     def load(name: str) -> Any:
-        path = Path(__file__).parent.parent.parent / "tools" / f"{name}.py"
+        path = tools / f"{name}.py"
         spec = importlib.util.spec_from_file_location(f"tool_{name}", path)
         assert spec is not None
         assert spec.loader is not None
