@@ -68,13 +68,13 @@ def details(records: list[dict[str, Any]]) -> str:
     """Write the page docs/speed.md: every record with all its contenders."""
     parts = [
         "# Speed",
-        "Made from the records in `results/speed/` by `tools/speed.py`. All take turns, in one process after a warm-up "
-        "except for first steps, the device synchronised around every turn; a figure is the median over rounds, a "
-        "ratio the median of the rounds' own ratios, with quartiles behind. A training step is loss, backward and "
-        "update of a batch that is there already. FLOP are 2 x multiply-accumulate of direct convolution, three times "
-        "that for training; the matrix product is timed in the same rounds. Other implementations run eagerly in fp32, "
-        "NCHW, as their users run them; with `+careful` in channels_last and our precision; `plain` is our own network "
-        "run like them.",
+        "Made from the records in `results/speed/` by `tools/speed.py`. All contenders take turns in one process after "
+        "a warm-up (first steps: each in a fresh process); the device is synchronized around every turn. A time is the "
+        "median over rounds, a ratio the median of the ratios of the rounds, with its quartiles in parentheses. A "
+        "training step is the loss, backward pass and update for a batch that is already in memory. FLOP are 2 x the "
+        "multiply-accumulates of direct convolution, three times as many for training; the matrix product is timed in "
+        "the same rounds. Other implementations run eagerly in fp32, NCHW, as their users run them; with `+careful`, "
+        "in channels_last and our precision; `plain` is our own network run in the same way.",
     ]
     for record in records:
         folder = record["folder"]
@@ -90,7 +90,7 @@ def details(records: list[dict[str, Any]]) -> str:
                     _contenders(case),
                     f"A step of ours in pieces: {parts_line(case)}.",
                 ]
-        drawn = {"figure4": "Figure 4", "start": "first steps"}.get(record["job"], "images a second")
+        drawn = {"figure4": "Figure 4", "start": "first steps"}.get(record["job"], "images per second")
         parts.append(f"![{drawn}](../{folder}/bench.png)")
     return "\n\n".join(parts if records else [*parts, EMPTY]) + "\n"
 

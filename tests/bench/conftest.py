@@ -1,4 +1,4 @@
-"""Small other implementations, good and bad; the scripts in tools/."""
+"""Small other implementations, correct and faulty; the scripts in tools/."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_case() -> Callable[..., Case]:
 
 @pytest.fixture
 def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module in the current folder, with implementations good and bad."""
+    """The name of a module in the current folder with correct and faulty implementations."""
     (tmp_path / "others.py").write_text(PEERS)
     (tmp_path / "broken.py").write_text("import no_such_module_anywhere\n")
     monkeypatch.chdir(tmp_path)

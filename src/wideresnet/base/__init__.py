@@ -1,1 +1,2 @@
-"""What everything else stands on: errors, formatting, the console, seeds, paths. Knows no torch."""
+"""What everything else is built on: errors, formatting, the console, seeds, paths, child processes, metrics. Imports no
+torch, and numpy only in `metrics`."""

@@ -1,4 +1,4 @@
-"""Where things are kept that can be had again."""
+"""The folders of files that can be downloaded, compiled or measured again."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from pathlib import Path
 
 
 def data_root() -> Path:
-    """The folder for downloads, decoded images, compiled kernels and measurements: `$WRN_DATA`, else
-    `~/.cache/wideresnet`."""
+    """Return the folder of downloads, decoded images, compiled kernels and measurements.
+
+    It is `$WRN_DATA`, or `~/.cache/wideresnet` if that is not set.
+    """
     return Path(os.path.expanduser(os.environ.get("WRN_DATA") or "~/.cache/wideresnet"))
 
 
 def kernels_folder() -> Path:
-    """The folder of compiled kernels."""
+    """Return the folder of compiled kernels."""
     return data_root() / "kernels"
 
 
 def measurements_file() -> Path:
-    """The fastest ways to train that were measured."""
+    """Return the file of the fastest configurations that were measured."""
     return data_root() / "fastest.json"

@@ -90,7 +90,7 @@ def time_first_step(way: str, case: Case, data: Path, num_threads: int | None) -
     Args:
         way: one of `START_WAYS`.
         case: the step.
-        data: an `.npz`; run folder and cache go beside it.
+        data: an `.npz`; the run folder and the cache go into its folder.
         num_threads: threads that were asked for; None leaves them to the process.
 
     Returns:

@@ -77,9 +77,9 @@ def evaluate_weights(
     images, more = _fit(read, dataset, dataset.test.images)
     network: nn.Module
     if int8:
-        precision, quantised = "int8", _quantise(read, dataset)
-        network = quantised
-        more.append(quantised.how)
+        precision, quantized = "int8", _quantize(read, dataset)
+        network = quantized
+        more.append(quantized.how)
     else:
         network = read.network.to(device).optimize()
         precision = pick_inference_precision(_precision_of_run(precision, device, Path(weights)), network, device)
@@ -144,7 +144,7 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _quantise(weights: Weights, dataset: Dataset) -> Quantised:
+def _quantize(weights: Weights, dataset: Dataset) -> Quantised:
     """Quantize the network to int8 by training images that are spread evenly over the set."""
     every = max(1, len(dataset.train) // NUM_CALIBRATION_IMAGES)
     images, _ = _fit(weights, dataset, dataset.train.images[::every][:NUM_CALIBRATION_IMAGES])
