@@ -1,15 +1,17 @@
-"""What all tests share: a cache folder of their own, few threads, since they run beside others, and no measuring."""
+"""What all tests share: a cache folder of their own, one thread since they run side by side, no timing, no display."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from wideresnet.training.preflight import autotune as tune
+from wideresnet.base import progress
+from wideresnet.commands.console import console
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +28,38 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _all_ways_are_equally_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test's arithmetic hangs on a clock: the first of the ways to train is taken. `test_tune` measures."""
-    monkeypatch.setattr(tune, "_measure", lambda *asked: [1.0] * len(asked[-1]))
+def _nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on a clock: the first configuration is taken, unless a test asks for `autotuning`."""
+    monkeypatch.setenv("WRN_AUTOTUNE", "off")
+
+
+@pytest.fixture
+def autotuning(_nothing_is_timed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `autotune` measure, in this process and in those that it starts."""
+    monkeypatch.delenv("WRN_AUTOTUNE")
+
+
+@pytest.fixture(autouse=True)
+def _display_of_its_own() -> Iterator[None]:
+    """A command shows progress in its whole process; the next test starts silent again."""
+    log = logging.getLogger("wideresnet")
+    handlers, propagate, quiet = list(log.handlers), log.propagate, console().quiet
+    yield
+    progress.set_reporter(None)
+    log.handlers, log.propagate, console().quiet = handlers, propagate, quiet
+
+
+@pytest.fixture
+def reported() -> list[str]:
+    """The lines that the library reports from now on."""
+    lines: list[str] = []
+
+    class Reporter(progress.Silent):
+        def report(self, message: str) -> None:
+            lines.append(message)
+
+    progress.set_reporter(Reporter())
+    return lines
 
 
 @pytest.fixture

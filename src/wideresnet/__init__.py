@@ -6,29 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wideresnet.base.errors import DataError, UsageError, WRNError
-    from wideresnet.experiments import fit_seeds
-    from wideresnet.networks import create
-    from wideresnet.networks.cost import cost
-    from wideresnet.spec.names import list_networks, parse
-    from wideresnet.spec.recipe import Recipe
-    from wideresnet.training import fit
-    from wideresnet.weights.hub import load, read_weights
+    from wideresnet.base.errors import DataError as DataError
+    from wideresnet.base.errors import UsageError as UsageError
+    from wideresnet.base.errors import WRNError as WRNError
+    from wideresnet.engines import optimize as optimize
+    from wideresnet.engines import quantize as quantize
+    from wideresnet.experiments import fit_seeds as fit_seeds
+    from wideresnet.networks import create as create
+    from wideresnet.networks.cost import cost as cost
+    from wideresnet.spec.names import list_networks as list_networks
+    from wideresnet.spec.names import parse as parse
+    from wideresnet.spec.recipe import Recipe as Recipe
+    from wideresnet.training import fit as fit
+    from wideresnet.weights.hub import load as load
+    from wideresnet.weights.hub import read_weights as read_weights
 
-__all__ = [
-    "DataError",
-    "Recipe",
-    "UsageError",
-    "WRNError",
-    "cost",
-    "create",
-    "fit",
-    "fit_seeds",
-    "list_networks",
-    "load",
-    "parse",
-    "read_weights",
-]
+__version__ = "0.1.0"
 
 _HOMES = {
     "DataError": "base.errors",
@@ -41,13 +34,18 @@ _HOMES = {
     "fit_seeds": "experiments",
     "list_networks": "spec.names",
     "load": "weights.hub",
+    "optimize": "engines",
     "parse": "spec.names",
+    "quantize": "engines",
     "read_weights": "weights.hub",
 }
+"""Public name -> the module that has it."""
+
+__all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  # the one list of public names
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported when first used, so that `import wideresnet` does not wait for PyTorch."""
+    """Import a public name when it is first used, so that `import wideresnet` does not wait for PyTorch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'wideresnet' has no attribute {name!r}")
     return getattr(importlib.import_module(f"wideresnet.{_HOMES[name]}"), name)

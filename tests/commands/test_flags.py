@@ -130,7 +130,7 @@ def test_every_default_can_be_given_back_as_it_is_shown() -> None:
 
 
 def test_the_scales_of_quick_can_be_given_back_as_they_are_shown() -> None:
-    scales = quick("WRN-16-2", "cifar10").image_scales
+    scales = quick("WRN-16-2", "cifar10").feed.image_scales
     assert parse("--image-scales", show_value(scales)) == {"image_scales": scales}
 
 

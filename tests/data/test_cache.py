@@ -12,7 +12,6 @@ from PIL import Image
 
 from wideresnet.base.errors import DataError
 from wideresnet.data import Dataset, cache, load_dataset
-from wideresnet.data import decode as batch
 
 Write = Callable[..., Path]
 
@@ -26,16 +25,17 @@ def folder(class_folders: Write) -> Path:
 
 
 @pytest.fixture
-def num_decodings(monkeypatch: pytest.MonkeyPatch) -> list[bytes | Path]:
-    decoded: list[bytes | Path] = []
-    original = batch.decode_quietly
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Pillow has opened: each image twice, for its size and for its pixels."""
+    opened: list[Any] = []
+    original = Image.open
 
-    def counting(source: bytes | Path, channels: int) -> Any:
-        decoded.append(source)
-        return original(source, channels)
+    def counting(source: Any, *args: Any, **options: Any) -> Any:
+        opened.append(source)
+        return original(source, *args, **options)
 
-    monkeypatch.setattr(batch, "decode_quietly", counting)
-    return decoded
+    monkeypatch.setattr(Image, "open", counting)
+    return opened
 
 
 def _entry(data_root: Path) -> Path:
@@ -52,22 +52,22 @@ def _assert_equal(first: Dataset, second: Dataset) -> None:
     assert first.class_names == second.class_names
 
 
-def test_a_second_load_decodes_nothing_and_says_the_same(folder: Path, num_decodings: list[Any]) -> None:
+def test_a_second_load_decodes_nothing_and_says_the_same(folder: Path, opened: list[Any]) -> None:
     first = load_dataset(folder)
-    assert len(num_decodings) == 10
+    assert len(opened) == 2 * 10
     second = load_dataset(folder)
-    assert len(num_decodings) == 10
+    assert len(opened) == 2 * 10
     assert first.notes == second.notes
     assert len(first.notes) == 2
     _assert_equal(first, second)
 
 
-def test_parquet_is_cached_too(tmp_path: Path, parquet_file: Write, num_decodings: list[Any]) -> None:
+def test_parquet_is_cached_too(tmp_path: Path, parquet_file: Write, opened: list[Any]) -> None:
     for split in ("train", "test"):
         parquet_file(tmp_path / f"d/{split}-0.parquet", class_names=["cat", "dog"])
     first = load_dataset(tmp_path / "d")
     _assert_equal(first, load_dataset(tmp_path / "d"))
-    assert len(num_decodings) == 8
+    assert len(opened) == 2 * 8
 
 
 def test_left_out_images_stay_left_out_and_counted(folder: Path) -> None:
@@ -81,7 +81,7 @@ def test_left_out_images_stay_left_out_and_counted(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["content", "time", "name", "size"])
-def test_any_change_is_noticed(folder: Path, num_decodings: list[Any], change: str) -> None:
+def test_any_change_is_noticed(folder: Path, opened: list[Any], change: str) -> None:
     load_dataset(folder)
     path = folder / "train/dog/1.png"
     if change == "content":
@@ -91,7 +91,7 @@ def test_any_change_is_noticed(folder: Path, num_decodings: list[Any], change: s
     elif change == "name":
         path.rename(path.with_name("7.png"))
     load_dataset(folder, image_size=16 if change == "size" else None)
-    assert len(num_decodings) == 20
+    assert len(opened) == 2 * 20
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "garbage", "empty"])
@@ -102,12 +102,12 @@ def test_a_damaged_entry_is_reported_and_rebuilt(folder: Path, data_root: Path, 
     content[-100] ^= 1
     path.write_bytes({"cut": content[:-50], "flip": content, "garbage": b"\xff" * 300, "empty": b""}[damage])
     second = load_dataset(folder)
-    assert second.notes == (*first.notes, f"cached images {path} were damaged and have been decoded anew")
+    assert second.notes == (*first.notes, f"the cached images {path} were damaged and have been decoded again")
     _assert_equal(first, second)
     assert load_dataset(folder).notes == first.notes
 
 
-def test_nothing_is_written_beside_the_users_files(folder: Path) -> None:
+def test_nothing_is_written_next_to_the_users_files(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     load_dataset(folder)
     assert sorted(folder.rglob("*")) == before

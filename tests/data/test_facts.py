@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wideresnet.data import FACTS, facts, load_dataset
+from wideresnet.data import FACTS, load_dataset
+from wideresnet.data.facts import recognize
 
 
 @pytest.mark.parametrize("name", FACTS)
@@ -32,16 +33,15 @@ def test_the_statistics_of_digits_are_those_of_its_pixels() -> None:
     assert FACTS["digits"].std == (round(images.std(), 3),)
 
 
-def test_cifar_is_recognised_only_with_its_counts_classes_and_means(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar_is_recognized_only_with_its_counts_classes_and_means() -> None:
     small = replace(FACTS["cifar10"], num_train=50, num_test=10)  # as the real one, but quick to average
-    monkeypatch.setattr(facts, "FACTS", {"cifar10": small})
 
     def images(num_images: int = 50, level: float = 0.0) -> np.ndarray:
         return np.broadcast_to(np.array(small.true_mean) + level, (num_images, 32, 32, 3))
 
-    assert facts.recognise(images(level=0.1), 10, 10) is small
-    assert facts.recognise(images(level=0.5), 10, 10) is None
-    assert facts.recognise(images(), 9, 10) is None
-    assert facts.recognise(images(), 10, 100) is None
-    assert facts.recognise(images(49), 10, 10) is None
-    assert facts.recognise(images()[:, :31], 10, 10) is None
+    assert recognize(images(level=0.1), 10, 10, [small]) is small
+    assert recognize(images(level=0.5), 10, 10, [small]) is None
+    assert recognize(images(), 9, 10, [small]) is None
+    assert recognize(images(), 10, 100, [small]) is None
+    assert recognize(images(49), 10, 10, [small]) is None
+    assert recognize(images()[:, :31], 10, 10, [small]) is None

@@ -24,7 +24,7 @@ def _saved(image: Image.Image, image_format: str = "PNG", **options: object) -> 
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "BMP", "TIFF", "PPM"])
-def test_a_lossless_colour_image_decodes_to_its_own_pixels(
+def test_a_lossless_color_image_decodes_to_its_own_pixels(
     image_format: str, pixels: Callable[..., np.ndarray], encoded: Callable[..., bytes]
 ) -> None:
     original = pixels(5, 7)
@@ -50,7 +50,7 @@ def test_sixteen_bit_gray_is_scaled_and_not_clipped(image_format: str) -> None:
     assert conversions == {"16-bit"}
 
 
-def test_sixteen_bit_colour_is_reported_and_scaled() -> None:
+def test_sixteen_bit_color_is_reported_and_scaled() -> None:
     rows = b"".join(b"\0" + struct.pack(">6H", 0, 257 * 7, 65535, 65535, 0, 257 * 200) for _ in range(2))
     body = [
         (b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)),
@@ -83,15 +83,15 @@ def test_grayscale_becomes_three_equal_channels(pixels: Callable[..., np.ndarray
     assert conversions == {"grayscale"}
 
 
-def test_one_channel_gives_gray_as_it_is_and_colour_as_luma(pixels: Callable[..., np.ndarray]) -> None:
-    gray, colour = pixels(4, 5, 1), pixels(4, 5)
+def test_one_channel_gives_gray_as_it_is_and_color_as_luma(pixels: Callable[..., np.ndarray]) -> None:
+    gray, color = pixels(4, 5, 1), pixels(4, 5)
     kept, nothing = decode(_saved(Image.fromarray(gray[..., 0])), channels=1)
     np.testing.assert_array_equal(kept, gray)
     assert nothing == frozenset()
-    luma, conversions = decode(_saved(Image.fromarray(colour)), channels=1)
+    luma, conversions = decode(_saved(Image.fromarray(color)), channels=1)
     assert luma.shape == (4, 5, 1)
-    np.testing.assert_allclose(luma[..., 0], colour @ [0.299, 0.587, 0.114], atol=1)
-    assert conversions == {"colour"}
+    np.testing.assert_allclose(luma[..., 0], color @ [0.299, 0.587, 0.114], atol=1)
+    assert conversions == {"color"}
 
 
 def test_cmyk_becomes_rgb() -> None:
@@ -116,7 +116,7 @@ def test_transparent_pixels_turn_white(mode: str, clear: tuple[int, ...]) -> Non
     assert "alpha" in conversions
 
 
-def test_a_transparent_palette_colour_turns_white() -> None:
+def test_a_transparent_palette_color_turns_white() -> None:
     image = Image.new("P", (3, 2), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     decoded, conversions = decode(_saved(image, transparency=1))
@@ -239,9 +239,9 @@ def test_fitting_gives_the_size_asked_for_and_keeps_a_flat_image_flat(
     assert (fitted == 77).all()
 
 
-def test_fitting_crops_the_centre_and_averages_when_shrinking() -> None:
+def test_fitting_crops_the_center_and_averages_when_shrinking() -> None:
     image = np.zeros((4, 12, 1), dtype=np.uint8)
-    image[:, 4:8] = 200  # the centre square
+    image[:, 4:8] = 200  # the center square
     image[:, 5::2] += 40
     np.testing.assert_array_equal(fit_to_size(image, 4), image[:, 4:8])
     stripes = np.tile(np.array([0, 255], dtype=np.uint8)[None, :, None], (64, 32, 1))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wideresnet.base.errors import DataError, UsageError
-from wideresnet.data.preprocess import Preprocessing, channel_statistics, contrast_normalise
+from wideresnet.data.preprocess import Preprocessing, channel_statistics, contrast_normalize
 
 
 def random_images(num: int = 40, height: int = 4, width: int = 5, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -28,7 +28,7 @@ def apply(preprocessing: Preprocessing, images: np.ndarray) -> np.ndarray:
     channels=st.sampled_from([1, 3]),
     seed=st.integers(0, 99),
 )
-def test_a_batch_is_normalised_as_image_by_image(num: int, height: int, width: int, channels: int, seed: int) -> None:
+def test_a_batch_is_normalized_as_image_by_image(num: int, height: int, width: int, channels: int, seed: int) -> None:
     images = random_images(num, height, width, channels, seed)
     mean, std = (125.3, 123.0, 113.9)[:channels], (63.0, 62.1, 66.7)[:channels]
     for preprocessing in (Preprocessing("mean_std", mean, std), Preprocessing("scale")):
@@ -73,47 +73,47 @@ def test_a_constant_channel_is_refused_with_the_way_out() -> None:
     images = random_images()
     images[..., 1] = 7
     with pytest.raises(
-        DataError, match=r"^channel 1 of the training images has one value \(7\) .*--preprocessing scale"
+        DataError, match=r"^channel 1 of the training images has the value 7 .*; use preprocessing='scale' to train"
     ):
         Preprocessing.fit("mean_std", images)
     assert apply(Preprocessing.fit("scale", images), images)[0, 1, 0, 0] == np.float32(7 / 255)
 
 
 def test_a_kind_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"^preprocessing 'pca': one of mean_std, zca, scale$"):
+    with pytest.raises(UsageError, match=r"^preprocessing='pca': .*one of mean_std, zca, scale$"):
         Preprocessing.fit("pca", random_images())
 
 
-def test_contrast_normalised_images_have_mean_zero_and_norm_55() -> None:
-    rows = contrast_normalise(random_images())
+def test_contrast_normalized_images_have_mean_zero_and_norm_55() -> None:
+    rows = contrast_normalize(random_images())
     np.testing.assert_allclose(rows.mean(axis=1), 0, atol=1e-12)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 55, rtol=1e-12)
 
 
-def test_contrast_normalisation_keeps_the_picture() -> None:
+def test_contrast_normalization_keeps_the_picture() -> None:
     image = random_images(1)
-    row = contrast_normalise(image)[0]
+    row = contrast_normalize(image)[0]
     assert np.corrcoef(row, image.reshape(-1).astype(float))[0, 1] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("level", [0, 7, 255])
 def test_a_constant_image_becomes_zeros(level: int) -> None:
-    assert not contrast_normalise(np.full((1, 3, 3, 3), level, np.uint8)).any()
+    assert not contrast_normalize(np.full((1, 3, 3, 3), level, np.uint8)).any()
 
 
 def textbook_zca(train: np.ndarray, images: np.ndarray) -> np.ndarray:
     """Krizhevsky 2009, appendix A, with the filter bias of 0.1: one line of algebra each, all in float64."""
 
-    def normalise(image: np.ndarray) -> np.ndarray:
+    def normalize(image: np.ndarray) -> np.ndarray:
         row = image.reshape(-1).astype(np.float64)
         row = row - row.mean()
         return 55 * row / np.sqrt((row**2).sum())
 
-    rows = np.stack([normalise(image) for image in train])
+    rows = np.stack([normalize(image) for image in train])
     covariance = np.cov(rows, rowvar=False, bias=True)
     u, s, _ = np.linalg.svd(covariance)
     whiten = u @ np.diag(1 / np.sqrt(s + 0.1)) @ u.T
-    return np.stack([whiten @ (normalise(image) - rows.mean(axis=0)) for image in images]).reshape(images.shape)
+    return np.stack([whiten @ (normalize(image) - rows.mean(axis=0)) for image in images]).reshape(images.shape)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -127,8 +127,8 @@ def test_whitening_is_the_textbooks_for_training_and_new_images(channels: int) -
 
 def test_the_covariance_of_whitened_images_is_v_over_v_plus_a_tenth() -> None:
     train = random_images(500, 3, 3, 1)
-    train[:, 0] = train[:, 1] // 2 + train[:, 0] // 4  # neighbours that go together, as in pictures
-    rows = contrast_normalise(train)
+    train[:, 0] = train[:, 1] // 2 + train[:, 0] // 4  # correlated neighbors, as in pictures
+    rows = contrast_normalize(train)
     values, vectors = np.linalg.eigh(np.cov(rows, rowvar=False, bias=True))
     whitened = apply(Preprocessing.fit("zca", train), train).reshape(500, -1).astype(np.float64)
     covariance = vectors.T @ np.cov(whitened, rowvar=False, bias=True) @ vectors
@@ -153,7 +153,7 @@ def test_many_images_are_whitened_like_few() -> None:
 
 def test_whitening_refuses_images_of_another_size() -> None:
     zca = Preprocessing.fit("zca", random_images(50, 4, 4, 3))
-    with pytest.raises(UsageError, match=r"^images of \(4, 5, 3\): this whitening is for 48 values an image$"):
+    with pytest.raises(UsageError, match=r"^images of \(4, 5, 3\): this whitening is for 48 values per image$"):
         zca.resident(random_images(2, 4, 5, 3))
 
 
@@ -168,7 +168,7 @@ def test_preprocessing_survives_config_and_tensors_exactly(kind: str) -> None:
 
 
 def test_a_stored_kind_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="preprocessing 'magic': one of mean_std, zca, scale"):
+    with pytest.raises(ValueError, match="preprocessing 'magic': must be one of mean_std, zca, scale"):
         Preprocessing.from_config({"kind": "magic", "mean": [], "std": []}, {})
 
 

@@ -36,7 +36,7 @@ def test_mean_standard_deviation_of_the_sample_and_median(tmp_path: Path) -> Non
 def test_a_seed_that_has_not_finished_is_named_and_not_counted(tmp_path: Path) -> None:
     folder = SeedsFolder(tmp_path)
     finished(folder, {3: 4.0, 9: 99.0})
-    summary = seeds_document(folder, Recipe(seed=3), range(3, 6), 1.0, 1, {})
+    summary = seeds_document(folder, Recipe.flat(seed=3), range(3, 6), 1.0, 1, {})
     assert (summary["n"], summary["unfinished"]) == (1, [4, 5])
     assert summary["test_error_pct_mean"] == summary["test_error_pct_median"] == 4.0
     assert summary["test_error_pct_std"] is None  # one value has no spread
@@ -49,7 +49,7 @@ def test_the_table_has_every_seed_and_every_statistic(tmp_path: Path) -> None:
     finished(folder, {0: 4.0, 1: 5.0, 2: 9.0})
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(render(seeds_document(folder, Recipe(data="[x]"), range(3), 120.0, 2, {})))
+        console.print(render(seeds_document(folder, Recipe.flat(data="[x]"), range(3), 120.0, 2, {})))
     shown = " ".join(capture.get().replace("│", " ").split())
     for words in (
         "WRN-16-2 on [x]",

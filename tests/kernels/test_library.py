@@ -1,7 +1,8 @@
-"""The compiled library: built once, found again, never taken from strangers, and its absence told in one line."""
+"""The compiled library: built once, cached, never taken from others, and its absence explained in one line."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -9,43 +10,38 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from wideresnet.kernels import library
-from wideresnet.kernels.library import Unavailable, start_build, why_unavailable
+from wideresnet.kernels import abi, library
+from wideresnet.kernels.library import Loader, Unavailable
 
 GCC = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
 MakeCompiler = Callable[..., Path]
 
 
-def forget() -> None:
-    """What a new process would not know."""
-    library._load.cache_clear()
-    library._compiler.cache_clear()
-
-
 @pytest.fixture(autouse=True)
-def kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """The kernels' folder, empty, in a process that knows of no library."""
+def kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The kernels' folder, empty."""
     if GCC is None:
         pytest.skip("no C compiler here")
     monkeypatch.setenv("WRN_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(library, "_building", None)
-    forget()
-    yield tmp_path / "data" / "kernels"
-    forget()
+    return tmp_path / "data" / "kernels"
+
+
+@pytest.fixture
+def loader() -> Loader:
+    """What a new process has."""
+    return Loader()
 
 
 @pytest.fixture
 def make_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeCompiler:
-    """Stands for a compiler: links a library of the same functions that do nothing, after running a line of shell."""
+    """A fake compiler: runs a line of shell, then links a library of the same functions, which do nothing."""
     source, calls = tmp_path / "stub.c", tmp_path / "calls"
-    text = "".join(path.read_text() for path in library.FOLDER.glob("*.c"))
-    names = sorted(set(re.findall(r"\bwrn_\w+(?=\()", text)))
-    source.write_text("".join(f"long {name}(void) {{ return 7; }}\n" for name in names))
+    source.write_text("".join(f"long {name}(void) {{ return 7; }}\n" for name in abi.FUNCTIONS))
 
     def make(line: str = ":") -> Path:
         compiler = tmp_path / "compiler"
@@ -73,7 +69,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def python(code: str) -> subprocess.Popen[str]:
-    """Another process, which knows the same compiler and folder."""
+    """Another process, with the same compiler and folder."""
     root = Path(library.__file__).parents[2]
     return subprocess.Popen(
         [sys.executable, "-c", f"from wideresnet.kernels import library\n{code}"],
@@ -86,7 +82,7 @@ def python(code: str) -> subprocess.Popen[str]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and that nobody has asked for yet does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -100,14 +96,16 @@ def is_alive(pid: int) -> bool:
         ({"CC": "/nonexistent/gcc -m64"}, "no C compiler here (CC is '/nonexistent/gcc')"),
     ],
 )
-def test_no_compiler_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], reason: str) -> None:
+def test_no_compiler_is_explained_in_one_line(
+    loader: Loader, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], reason: str
+) -> None:
     monkeypatch.delenv("CC", raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    start_build()  # which leaves it to `library` to say so
+    loader.start_build()  # which leaves the explanation to `library`
     with pytest.raises(Unavailable, match=f"^{re.escape(reason)}$"):
-        library.library()
-    assert why_unavailable() == reason
+        loader.library()
+    assert loader.why_unavailable() == reason
 
 
 @pytest.mark.parametrize(
@@ -118,78 +116,77 @@ def test_no_compiler_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, env: d
         ("exit 3", "exit status 3"),
     ],
 )
-def test_a_compiler_that_fails_is_told_in_one_line_and_run_once(
-    make_compiler: MakeCompiler, kernels: Path, line: str, reason: str
+def test_a_compiler_that_fails_is_reported_in_one_line_and_run_once(
+    loader: Loader, make_compiler: MakeCompiler, kernels: Path, line: str, reason: str
 ) -> None:
     calls = make_compiler(line)
     for _ in range(2):
         with pytest.raises(Unavailable, match=rf"^the C compiler failed \({re.escape(reason)}\)$"):
-            library.library()
+            loader.library()
     assert num_calls(calls) == 1
     assert list(kernels.iterdir()) == []
 
 
-def test_what_the_compiler_makes_of_no_use_is_told_in_one_line(make_compiler: MakeCompiler) -> None:
+def test_a_useless_result_of_the_compiler_is_reported_in_one_line(loader: Loader, make_compiler: MakeCompiler) -> None:
     make_compiler('case "$*" in *-shared*) echo text > done.so; exit;; esac')
     with pytest.raises(Unavailable, match=r"^the kernels cannot be used \(.*\)$"):
-        library.library()
+        loader.library()
 
 
-def test_the_library_is_compiled_once_and_then_found(make_compiler: MakeCompiler, kernels: Path) -> None:
+def test_the_library_is_compiled_once_and_then_found(
+    loader: Loader, make_compiler: MakeCompiler, kernels: Path
+) -> None:
     calls = make_compiler()
-    assert library.library().wrn_weight_size() == 7
+    assert loader.library().wrn_panel() == 7
     assert num_calls(calls) == 2  # compiled, linked
     (path,) = kernels.iterdir()
     assert kernels.stat().st_mode & 0o777 == 0o700
     assert path.stat().st_mode & 0o077 == 0
-    forget()
-    start_build()
-    assert library._building is None
-    assert library.library().wrn_weight_size() == 7
+    again = Loader()
+    again.start_build()
+    assert again.build is None
+    assert again.library().wrn_panel() == 7
     assert num_calls(calls) == 2
 
 
-def test_another_compiler_or_processor_has_a_library_of_its_own(
-    make_compiler: MakeCompiler, kernels: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_compiler_or_processor_has_its_own_library(
+    loader: Loader, make_compiler: MakeCompiler, kernels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = make_compiler()
-    library.library()
+    loader.library()
     monkeypatch.setenv("CC", f"{os.environ['CC']} -DOTHER")
-    forget()
-    library.library()
+    Loader().library()
     assert "-DOTHER" in calls.read_text().splitlines()[-1]
-    monkeypatch.setattr(library, "_processor", lambda: "another")
-    forget()
-    library.library()
+    Loader(processor="another").library()
     assert len({path.name.split("-")[0] for path in kernels.iterdir()}) == 3
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707], ids=oct)
 def test_a_folder_that_others_can_write_to_is_neither_used_nor_written_to(
-    make_compiler: MakeCompiler, kernels: Path, mode: int
+    loader: Loader, make_compiler: MakeCompiler, kernels: Path, mode: int
 ) -> None:
     calls = make_compiler()
-    library.library()
+    loader.library()
     (planted,) = kernels.iterdir()
     kernels.chmod(mode)
-    forget()
-    assert library.library().wrn_weight_size() == 7
+    assert Loader().library().wrn_panel() == 7
     assert num_calls(calls) == 4
     assert list(kernels.iterdir()) == [planted]
 
 
-def test_a_library_that_others_can_write_to_is_not_used(make_compiler: MakeCompiler, kernels: Path) -> None:
+def test_a_library_that_others_can_write_to_is_not_used(
+    loader: Loader, make_compiler: MakeCompiler, kernels: Path
+) -> None:
     calls = make_compiler()
-    library.library()
+    loader.library()
     (planted,) = kernels.iterdir()
     planted.chmod(0o720)
-    forget()
-    library.library()
+    Loader().library()
     assert num_calls(calls) == 4
     assert next(kernels.iterdir()).stat().st_mode & 0o077 == 0
 
 
-def test_where_no_folder_can_be_had_the_library_lives_as_long_as_the_process(
+def test_without_a_cache_folder_the_library_lives_as_long_as_the_process(
     make_compiler: MakeCompiler, kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_compiler()
@@ -202,57 +199,63 @@ def test_where_no_folder_can_be_had_the_library_lives_as_long_as_the_process(
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_a_build_goes_on_beside_until_the_library_is_asked_for(make_compiler: MakeCompiler, tmp_path: Path) -> None:
+def test_a_build_runs_in_the_background_until_the_library_is_asked_for(
+    loader: Loader, make_compiler: MakeCompiler, tmp_path: Path
+) -> None:
     calls = make_compiler(f"while [ ! -e {tmp_path / 'go'} ]; do sleep 0.01; done")
-    start_build()
-    start_build()
-    assert library._building is not None
-    assert library._building.process.poll() is None
+    loader.start_build()
+    loader.start_build()
+    assert loader.build is not None
+    assert loader.build.process.poll() is None
     (tmp_path / "go").touch()
-    assert library.library().wrn_weight_size() == 7
+    assert loader.library().wrn_panel() == 7
     assert num_calls(calls) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "other bytes"])
-def test_a_damaged_library_is_compiled_anew(make_compiler: MakeCompiler, kernels: Path, damage: str) -> None:
+def test_a_damaged_library_is_compiled_again(
+    loader: Loader, make_compiler: MakeCompiler, kernels: Path, damage: str
+) -> None:
     calls = make_compiler()
-    library.library()
+    loader.library()
     (path,) = kernels.iterdir()
     content = path.read_bytes()
     path.unlink()  # this process has it mapped
     changed = content[:-1] + bytes([content[-1] ^ 1])
     path.write_bytes({"cut short": content[: len(content) // 2], "empty": b"", "other bytes": changed}[damage])
     path.chmod(0o700)
-    forget()
-    assert library.library().wrn_weight_size() == 7
+    assert Loader().library().wrn_panel() == 7
     assert num_calls(calls) == 4
     assert [file.read_bytes() for file in kernels.iterdir()] == [content]
 
 
-def test_a_library_that_cannot_be_loaded_is_compiled_anew(make_compiler: MakeCompiler, kernels: Path) -> None:
+def test_a_library_that_cannot_be_loaded_is_compiled_again(
+    loader: Loader, make_compiler: MakeCompiler, kernels: Path
+) -> None:
     calls = make_compiler()
-    library.library()
+    loader.library()
     (path,) = kernels.iterdir()
-    content = b"what its name says, but of another machine"
-    strange = kernels / f"{path.name.split('-')[0]}-{library._digest(content)}.so"
+    content = b"what its name says, but for another machine"
+    strange = kernels / f"{path.name.split('-')[0]}-{hashlib.sha256(content).hexdigest()[:32]}.so"
     strange.write_bytes(content)
     strange.chmod(0o700)
     path.unlink()
-    forget()
-    assert library.library().wrn_weight_size() == 7
+    assert Loader().library().wrn_panel() == 7
     assert num_calls(calls) == 4
     assert list(kernels.iterdir()) == [path]
 
 
 def test_processes_that_build_at_once_all_have_the_library(make_compiler: MakeCompiler, kernels: Path) -> None:
     calls = make_compiler("sleep 0.2")
-    processes = [python("print(library.library().wrn_weight_size())") for _ in range(4)]
+    processes = [python("print(library.library().wrn_panel())") for _ in range(4)]
     assert [process.communicate(timeout=60)[0].strip() for process in processes] == ["7"] * 4
     assert num_calls(calls) >= 2
     assert [path.suffix for path in kernels.iterdir()] == [".so"]
 
 
-def test_what_a_killed_build_left_is_removed_by_a_later_one(make_compiler: MakeCompiler, kernels: Path) -> None:
+def test_the_remains_of_a_killed_build_are_removed_by_a_later_one(
+    loader: Loader, make_compiler: MakeCompiler, kernels: Path
+) -> None:
     calls = make_compiler("sleep 5")
     process = python("library.library()")
     wait_for(lambda: num_calls(calls))
@@ -265,7 +268,7 @@ def test_what_a_killed_build_left_is_removed_by_a_later_one(make_compiler: MakeC
     old = time.time() - library.LEFTOVER_S - 60
     os.utime(left, (old, old))
     make_compiler()
-    library.library()
+    loader.library()
     assert sorted(path.suffix or path.name for path in kernels.iterdir()) == [".build-young", ".so"]
 
 
@@ -287,7 +290,7 @@ def test_a_process_that_ends_ends_its_compiler_and_leaves_nothing(
 
 def test_a_finished_build_that_nobody_asked_for_is_kept(make_compiler: MakeCompiler, kernels: Path) -> None:
     make_compiler()
-    process = python("library.start_build(); library._building.process.wait()")
+    process = python("loader = library.Loader(); loader.start_build(); loader.build.process.wait()")
     assert process.communicate(timeout=60) == ("", "")
     assert [path.suffix for path in kernels.iterdir()] == [".so"]
 

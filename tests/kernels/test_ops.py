@@ -1,4 +1,4 @@
-"""Each kernel against its slow, obvious twin in float64."""
+"""Each float32 kernel against its slow, obvious twin in float64."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def weights(outs: int, ins: int) -> Tensor:
     return torch.randn(outs, ins, 3, 3) * (2 / (9 * ins)) ** 0.5
 
 
-def a_norm(channels: int) -> ops.Normalised:
-    """A normalisation of random maps; of negative slope here and there, which no two channels share."""
+def a_norm(channels: int) -> ops.Normalized:
+    """A normalization of random maps; of negative slope here and there, which no two channels share."""
     mean, scale = torch.randn(channels) / 2, torch.randn(channels)
-    return ops.Normalised(mean, torch.rand(channels) + 0.5, scale, torch.randn(channels) / 2)
+    return ops.Normalized(mean, torch.rand(channels) + 0.5, scale, torch.randn(channels) / 2)
 
 
-def doubled(norm: ops.Normalised, x: Tensor) -> Tensor:
+def doubled(norm: ops.Normalized, x: Tensor) -> Tensor:
     return x.double() * norm.scale.double()[:, None, None] + norm.shift.double()[:, None, None]
 
 
@@ -75,7 +75,7 @@ def assert_sums(actual: Tensor | None, first: Tensor, second: Tensor) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_convolution_is_the_definition_s(shape: tuple[int, int, int, tuple[int, int]]) -> None:
+def test_a_convolution_equals_its_definition(shape: tuple[int, int, int, tuple[int, int]]) -> None:
     batch, ins, outs, size = shape
     x, weight, norm, add = a_map(batch, ins, size), weights(outs, ins), a_norm(ins), a_map(batch, outs, size)
     transformed = ops.transform_weight(weight)
@@ -88,7 +88,7 @@ def test_a_convolution_is_the_definition_s(shape: tuple[int, int, int, tuple[int
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_gradient_of_the_input_is_autograd_s(shape: tuple[int, int, int, tuple[int, int]]) -> None:
+def test_the_gradient_of_the_input_equals_autograds(shape: tuple[int, int, int, tuple[int, int]]) -> None:
     batch, ins, outs, size = shape
     x, weight, norm, add = a_map(batch, ins, size), weights(outs, ins), a_norm(ins), a_map(batch, ins, size)
     gradient, transformed = a_map(batch, outs, size), ops.transform_weight(weight, backwards=True)
@@ -104,7 +104,7 @@ def test_the_gradient_of_the_input_is_autograd_s(shape: tuple[int, int, int, tup
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_gradient_of_the_weights_is_autograd_s(shape: tuple[int, int, int, tuple[int, int]]) -> None:
+def test_the_gradient_of_the_weights_equals_autograds(shape: tuple[int, int, int, tuple[int, int]]) -> None:
     batch, ins, outs, size = shape
     x, gradient, norm = a_map(batch, ins, size), a_map(batch, outs, size), a_norm(ins)
     for prologue, source in ((None, x.double()), (norm, doubled(norm, x).relu())):
@@ -114,7 +114,7 @@ def test_the_gradient_of_the_weights_is_autograd_s(shape: tuple[int, int, int, t
         assert_near(ops.convolve_weight_gradient(x, gradient, prologue), weight.grad)
 
 
-def test_weights_that_no_cache_holds_are_used_on_larger_blocks_to_the_same_numbers() -> None:
+def test_weights_larger_than_any_cache_are_used_on_larger_blocks_with_the_same_results() -> None:
     x, gradient, weight, norm = a_map(4, 640, (29, 28)), a_map(4, 640, (29, 28)), weights(640, 640), a_norm(640)
     forwards, backwards = (ops.transform_weight(weight, backwards=flag) for flag in (False, True))
     y, sums = ops.convolve(x, forwards, 640, norm, summed=True)
@@ -134,7 +134,7 @@ def test_weights_that_no_cache_holds_are_used_on_larger_blocks_to_the_same_numbe
 
 @pytest.mark.parametrize(("batch", "channels", "size"), [(1, 16, (1, 2)), (3, 48, (5, 7)), (7, 32, (33, 31))])
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
-def test_normalisation_is_batch_norm_s_with_its_running_statistics(
+def test_normalization_equals_batch_norm_with_its_running_statistics(
     batch: int, channels: int, size: tuple[int, int], mean: float
 ) -> None:
     x = a_map(batch, channels, size, mean=mean)
@@ -143,7 +143,7 @@ def test_normalisation_is_batch_norm_s_with_its_running_statistics(
         nn.init.normal_(tensor)  # type: ignore[arg-type]
     theirs = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.3).double()
     theirs.load_state_dict(ours.state_dict())
-    norm = ops.normalise(ops.statistics(x), x.numel() // channels, ours)
+    norm = ops.normalize(ops.statistics(x), x.numel() // channels, ours)
     expected = theirs(x.double())
     for name, buffer in theirs.named_buffers():
         assert_near(getattr(ours, name).double(), buffer.double())
@@ -152,11 +152,11 @@ def test_normalisation_is_batch_norm_s_with_its_running_statistics(
     assert_near(norm.rstd, (variance + 1e-3).rsqrt())
     # a shift of a thousand deviations costs three digits, whoever computes scale * x + shift
     assert_near(ops.activate(x, norm), expected.relu(), CLOSE if mean == 0 else 1e-3)
-    at_test_time = ops.activate(x, ops.normalise_running(ours))
+    at_test_time = ops.activate(x, ops.normalize_running(ours))
     assert_near(at_test_time, theirs.eval()(x.double()).relu(), CLOSE if mean == 0 else 1e-3)
 
 
-def test_sums_taken_while_convolving_give_the_variance_of_a_map_far_from_zero() -> None:
+def test_sums_fused_into_the_convolution_give_the_variance_of_a_map_far_from_zero() -> None:
     x, weight = a_map(6, 16, (33, 31)), weights(32, 16)
     add = a_map(6, 32, (33, 31), mean=1000.0)
     y, sums = ops.convolve(x, ops.transform_weight(weight), 32, None, add, summed=True)
@@ -170,37 +170,37 @@ def test_sums_taken_while_convolving_give_the_variance_of_a_map_far_from_zero() 
 def test_a_single_position_has_no_statistics() -> None:
     x = a_map(1, 16, (1, 1))
     with pytest.raises(ValueError, match="more than one value"):
-        ops.normalise(ops.statistics(x), 1, nn.BatchNorm2d(16))
+        ops.normalize(ops.statistics(x), 1, nn.BatchNorm2d(16))
 
 
 @pytest.mark.parametrize("size", [(1, 2), (5, 7), (33, 31)])
-def test_backwards_through_activation_and_normalisation_is_autograd_s(size: tuple[int, int]) -> None:
+def test_backpropagation_through_activation_and_normalization_equals_autograds(size: tuple[int, int]) -> None:
     x, gradient, add = a_map(3, 32, size), a_map(3, 32, size), a_map(3, 32, size)
     module = nn.BatchNorm2d(32)
     nn.init.normal_(module.weight)
     nn.init.normal_(module.bias)
     twin = nn.BatchNorm2d(32).double()
     twin.load_state_dict(module.state_dict())
-    norm = ops.normalise(ops.statistics(x), x.numel() // 32, module)
+    norm = ops.normalize(ops.statistics(x), x.numel() // 32, module)
     leaf = x.double().requires_grad_()
-    normalised = twin(leaf)
-    gradient *= normalised.detach().abs() > 1e-5  # else the sign hangs on the last digit
-    normalised.relu().backward(gradient.double())
+    normalized = twin(leaf)
+    gradient *= normalized.detach().abs() > 1e-5  # else the sign hangs on the last digit
+    normalized.relu().backward(gradient.double())
     assert leaf.grad is not None
     mine = gradient.clone()
     sums = ops.activate_backward(mine, x, norm)
-    gated = gradient.double() * (normalised.detach() > 0)
+    gated = gradient.double() * (normalized.detach() > 0)
     assert_near(mine, gated, 1e-12)
     assert_sums(sums, gated, gated * (x.double() - norm.mean.double()[:, None, None]))
     for more in (None, add):
-        dx, dgamma, dbeta = ops.normalise_backward(mine.clone(), sums, x, norm, module.weight, more)
+        dx, dgamma, dbeta = ops.normalize_backward(mine.clone(), sums, x, norm, module.weight, more)
         assert_near(dx, leaf.grad if more is None else leaf.grad + more.double(), 2e-5 if size == (1, 2) else CLOSE)
         assert_near(dgamma, twin.weight.grad)  # type: ignore[arg-type]
         assert_near(dbeta, twin.bias.grad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_no_number_reaches_the_output(bad: float) -> None:
+def test_nan_and_inf_reach_the_output(bad: float) -> None:
     x, weight, norm, gradient = a_map(2, 16, (9, 9)), weights(32, 16), a_norm(16), a_map(2, 32, (9, 9))
     with torch.no_grad():
         norm.scale.abs_()
@@ -224,7 +224,7 @@ def test_what_is_no_number_reaches_the_output(bad: float) -> None:
 @pytest.mark.parametrize(
     ("batch", "ins", "outs", "size"), [(1, 16, 16, (5, 7)), (2, 160, 48, (8, 8)), (9, 16, 32, (40, 36))]
 )
-def test_the_number_of_threads_changes_a_sum_s_rounding_and_nothing_else(
+def test_the_number_of_threads_changes_the_rounding_of_sums_and_nothing_else(
     batch: int, ins: int, outs: int, size: tuple[int, int]
 ) -> None:
     x, weight, norm, gradient = a_map(batch, ins, size), weights(outs, ins), a_norm(ins), a_map(batch, outs, size)
@@ -246,7 +246,7 @@ def test_the_number_of_threads_changes_a_sum_s_rounding_and_nothing_else(
 
 
 @pytest.mark.usefixtures("threads")
-def test_no_part_of_a_sum_is_left_from_the_call_before() -> None:
+def test_no_partial_sum_survives_from_the_previous_call() -> None:
     torch.set_num_threads(3)
     for batch in (108, 97):  # 97 tiles leave the last of 12 parts of 9 without any
         x, gradient = a_map(batch, 16, (4, 4)), a_map(batch, 16, (4, 4))
@@ -276,7 +276,7 @@ def test_a_thread_that_ends_leaves_no_memory_behind() -> None:
     assert held_mib() - before < 40
 
 
-def test_memory_in_another_order_is_brought_into_this_one() -> None:
+def test_other_memory_layouts_are_converted() -> None:
     x, weight = torch.randn(5, 16, 12, 9), weights(32, 16)
     expected, _ = ops.convolve(ops.channels_last(x), ops.transform_weight(weight), 32)
     wide = torch.randn(5, 32, 24, 9)

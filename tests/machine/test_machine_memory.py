@@ -2,25 +2,30 @@ from __future__ import annotations
 
 import mmap
 import os
-import resource
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from wideresnet.machine import memory as machine
 from wideresnet.machine.memory import available_memory_bytes, memory_in_use_bytes, peak_memory_mib, reset_peak_memory
 
 
 @pytest.mark.parametrize(("system", "unit"), [("linux", 2**10), ("darwin", 2**20)])
-def test_peak_memory_is_in_mib_where_the_system_counts_kib_or_bytes(
+def test_peak_memory_is_in_mib_whether_the_system_counts_kib_or_bytes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, unit: int
 ) -> None:
-    monkeypatch.setattr(machine, "Path", lambda _: tmp_path / "no-proc")
+    resource = pytest.importorskip("resource")
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=3 * unit))
-    assert peak_memory_mib("cpu") == 3
+    assert peak_memory_mib("cpu", root=tmp_path) == 3
+    assert memory_in_use_bytes("cpu", root=tmp_path) == 3 * 2**20
+
+
+def test_without_proc_and_resource_the_peak_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory_mib("cpu", root=tmp_path) == 0
+    assert memory_in_use_bytes("cpu", root=tmp_path) == 0
 
 
 def test_memory_is_plausible() -> None:
@@ -30,7 +35,7 @@ def test_memory_is_plausible() -> None:
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system keeps no peak to reset")
-def test_a_peak_is_seen_after_the_memory_is_given_back_and_forgotten_by_a_reset() -> None:
+def test_a_peak_outlives_its_memory_and_a_reset_forgets_it() -> None:
     assert reset_peak_memory("cpu")
     before = peak_memory_mib("cpu")
     with mmap.mmap(-1, 100 * 2**20) as pages:  # which a heap's free space cannot serve
@@ -40,10 +45,9 @@ def test_a_peak_is_seen_after_the_memory_is_given_back_and_forgotten_by_a_reset(
     assert peak_memory_mib("cpu") < before + 30
 
 
-def test_where_the_system_keeps_no_peak_nothing_is_reset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "Path", lambda _: tmp_path / "no" / "proc")
-    assert not reset_peak_memory("cpu")
-    assert available_memory_bytes("cpu") == 0
+def test_without_proc_nothing_is_reset_and_nothing_is_known_to_be_available(tmp_path: Path) -> None:
+    assert not reset_peak_memory("cpu", root=tmp_path)
+    assert available_memory_bytes("cpu", root=tmp_path) == 0
 
 
 @pytest.mark.parametrize(
@@ -68,12 +72,13 @@ def test_a_containers_limit_counts_with_its_file_cache_as_free(
 ) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text(cgroup + "\n")
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 4000 kB\nMemAvailable: 2000 kB\n")
     place = tmp_path / folder
     place.mkdir(parents=True)
     limit, used, cache = names
     (place / limit).write_text("1000\n")
     (place / used).write_text("700\n")
     (place / "memory.stat").write_text(f"anon 600\n{cache} 50\nactive_file 7\n")
-    assert machine._left_in_cgroups(tmp_path) == [350]
+    assert available_memory_bytes("cpu", root=tmp_path) == 1000 - 700 + 50
     (place / limit).write_text("max\n")
-    assert machine._left_in_cgroups(tmp_path) == []
+    assert available_memory_bytes("cpu", root=tmp_path) == 2000 * 2**10

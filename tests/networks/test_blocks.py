@@ -14,7 +14,7 @@ State = dict[str, Tensor]
 
 
 def slow_norm(x: Tensor, state: State, prefix: str, training: bool) -> Tensor:
-    """Batch normalisation as its definition reads."""
+    """Batch normalization, by its definition."""
     mean, var = state[f"{prefix}.running_mean"], state[f"{prefix}.running_var"]
     if training:
         mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
@@ -60,7 +60,7 @@ def slow_postact(x: Tensor, state: State, num_convs: int, stride: int, training:
     return slow_relu(y + shortcut)
 
 
-def randomise(block: nn.Module) -> None:
+def randomize(block: nn.Module) -> None:
     for name, tensor in block.state_dict().items():
         if tensor.is_floating_point():
             tensor.copy_(torch.rand_like(tensor) + 0.5 if "var" in name else torch.randn_like(tensor))
@@ -94,7 +94,7 @@ def test_every_block_of_the_paper_equals_its_slow_twin(
     torch.manual_seed(0)
     block = PreActBlock(in_channels, (4,) * len(kernels), kernels, Style(dropout=dropout), stride=stride)
     block.double().train(training)
-    randomise(block)
+    randomize(block)
     x = torch.randn(3, in_channels, 7, 6, dtype=torch.float64)
     assert_equal_with_gradients(block, lambda x, state: slow_preact(x, state, kernels, stride, 0, training, dropout), x)
 
@@ -103,7 +103,7 @@ def test_every_block_of_the_paper_equals_its_slow_twin(
 def test_a_bottleneck_is_a_value_of_the_same_block_with_its_stride_where_it_is_told(stride_at: int) -> None:
     torch.manual_seed(0)
     block = PreActBlock(5, (2, 2, 8), (1, 3, 1), Style(), stride=2, stride_at=stride_at).double()
-    randomise(block)
+    randomize(block)
     x = torch.randn(2, 5, 9, 8, dtype=torch.float64)
     assert_equal_with_gradients(block, lambda x, state: slow_preact(x, state, (1, 3, 1), 2, stride_at, True, 0.0), x)
 
@@ -118,7 +118,7 @@ def test_the_original_block_with_a_shortcut_without_parameters_equals_its_slow_t
     style = Style(dropout=dropout)
     block = PostActBlock(in_channels, (4, 4), (3, 3), style, stride=stride, projection=False)
     block.double().train(training)
-    randomise(block)
+    randomize(block)
     x = torch.randn(3, in_channels, 7, 6, dtype=torch.float64)
     assert_equal_with_gradients(block, lambda x, state: slow_postact(x, state, 2, stride, training, dropout), x)
 
@@ -167,7 +167,7 @@ def test_group_norm_has_the_most_groups_up_to_16_that_divide_the_channels(channe
 
 
 @pytest.mark.parametrize("make", [PreActBlock, PostActBlock])
-def test_at_test_time_stochastic_depth_weighs_the_branch_by_its_probability(make: type) -> None:
+def test_in_evaluation_stochastic_depth_scales_the_branch_by_its_probability(make: type) -> None:
     torch.manual_seed(0)
     whole = make(4, (4, 4), (3, 3), Style()).eval()
     part = make(4, (4, 4), (3, 3), Style(), survival=0.25).eval()
@@ -176,7 +176,7 @@ def test_at_test_time_stochastic_depth_weighs_the_branch_by_its_probability(make
     torch.testing.assert_close(part(x) - x, 0.25 * (whole(x) - x))
 
 
-def test_in_training_stochastic_depth_leaves_out_whole_branches_at_its_rate() -> None:
+def test_in_training_stochastic_depth_skips_whole_branches_at_its_rate() -> None:
     torch.manual_seed(0)
     block = PreActBlock(4, (4, 4), (3, 3), Style(), survival=0.7)
     x = torch.randn(1, 4, 3, 3)
@@ -190,7 +190,7 @@ def test_in_training_stochastic_depth_leaves_out_whole_branches_at_its_rate() ->
 
 
 @pytest.mark.parametrize("make", [PreActBlock, PostActBlock])
-def test_a_branch_left_out_gets_no_gradient_but_its_projection_does(make: type) -> None:
+def test_a_skipped_branch_gets_no_gradient_but_its_projection_does(make: type) -> None:
     torch.manual_seed(0)
     block = make(3, (4, 4), (3, 3), Style(), stride=2, survival=1e-9)
     block(torch.randn(2, 3, 6, 6)).sum().backward()

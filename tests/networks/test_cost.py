@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from wideresnet.base.errors import UsageError
 from wideresnet.networks import Network, cost, create
+from wideresnet.networks.cost import saved_bytes
 
 
 def on_meta(name: str, num_classes: int = 10) -> Network:
@@ -54,22 +55,43 @@ def test_a_stage_can_be_checked_by_hand() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"activation": "silu"}, {"norm": "group"}], ids=str)
 @pytest.mark.parametrize("name", ["WRN-10-2", "ResNet-8"])
-def test_activation_bytes_are_what_autograd_really_keeps(name: str, options: dict[str, str]) -> None:
+def test_activation_bytes_are_what_autograd_really_saves(name: str, options: dict[str, str]) -> None:
     network = create(name, **options)  # pyright: ignore[reportArgumentType]
     parameters = {t.untyped_storage().data_ptr() for t in [*network.parameters(), *network.buffers()]}
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, Tensor] = {}  # by address, which on a real device tells tensors apart
 
     def pack(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
+    images = torch.randn(2, 3, 20, 20)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        network(torch.randn(2, 3, 20, 20))
+        network(images)
     real = sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in parameters)
+    assert saved_bytes(lambda: network(images), network) == real
     assert cost(network, 20, batch_size=2).activation_bytes == pytest.approx(real, rel=0.01)
 
 
-def test_relu_in_place_keeps_one_map_where_silu_keeps_two() -> None:
+@pytest.mark.parametrize("name", ["WRN-10-1", "WRN-40-1", "ResNet-20"])
+def test_what_autograd_saves_of_real_images_is_what_the_shapes_say(name: str) -> None:
+    network = create(name)
+    images = torch.randn(3, 3, 16, 16)
+    assert saved_bytes(lambda: network(images), network) == cost(network, 16, 3).activation_bytes
+
+
+def test_what_a_custom_function_saves_is_counted_once() -> None:
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+            extra = torch.ones(1000)
+            ctx.save_for_backward(extra, extra)
+            return 2 * x
+
+    x = torch.ones(1, requires_grad=True)
+    assert saved_bytes(lambda: Double.apply(x), nn.Identity()) == 4000
+
+
+def test_relu_in_place_saves_one_map_where_silu_saves_two() -> None:
     relu, silu = (
         cost(create("WRN-10-2", activation=activation), 32).activation_bytes for activation in ("relu", "silu")
     )
@@ -82,13 +104,13 @@ def test_activation_bytes_grow_with_the_batch() -> None:
     assert large == pytest.approx(10 * small, rel=0.01)
 
 
-def test_model_and_seed_stay_as_they_are() -> None:
+def test_model_and_seed_do_not_change() -> None:
     network = create("ResNet-8", dropout=0.3, stochastic_depth=0.2).eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     seed = torch.get_rng_state()
     counted = cost(network, 32)
     assert torch.equal(torch.get_rng_state(), seed)
-    assert counted.macs == cost(on_meta("ResNet-8"), 32).macs  # no block left out
+    assert counted.macs == cost(on_meta("ResNet-8"), 32).macs  # no block is skipped
     assert not network.training
     assert all(not module._forward_hooks for module in network.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -101,7 +123,7 @@ def test_a_half_precision_model_is_counted_in_float32() -> None:
 
 
 @pytest.mark.parametrize(("size", "batch"), [(0, 1), (-3, 1), ((32,), 1), ((32, 0), 1), ("32", 1), (32, 0), (10**9, 1)])
-def test_a_size_that_is_none_is_a_usage_error(size: object, batch: int) -> None:
+def test_a_size_out_of_range_is_a_usage_error(size: object, batch: int) -> None:
     with pytest.raises(UsageError, match="whole numbers from 1 to"):
         cost(on_meta("WRN-10-1"), size, batch)  # pyright: ignore[reportArgumentType]
 

@@ -25,8 +25,8 @@ TORCHVISION = {
 SMALL = ["WRN-10-1", "WRN-10-0.5-B(3,1,3)", "ResNet-8", "PreActResNet-11-bottleneck", "PreActResNet-18"]
 
 
-def randomise(network: nn.Module) -> None:
-    """Gives every tensor a value of its own, so that a swapped pair would show."""
+def randomize(network: nn.Module) -> None:
+    """Give every tensor different values, so that a swapped pair would show."""
     for name, tensor in network.state_dict().items():
         if "var" in name or (tensor.dim() == 1 and name.endswith("weight")):
             tensor.uniform_(0.5, 1.5)
@@ -48,7 +48,7 @@ def test_parameter_names_and_shapes_are_torchvisions(name: str, theirs: str) -> 
 def test_torchvision_weights_load_unchanged_and_give_the_same_outputs(name: str) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(TORCHVISION[name], num_classes=5)
-    randomise(theirs)
+    randomize(theirs)
     with torch.device("meta"):
         ours = create(name, 5)
     ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
@@ -81,7 +81,7 @@ def test_the_stride_of_a_cifar_block_sits_on_its_first_convolution_also_a_1x1(na
     assert strided == [f"groups.{g}.0.{conv}" for g in (1, 2) for conv in ("convs.0", "shortcut")]
 
 
-def test_the_imagenet_preactivation_net_strides_at_its_3x3_and_normalises_once_after_the_stem() -> None:
+def test_the_imagenet_preactivation_net_strides_at_its_3x3_and_normalizes_once_after_the_stem() -> None:
     with torch.device("meta"):
         network = create("PreActResNet-50")
     strided = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
@@ -107,7 +107,7 @@ def test_any_image_size_gives_logits_and_stages_of_the_stated_shapes(name: str, 
         assert stages[f"conv{number}"].shape == (2, widths[-1], height, width)
 
 
-def test_features_keep_their_values_while_the_network_goes_on() -> None:
+def test_features_keep_their_values_while_later_layers_run() -> None:
     torch.manual_seed(0)
     for name in ("WRN-10-1", "ResNet-8", "ResNet-18"):
         network = create(name).eval()
@@ -160,14 +160,14 @@ def test_a_network_compiles_as_one_graph(name: str) -> None:
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "input is torch.uint8; normalise"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "input is torch.uint8; normalize"),
         (torch.zeros(3, 8, 8), r"shape \(3, 8, 8\), not \(B, 3, H, W\)"),
         (torch.zeros(2, 1, 8, 8), r"shape \(2, 1, 8, 8\)"),
         (torch.zeros(2, 8, 8, 3), "not"),
         ([[1.0]], "a list, not a tensor"),
     ],
 )
-def test_an_input_of_another_kind_is_a_usage_error(x: Any, message: str) -> None:
+def test_a_wrong_input_is_a_usage_error(x: Any, message: str) -> None:
     network: Network = create("WRN-10-1")
     for call in (network, network.features):
         with pytest.raises(UsageError, match=message):

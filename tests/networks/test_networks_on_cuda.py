@@ -27,7 +27,6 @@ def make(name: str) -> tuple[Network, Tensor]:
     """A network in evaluation mode with the statistics of random images, and images for it; on the CPU."""
     torch.manual_seed(0)
     network = create(name)
-    network.kernels = False
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.momentum = None  # running statistics are those of the one batch

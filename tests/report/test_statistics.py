@@ -39,7 +39,7 @@ def test_the_numbers_of_a_summary_are_in_order(values: list[float]) -> None:
 
 def test_runs_that_differ_only_in_seed_and_place_have_equal_settings() -> None:
     def settings(data_name: str = "cifar10", **changes: object) -> dict[str, object]:
-        return settings_of(Recipe(**{"data": "cifar10", **changes}), data_name)  # type: ignore[arg-type]
+        return settings_of(Recipe.flat(**{"data": "cifar10", **changes}), data_name)
 
     alike = settings(seed=7, device="cpu", threads=2, eval_every=5, data="copies/cifar10")
     assert alike == settings()

@@ -52,7 +52,7 @@ def test_parse_and_str_are_inverse_given_the_family(case: tuple[str, str], upper
     assert parse(str(network), network.family) == network
 
 
-@given(st.one_of(st.text(), st.text(alphabet="wrnWRNest-_0123456789.()bBlLxpPacd, ", max_size=24)))
+@given(st.one_of(st.text(), st.text(alphabet="wrnWRNest-_0123456789.()bBlLxpPacdki,'\" ", max_size=24)))
 @example("WRN-40-2-B(3,,3)")
 @example("WRN-40-2-B(" + "3," * 24)
 @example("wrn-" + "9" * 50)
@@ -74,7 +74,7 @@ def test_garbage_is_a_network_or_a_one_line_usage_error(text: str) -> None:
 
 @pytest.mark.parametrize("value", [None, 28, 2.5, b"WRN-28-10", ["WRN-28-10"], parse("WRN-28-10")])
 def test_what_is_not_text_is_a_usage_error(value: object) -> None:
-    with pytest.raises(UsageError, match="a network name is text"):
+    with pytest.raises(UsageError, match="a network name is a string"):
         parse(value)  # pyright: ignore[reportArgumentType]
 
 
@@ -115,8 +115,10 @@ def test_b3_and_l1_are_different_networks() -> None:
 def test_wrn_34_needs_a_family_within_the_range_of_table_7_only() -> None:
     assert is_ambiguous("wrn-34-2")
     assert not is_ambiguous("WRN-34-10")
-    with pytest.raises(UsageError, match=r"two networks.*'cifar'.*'imagenet'.*--family"):
-        parse("WRN-34-2")
+    for name in ("WRN-34-2", "wrn34_2", "WideResNet-34x1.5"):
+        assert is_ambiguous(name)
+        with pytest.raises(UsageError, match=r"two networks.*family='cifar' or family='imagenet'"):
+            parse(name)
     assert parse("WRN-34-2", "cifar").num_blocks == (5, 5, 5)
     assert parse("WRN-34-2", "imagenet").num_blocks == (3, 4, 6, 3)
     assert parse("WRN-34-10").family == "cifar"
@@ -148,7 +150,7 @@ def test_resnet_depths_of_imagenet_mean_imagenet_unless_the_family_says_otherwis
         ("WRN-40-2-B(2)", None, r"each 1, 3, 5 or 7"),
         ("WRN-40-2-B()", None, r"1 to 8 kernel sizes"),
         ("WRN-40-2-B(3,3,3,3,3,3,3,3,3)", None, r"1 to 8 kernel sizes"),
-        ("WRN-40-2-B(3)-l2", None, r"both set the block's convolutions"),
+        ("WRN-40-2-B(3)-l2", None, r"both set the convolutions"),
         ("WRN-40-2-wide", None, r"unknown ending -wide"),
         ("WRN-28-10", "imagenet", r"depth must be one of 18, 34; nearest WRN-18-10, WRN-34-10"),
         ("WRN-40-2-l3", "imagenet", r"-l is for 32x32 networks"),
@@ -172,25 +174,55 @@ def test_an_illegal_number_is_an_error_that_names_the_rule_and_the_nearest_names
 
 
 @pytest.mark.parametrize(
-    ("spelling", "meant"),
+    ("spelling", "canonical"),
     [
-        ("WideResNet-28-10", "WRN-28-10"),
-        ("wrn_28_10", "WRN-28-10"),
-        ("WRN28-10", "WRN-28-10"),
-        ("wrn-28x10", "WRN-28-10"),
-        ("WRN-d28-k10", "WRN-28-10"),
+        *((spelling, "WRN-28-10") for spelling in (
+            "wrn_28_10", "wrn28_10", "WRN28-10", "WRN-28x10", "wrn-28_10", "WRN-d28-k10", "wrn-n28-w10", "WRN d28k10",
+            "WideResNet-28-10", "wide_resnet_28_10", "WideResNet28x10", "Wide Residual Network 28-10", "'WRN-28-10'",
+        )),
         ("Wide ResNet 40 2", "WRN-40-2"),
-        ("wide_resnet50_2", "WRN-50-2-bottleneck"),
+        ("wide-resnet18-1.5", "WRN-18-1.5"),
+        *((spelling, "WRN-40-2-B(3,1,3)") for spelling in (
+            "WRN-40-2-B313", "wrn_40_2_b313", "WRN-40-2-b(3, 1, 3)", "WRN-40-2-B 3,1,3", "wrn40-2-B3-1-3",
+            "WRN-40-2-'B(3,1,3)'", '"WRN-40-2-B(3,1,3)"', "WRN 40 2 B (3,1,3)", "WRN-40-2B313",
+        )),
+        ("WRN-40-2-B33", "WRN-40-2"),
+        ("WRN-40-2-B3", "WRN-40-2-B(3)"),
+        ("wrn_40_2_l3", "WRN-40-2-l3"),
+        ("wrn_50_2_bottleneck", "WRN-50-2-bottleneck"),
+        ("wide_resnet50_2", "WRN-50-2-bottleneck"),  # torchvision's and timm's
+        ("wide_resnet101_2", "WRN-101-2-bottleneck"),
         ("resnet18", "ResNet-18"),
+        ("resnet50", "ResNet-50"),
+        ("resnet_110", "ResNet-110"),
         ("preact_resnet164", "PreActResNet-164"),
+        ("PreActivationResNet-170-basic", "PreActResNet-170-basic"),
+        ("PreResNet110", "PreActResNet-110"),
         ("resnext50_32x4d", "ResNeXt-50-32x4d"),
-        ("WNR-28-10", "WRN-28-10"),
+        ("resnext-101_64x4d", "ResNeXt-101-64x4d"),
+    ],
+)  # fmt: skip
+def test_common_spellings_are_accepted_and_answered_with_the_canonical_name(spelling: str, canonical: str) -> None:
+    assert str(parse(spelling)) == canonical
+    assert parse(spelling) == parse(canonical)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "message"),
+    [
+        ("wrn_29_10", r"^wrn_29_10: depth must be 6N\+4; nearest WRN-28-10, WRN-34-10"),  # as it was written
+        ("WRN-40-2-B213", r"each 1, 3, 5 or 7"),
+        ("WRN-40-2-B333333333", r"1 to 8 kernel sizes"),
+        ("WNR-28-10", r"is not a network name .*; did you mean WRN-28-10\?$"),
+        ("resnet50_2", r"is not a network name .*; did you mean ResNet-50\?$"),
+        ("wide_resnet152_2", r"nearest .*WRN-152-2-bottleneck$"),
+        ("densenet121", r"is not a network name"),
+        ("WRN-28-\u212a10", r"is not a network name"),  # a Kelvin sign, whose lower case is k
     ],
 )
-def test_common_misspellings_are_answered_with_the_name_that_was_meant(spelling: str, meant: str) -> None:
-    with pytest.raises(UsageError) as caught:
+def test_what_is_no_common_spelling_is_an_error_that_names_what_was_probably_meant(spelling: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         parse(spelling)
-    assert str(caught.value).endswith(f"; did you mean {meant}?")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

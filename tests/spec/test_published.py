@@ -57,7 +57,7 @@ def test_wrn_28_10_with_100_classes_has_the_stated_number_of_parameters() -> Non
     assert sum(p.numel() for p in network.parameters()) == 36_536_884
 
 
-def test_preactresnet_1001_is_10_2_million_only_without_normalisation() -> None:
+def test_preactresnet_1001_is_10_2_million_only_without_normalization() -> None:
     convs = [m for m in build("cifar", "PreActResNet-1001").modules() if isinstance(m, torch.nn.Conv2d)]
     assert f"{sum(conv.weight.numel() for conv in convs) / 1e6:.2f}M" == "10.18M"
     assert f"{GOLDEN['cifar']['PreActResNet-1001'] / 1e6:.1f}M" == "10.3M"

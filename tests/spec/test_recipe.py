@@ -1,90 +1,191 @@
+"""`Recipe`: its fields, their types, ranges and choices, and the two forms, nested and flat."""
+
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wideresnet.base.errors import DataError, UsageError
-from wideresnet.spec.recipe import ELSEWHERE, NETWORK_OPTIONS, TYPES, Recipe
+from wideresnet.spec.execution import ELSEWHERE, SETTLED, Execution
+from wideresnet.spec.options import NetworkOptions
+from wideresnet.spec.recipe import (
+    CHOICES,
+    FIELDS,
+    GROUPS,
+    FeedOptions,
+    MachineOptions,
+    OptimizerOptions,
+    Recipe,
+    ScheduleOptions,
+)
 
-FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
+PARTS = (Recipe, ScheduleOptions, OptimizerOptions, FeedOptions, NetworkOptions, MachineOptions)
+ORDER = [
+    "network", "data", "recipe", "epochs", "batch_size", "accumulate", "schedule", "batch_rule", "lr",
+    "lr_drop_epochs", "lr_drop_factor", "lr_drop_at", "warmup_fraction", "reset_momentum_at_drops", "momentum",
+    "nesterov", "dampening", "weight_decay", "weight_decay_on", "label_smoothing", "ema_decay", "drop_last", "flip",
+    "crop_padding", "padding_mode", "image_scales", "preprocessing", "image_size", "extra_data", "limit", "holdout",
+    "skip_unreadable", "eval_every", "family", "dropout", "activation", "norm", "bn_momentum", "bn_eps", "sync_bn",
+    "init", "bn_scale", "stochastic_depth", "seed", "device", "precision", "kernels", "layout", "threads", "compile",
+    "deterministic",
+]  # fmt: skip
+"""The keys of every `recipe.json` so far."""
 
 
 def refusal(**values: Any) -> str:
     with pytest.raises(UsageError) as caught:
-        Recipe(**values)
+        Recipe.flat(**values)
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_every_field_has_help_and_a_group(name: str) -> None:
-    metadata = FIELDS[name].metadata
-    assert metadata["help"]
-    assert metadata["group"] in ("what", "schedule", "optimiser", "feed", "network", "machine")
+def rules(bound: str) -> list[tuple[str, Any]]:
+    """Keys of single numbers with that bound, and the bound."""
+    return [
+        (key, field.metadata[bound])
+        for key, field in FIELDS.items()
+        if field.metadata[bound] is not None and field.kind != tuple[int, ...]
+    ]
+
+
+def number(key: str, value: float) -> float:
+    """The value in the field's type."""
+    kind = FIELDS[key].kind
+    return int(value) if int in (kind, *get_args(kind)) else float(value)
+
+
+def accepted(key: str, value: Any) -> Any:
+    """What a recipe makes of a value that only Nesterov momentum would refuse."""
+    nesterov = {} if key == "nesterov" else {"nesterov": key not in ("momentum", "dampening")}
+    return Recipe.flat(**{key: value}, **nesterov).values()[key]
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_every_field_has_help_and_one_group(key: str) -> None:
+    assert FIELDS[key].metadata["help"]
+    assert [key in keys for keys in GROUPS.values()].count(True) == 1
+    assert list(GROUPS) == ["what", "schedule", "optimizer", "feed", "network", "machine"]
+
+
+def test_recipe_json_has_the_keys_that_it_always_had_in_their_order() -> None:
+    assert list(Recipe().to_json()) == list(FIELDS) == ORDER
 
 
 def test_the_default_recipe_passes_its_own_checks_unchanged() -> None:
-    recipe = Recipe()
-    for name, field in FIELDS.items():
-        assert getattr(recipe, name) == field.default
-        assert type(getattr(recipe, name)) is type(field.default)
+    for part in PARTS:
+        for field in dataclasses.fields(part):
+            value = getattr(part(), field.name)
+            assert value == field.default
+            assert type(value) is type(field.default)
 
 
-@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["choices"]])
-def test_a_choice_that_does_not_exist_is_refused_naming_field_value_and_choices(name: str) -> None:
-    message = refusal(**{name: "nonsense"})
-    assert message.startswith(f"{name} 'nonsense': one of ")
-    for choice in FIELDS[name].metadata["choices"]:
-        assert choice in message
+def test_every_declared_field_is_one_flat_key() -> None:
+    declared = [field for part in PARTS for field in dataclasses.fields(part) if "help" in field.metadata]
+    assert len(declared) == len(FIELDS)
+    assert {id(field.metadata) for field in declared} == {id(field.metadata) for field in FIELDS.values()}
+
+
+def test_nested_and_flat_are_two_forms_of_one_recipe() -> None:
+    nested = Recipe(
+        network="WRN-28-10", name="quick", seed=3,
+        schedule=ScheduleOptions(epochs=5, kind="one_cycle"), optimizer=OptimizerOptions(momentum=0.5),
+        feed=FeedOptions(flip=False), network_options=NetworkOptions(dropout=0.3), machine=MachineOptions(threads=2),
+    )  # fmt: skip
+    flat = Recipe.flat(
+        network="WRN-28-10", recipe="quick", seed=3, epochs=5, schedule="one_cycle", momentum=0.5, flip=False,
+        dropout=0.3, threads=2,
+    )  # fmt: skip
+    assert nested == flat
+    values = nested.values()
+    assert (values["recipe"], values["schedule"]) == (nested.name, nested.schedule.kind) == ("quick", "one_cycle")
+    assert Recipe.flat(**values) == nested
+
+
+def test_replacing_changes_what_is_named_and_nothing_else() -> None:
+    before = Recipe.flat(epochs=7, momentum=0.8)
+    after = before.replace(lr=0.3, dropout=0.1, recipe="mine")
+    changed = {key for key, value in after.values().items() if value != before.values()[key]}
+    assert changed == {"lr", "dropout", "recipe"}
+    assert before == Recipe.flat(epochs=7, momentum=0.8)
+    assert before.replace() == before
+
+
+def test_fields_that_must_agree_can_be_replaced_together() -> None:
+    few = Recipe.flat(batch_size=4, accumulate=4)
+    assert few.replace(batch_size=2, accumulate=2).schedule.batch_size == 2
+    with pytest.raises(UsageError, match="accumulate=4"):
+        few.replace(batch_size=2)
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_a_choice_that_does_not_exist_is_refused_naming_field_value_and_choices(key: str) -> None:
+    message = refusal(**{key: "nonsense"})
+    assert message.startswith(f"{key}='nonsense': one of ")
+    assert all(choice in message for choice in CHOICES[key])
     assert "nearest: " in message
 
 
-def test_a_misspelt_choice_is_told_the_nearest() -> None:
+def test_a_misspelled_choice_is_told_the_nearest() -> None:
     assert refusal(schedule="one-cycle").endswith("(nearest: one_cycle)")
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_every_choice_that_exists_is_accepted(name: str) -> None:
-    for choice in FIELDS[name].metadata["choices"]:
-        assert getattr(Recipe(**{name: choice}), name) == choice
+@pytest.mark.parametrize("key", CHOICES)
+def test_every_choice_that_exists_is_accepted(key: str) -> None:
+    assert [accepted(key, choice) for choice in CHOICES[key]] == list(CHOICES[key])
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, field in FIELDS.items() if field.metadata["low"] is not None and name != "lr_drop_epochs"]
-)
-def test_a_value_below_the_range_is_refused_and_its_lower_end_accepted(name: str) -> None:
-    low = FIELDS[name].metadata["low"]
-    assert refusal(**{name: low - 1}) == f"{name} {type_of(name)(low - 1)}: must be at least {low}"
-    nesterov = name != "momentum"
-    assert getattr(Recipe(**{name: low, "nesterov": nesterov}), name) == low
+@pytest.mark.parametrize(("key", "low"), rules("low"))
+def test_a_value_below_the_range_is_refused_and_its_lower_end_accepted(key: str, low: float) -> None:
+    message = refusal(**{key: low - 1})
+    assert message.startswith(f"{key}={number(key, low - 1)}: must be at least {low:g}")
+    assert accepted(key, low) == low
 
 
-@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["high"] is not None])
-def test_a_value_above_the_range_is_refused_and_its_upper_end_accepted(name: str) -> None:
-    high = FIELDS[name].metadata["high"]
-    assert refusal(**{name: high + 1}) == f"{name} {type_of(name)(high + 1)}: must be at most {high}"
-    assert getattr(Recipe(**{name: high, "nesterov": name != "dampening"}), name) == high
+@pytest.mark.parametrize(("key", "high"), rules("high"))
+def test_a_value_above_the_range_is_refused_and_its_upper_end_accepted(key: str, high: float) -> None:
+    message = refusal(**{key: high + 1})
+    assert message.startswith(f"{key}={number(key, high + 1)}: must be ")
+    assert message.endswith(f"at most {high:g}")
+    assert accepted(key, high) == high
 
 
-def type_of(name: str) -> type:
-    return int if int in (TYPES[name], *getattr(TYPES[name], "__args__", ())) else float
+@pytest.mark.parametrize(("key", "bound", "inside"), [(k, b, b + 1e-6) for k, b in rules("above")])
+def test_a_lower_bound_that_is_no_value_itself_is_refused(key: str, bound: float, inside: float) -> None:
+    assert f"must be above {bound:g}" in refusal(**{key: bound})
+    assert accepted(key, inside) == inside
+
+
+@pytest.mark.parametrize(("key", "bound", "inside"), [(k, b, b - 1e-6) for k, b in rules("below")])
+def test_an_upper_bound_that_is_no_value_itself_is_refused(key: str, bound: float, inside: float) -> None:
+    assert refusal(**{key: bound}).endswith(f"below {bound:g}")
+    assert accepted(key, inside) == inside
+
+
+def test_the_ranges_are_those_of_the_quantities() -> None:
+    assert {key for key, _ in rules("above")} == {"bn_momentum", "bn_eps", "stochastic_depth"}
+    assert {key for key, _ in rules("below")} == {"dropout"}
+    counts = {"epochs", "batch_size", "accumulate", "limit", "eval_every", "threads"}
+    assert {key for key, low in rules("low") if low == 1} == counts
+    shares = {"lr_drop_factor", "warmup_fraction", "momentum", "dampening", "label_smoothing", "ema_decay",
+              "bn_momentum", "stochastic_depth"}  # fmt: skip
+    assert {key for key, high in rules("high") if high == 1} == shares
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("name", ["lr", "weight_decay", "dropout", "stochastic_depth"])
-def test_a_number_that_is_not_finite_is_refused(name: str, value: float) -> None:
-    assert refusal(**{name: value}).startswith(f"{name} {value}: must be ")
+@pytest.mark.parametrize("key", ["lr", "weight_decay", "dropout", "stochastic_depth"])
+def test_a_number_that_is_not_finite_is_refused(key: str, value: float) -> None:
+    assert refusal(**{key: value}).startswith(f"{key}={value}: must be ")
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("key", "value"),
     [
         ("epochs", 1.5),
         ("epochs", "5"),
@@ -112,31 +213,32 @@ def test_a_number_that_is_not_finite_is_refused(name: str, value: float) -> None
         ("image_scales", [[False, True]]),
     ],
 )
-def test_a_value_of_another_type_is_refused_naming_field_and_value(name: str, value: Any) -> None:
-    message = refusal(**{name: value})
-    assert message.startswith(f"{name} {value!r}: must be ")
+def test_a_value_of_another_type_is_refused_naming_field_and_value(key: str, value: Any) -> None:
+    assert refusal(**{key: value}).startswith(f"{key}={value!r}: must be ")
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if type(None) not in getattr(TYPES[name], "__args__", ())])
-def test_none_is_refused_where_a_value_is_needed(name: str) -> None:
-    assert refusal(**{name: None}) == f"{name} None: needs a value"
+@pytest.mark.parametrize("key", [key for key, field in FIELDS.items() if type(None) not in get_args(field.kind)])
+def test_none_is_refused_where_a_value_is_needed(key: str) -> None:
+    assert refusal(**{key: None}) == f"{key}=None: needs a value"
 
 
 @pytest.mark.parametrize("epochs", [(0, 60), (60, 60), (120, 60), (-1,)])
 def test_drop_epochs_count_from_one_and_rise(epochs: tuple[int, ...]) -> None:
-    assert refusal(lr_drop_epochs=epochs) == f"lr_drop_epochs {epochs}: epochs counted from 1, rising"
+    assert refusal(lr_drop_epochs=epochs).startswith(f"lr_drop_epochs={epochs}: epochs counted from 1")
 
 
 def test_no_drop_at_all_is_legal() -> None:
-    assert Recipe(lr_drop_epochs=()).lr_drop_epochs == ()
+    assert Recipe.flat(lr_drop_epochs=()).schedule.lr_drop_epochs == ()
 
 
 @pytest.mark.parametrize("values", [{"momentum": 0.0}, {"dampening": 0.1}])
-def test_nesterov_without_momentum_or_with_dampening_is_refused_and_the_way_out_named(values: dict[str, Any]) -> None:
+def test_nesterov_without_momentum_or_with_dampening_is_refused_and_the_fix_named(values: dict[str, Any]) -> None:
     message = refusal(**values)
-    assert message.startswith("nesterov needs momentum > 0 and dampening 0, got momentum ")
-    assert message.endswith("use --no-nesterov")
-    Recipe(**values, nesterov=False)
+    (key, value), *_ = values.items()
+    assert message.startswith("nesterov=True needs")
+    assert f"{key}={value}" in message
+    assert message.endswith("use nesterov=False")
+    Recipe.flat(**values, nesterov=False)
 
 
 @pytest.mark.parametrize(
@@ -156,25 +258,27 @@ def test_nesterov_without_momentum_or_with_dampening_is_refused_and_the_way_out_
     ],
 )
 def test_image_scales_start_at_zero_rise_and_stay_in_range(scales: Any) -> None:
-    assert refusal(image_scales=scales).startswith(f"image_scales {scales}: pairs (start, scale)")
+    assert refusal(image_scales=scales).startswith(f"image_scales={scales}: pairs (start, scale)")
 
 
 def test_a_recipe_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Recipe().lr = 1.0  # type: ignore[misc]
+        Recipe().seed = 1  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().schedule.lr = 1.0  # type: ignore[misc]
 
 
 def test_lists_and_whole_floats_from_json_become_the_fields_types() -> None:
-    recipe = Recipe(epochs=5.0, lr=1, lr_drop_epochs=[2, 4], image_scales=[[0, 1]])  # type: ignore[arg-type]
-    assert (recipe.epochs, type(recipe.epochs)) == (5, int)
-    assert (recipe.lr, type(recipe.lr)) == (1.0, float)
-    assert recipe.lr_drop_epochs == (2, 4)
-    assert recipe.image_scales == ((0.0, 1.0),)
+    recipe = Recipe.flat(epochs=5.0, lr=1, lr_drop_epochs=[2, 4], image_scales=[[0, 1]])
+    assert (recipe.schedule.epochs, type(recipe.schedule.epochs)) == (5, int)
+    assert (recipe.schedule.lr, type(recipe.schedule.lr)) == (1.0, float)
+    assert recipe.schedule.lr_drop_epochs == (2, 4)
+    assert recipe.feed.image_scales == ((0.0, 1.0),)
     hash(recipe)
 
 
 recipes = st.builds(
-    Recipe,
+    Recipe.flat,
     network=st.text(max_size=20),
     epochs=st.integers(1, 10**6),
     lr=st.floats(0, 1e6),
@@ -199,20 +303,21 @@ def test_a_recipe_survives_json_text_exactly(recipe: Recipe) -> None:
 
 def test_a_recipe_file_holds_every_field(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
-    path.write_text(json.dumps(Recipe(lr=0.3).to_json()))
+    path.write_text(json.dumps(Recipe.flat(lr=0.3).to_json()))
     assert set(json.loads(path.read_text())) == set(FIELDS)
-    assert Recipe.from_file(path) == Recipe(lr=0.3)
+    assert Recipe.from_file(path) == Recipe.flat(lr=0.3)
 
 
-def test_a_hand_written_file_may_leave_fields_out(tmp_path: Path) -> None:
+def test_a_handwritten_file_may_leave_fields_out(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text('{"lr": 0.05}')
-    assert Recipe.from_file(path) == Recipe(lr=0.05)
+    assert Recipe.from_file(path) == Recipe.flat(lr=0.05)
 
 
-def test_an_unknown_field_is_named_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"^recipe field 'momentun' does not exist; nearest: momentum$"):
-        Recipe.from_json({"momentun": 0.9})
+@pytest.mark.parametrize("make", [Recipe.from_json, lambda values: Recipe().replace(**values)])
+def test_an_unknown_field_is_named_with_the_nearest(make: Any) -> None:
+    with pytest.raises(UsageError, match=r"'momentun' does not exist; nearest: momentum$"):
+        make({"momentun": 0.9})
 
 
 @pytest.mark.parametrize(
@@ -238,17 +343,29 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_json_that_is_no_object_is_refused(tmp_path: Path, content: str, kind: str) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(content)
-    with pytest.raises(DataError, match=f"a recipe is a JSON object of fields, this is {kind}$"):
+    with pytest.raises(DataError, match=f"JSON object of fields, this is {kind}$"):
         Recipe.from_file(path)
 
 
 def test_the_lists_of_fields_name_fields() -> None:
-    assert set(NETWORK_OPTIONS) <= set(FIELDS)
+    assert {field.name for field in dataclasses.fields(NetworkOptions)} <= set(FIELDS)
     assert set(ELSEWHERE) <= set(FIELDS)
+    assert set(SETTLED) <= set(FIELDS)
+
+
+def test_an_execution_stores_its_decisions_under_the_keys_of_what_was_asked() -> None:
+    execution = Execution(device="cpu", precision="bf16", kernels="winograd", layout="contiguous", threads=3)
+    settled = execution.settled()
+    assert settled == {
+        "precision": "bf16", "kernels": "winograd", "layout": "contiguous", "threads": 3, "compile": False,
+    }  # fmt: skip
+    assert tuple(settled) == SETTLED
+    machine = Recipe().replace(**settled).machine
+    assert (machine.device, machine.precision, machine.threads) == ("auto", "bf16", 3)
 
 
 def test_a_batch_has_no_more_parts_than_images() -> None:
-    assert Recipe(batch_size=4, accumulate=4).accumulate == 4
-    assert refusal(batch_size=4, accumulate=5) == (
-        "accumulate 5: a batch of 4 has no more than 4 parts; use --accumulate 4 or less"
-    )
+    assert Recipe.flat(batch_size=4, accumulate=4).schedule.accumulate == 4
+    message = refusal(batch_size=4, accumulate=5)
+    assert message.startswith("accumulate=5: a batch of 4 ")
+    assert message.endswith("use accumulate=4 or less")

@@ -1,18 +1,20 @@
+"""The named recipes are what their sources say, and a name, a file and overrides come together in one order."""
+
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from wideresnet.base.errors import UsageError
+from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.feeds.resident import Feed
 from wideresnet.data.preprocess import Preprocessing
-from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.recipes import RECIPES, fast, overridden, paper, quick, resolve
+from wideresnet.spec.recipe import FIELDS, Recipe, overridden
+from wideresnet.spec.recipes import RECIPES, base_of, fast, paper, quick, resolve
 from wideresnet.training.schedules import image_scale, make_schedule
 
 # The authors' released CIFAR logs: 59 epochs at 0.1, then a fifth of it from the 60th, 120th and 160th.
@@ -21,10 +23,10 @@ SVHN_LR = [0.01] * 79 + [0.001] * 40 + [0.0001] * 41
 
 
 def lr_by_epoch(recipe: Recipe, steps_per_epoch: int) -> list[float]:
-    """The rate of each epoch; fails where it changes within one."""
+    """The rate of each epoch; fails if it changes within one."""
     schedule = make_schedule(recipe, steps_per_epoch)
     rates = []
-    for epoch in range(recipe.epochs):
+    for epoch in range(recipe.schedule.epochs):
         within = {schedule.lr(epoch * steps_per_epoch + step) for step in range(steps_per_epoch)}
         assert len(within) == 1
         rates.append(within.pop())
@@ -67,7 +69,7 @@ def lr_by_epoch(recipe: Recipe, steps_per_epoch: int) -> list[float]:
     ],
 )
 def test_the_papers_recipe_has_the_authors_value_of_every_choice_they_made(field: str, value: object) -> None:
-    assert getattr(paper("WRN-28-10", "cifar10"), field) == value
+    assert paper("WRN-28-10", "cifar10").values()[field] == value
 
 
 def test_cifars_learning_rate_is_that_of_the_released_log_in_every_epoch() -> None:
@@ -75,7 +77,7 @@ def test_cifars_learning_rate_is_that_of_the_released_log_in_every_epoch() -> No
 
 
 def test_dropping_at_the_end_gives_sixty_epochs_at_the_first_rate() -> None:
-    recipe = dataclasses.replace(paper("WRN-28-10", "cifar10"), lr_drop_at="end")
+    recipe = paper("WRN-28-10", "cifar10").replace(lr_drop_at="end")
     expected = [0.1] * 60 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 40
     assert lr_by_epoch(recipe, 390) == pytest.approx(expected, rel=1e-12)
 
@@ -83,13 +85,15 @@ def test_dropping_at_the_end_gives_sixty_epochs_at_the_first_rate() -> None:
 def test_an_epoch_of_cifar_has_390_steps() -> None:
     recipe = paper("WRN-28-10", "cifar10")
     images, labels = np.zeros((50_000, 1, 1, 1), np.uint8), np.zeros(50_000, np.int64)
-    feed = Feed(images, labels, Preprocessing("scale"), batch_size=recipe.batch_size, drop_last=recipe.drop_last)
+    feed = Feed(
+        images, labels, Preprocessing("scale"), batch_size=recipe.schedule.batch_size, drop_last=recipe.feed.drop_last
+    )
     assert feed.num_batches == 390
 
 
 @pytest.mark.parametrize(("drop_at", "first"), [("start", [59, 119, 159]), ("end", [60, 120, 160])])
 def test_momentum_starts_from_zero_exactly_at_the_first_step_after_each_drop(drop_at: str, first: list[int]) -> None:
-    recipe = dataclasses.replace(paper("WRN-28-10", "cifar10"), lr_drop_at=drop_at)
+    recipe = paper("WRN-28-10", "cifar10").replace(lr_drop_at=drop_at)
     schedule = make_schedule(recipe, 390)
     resets = [step for step in range(200 * 390) if schedule.resets_momentum(step)]
     assert resets == [epoch * 390 for epoch in first]
@@ -97,69 +101,70 @@ def test_momentum_starts_from_zero_exactly_at_the_first_step_after_each_drop(dro
     assert resets == [step for step in range(1, len(rates)) if rates[step] != rates[step - 1]]
 
 
-def test_momentum_is_kept_where_the_recipe_says_so() -> None:
-    schedule = make_schedule(dataclasses.replace(paper("WRN-28-10", "cifar10"), reset_momentum_at_drops=False), 390)
+def test_momentum_is_kept_if_the_recipe_says_so() -> None:
+    schedule = make_schedule(paper("WRN-28-10", "cifar10").replace(reset_momentum_at_drops=False), 390)
     assert not any(schedule.resets_momentum(epoch * 390) for epoch in range(200))
 
 
 def test_svhn_has_its_own_schedule_and_no_augmentation() -> None:
     recipe = paper("WRN-16-8", "svhn")
-    assert (recipe.epochs, recipe.batch_size, recipe.dropout, recipe.preprocessing) == (160, 128, 0.4, "scale")
-    assert (recipe.flip, recipe.crop_padding) == (False, 0)
-    assert lr_by_epoch(recipe, 10) == pytest.approx([*SVHN_LR[:160]], rel=1e-12)
+    assert (recipe.schedule.epochs, recipe.schedule.batch_size, recipe.network_options.dropout) == (160, 128, 0.4)
+    assert (recipe.feed.preprocessing, recipe.feed.flip, recipe.feed.crop_padding) == ("scale", False, 0)
+    assert recipe.network_options.bn_scale == "uniform"
+    assert lr_by_epoch(recipe, 10) == pytest.approx(SVHN_LR, rel=1e-12)
 
 
 @pytest.mark.parametrize(
     ("data", "known_as", "extra"),
     [("svhn", "", True), ("svhn", "svhn", True), ("SVHN", "svhn", True), ("/data/numbers", "svhn", False)],
 )
-def test_svhns_extra_images_are_asked_for_only_where_the_data_is_svhn_by_name(
+def test_svhns_extra_images_are_asked_for_only_if_the_data_is_svhn_by_name(
     data: str, known_as: str, extra: bool
 ) -> None:
     recipe = paper("WRN-16-8", data, known_as)
-    assert recipe.extra_data is extra
-    assert recipe.lr == 0.01
+    assert recipe.feed.extra_data is extra
+    assert recipe.schedule.lr == 0.01
 
 
 @pytest.mark.parametrize("make", RECIPES.values())
-def test_digits_are_never_mirrored(make: type) -> None:
-    assert make("WRN-16-2", "digits", "", 1437).flip is False
-    assert make("WRN-16-2", "/data/mine", "digits", 1437).flip is False
-    assert make("WRN-16-2", "cifar10", "", 50_000).flip is True
+def test_digits_are_never_mirrored(make: Any) -> None:
+    assert make("WRN-16-2", "digits", "", 1437).feed.flip is False
+    assert make("WRN-16-2", "/data/mine", "digits", 1437).feed.flip is False
+    assert make("WRN-16-2", "cifar10", "", 50_000).feed.flip is True
 
 
 def test_quick_does_not_mirror_svhns_house_numbers() -> None:
-    assert quick("WRN-16-2", "svhn").flip is False
+    assert quick("WRN-16-2", "svhn").feed.flip is False
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_knows_its_name_and_keeps_what_was_asked_for(name: str) -> None:
     recipe = RECIPES[name]("wrn-40-2", "My/Folder", "cifar100", 50_000)
-    assert (recipe.recipe, recipe.network, recipe.data) == (name, "wrn-40-2", "My/Folder")
+    assert (recipe.name, recipe.network, recipe.data) == (name, "wrn-40-2", "My/Folder")
 
 
 @pytest.mark.parametrize("num_train", [512, 1000, 1437, 5000, 9_999, 10_000, 20_000, 50_000, 73_257])
 def test_quick_makes_at_least_1500_steps(num_train: int) -> None:
     recipe = quick("WRN-16-2", "mine", "", num_train)
-    assert recipe.drop_last
-    assert recipe.epochs * (num_train // recipe.batch_size) >= 1500
+    assert recipe.feed.drop_last
+    assert recipe.schedule.epochs * (num_train // recipe.schedule.batch_size) >= 1500
 
 
 @pytest.mark.parametrize("num_train", [1, 63, 64, 200])
 def test_quick_passes_over_a_tiny_set_at_most_200_times(num_train: int) -> None:
-    assert quick("WRN-16-2", "mine", "", num_train).epochs == 200
+    assert quick("WRN-16-2", "mine", "", num_train).schedule.epochs == 200
 
 
 def test_quick_passes_over_cifar_18_times_on_images_that_grow() -> None:
     recipe = quick("WRN-16-2", "cifar10")
-    scales = [image_scale(recipe, epoch) for epoch in range(recipe.epochs)]
+    scales = [image_scale(recipe, epoch) for epoch in range(recipe.schedule.epochs)]
     assert scales == [0.625] * 8 + [0.75] * 5 + [1.0] * 5
     assert [round(32 * scale) for scale in sorted(set(scales))] == [20, 24, 32]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 40, 200])
 def test_the_last_epoch_sees_whole_images_whatever_the_number_of_epochs(epochs: int) -> None:
-    recipe = dataclasses.replace(quick("WRN-16-2", "cifar10"), epochs=epochs)
+    recipe = quick("WRN-16-2", "cifar10").replace(epochs=epochs)
     scales = [image_scale(recipe, epoch) for epoch in range(epochs)]
     assert scales == sorted(scales)
     if epochs > 3:
@@ -184,32 +189,87 @@ def test_quick_rises_once_to_its_peak_and_ends_near_zero() -> None:
 
 def test_quick_keeps_digits_at_their_eight_pixels() -> None:
     recipe = quick("WRN-16-2", "digits", "digits", 1437)
-    assert recipe.image_scales == ((0.0, 1.0),)
-    assert (recipe.crop_padding, recipe.padding_mode) == (1, "zero")
+    assert recipe.feed.image_scales == ((0.0, 1.0),)
+    assert (recipe.feed.crop_padding, recipe.feed.padding_mode) == (1, "zero")
+
+
+def write(path: Path, **values: Any) -> str:
+    path.write_text(json.dumps(values))
+    return str(path)
 
 
 def test_an_override_wins_over_a_file_and_a_file_over_the_function(tmp_path: Path) -> None:
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps({"network": "WRN-40-2", "data": "cifar100", "recipe": "quick", "lr": 0.5, "epochs": 3}))
-    recipe = resolve(str(path), "WRN-16-2", "cifar10", {"epochs": 7})
-    assert (recipe.lr, recipe.epochs, recipe.recipe) == (0.5, 7, "quick")
+    path = write(tmp_path / "mine.json", network="WRN-40-2", data="cifar100", recipe="quick", lr=0.5, epochs=3)
+    recipe = resolve(path, "WRN-16-2", "cifar10", {"epochs": 7})
+    assert (recipe.schedule.lr, recipe.schedule.epochs, recipe.name) == (0.5, 7, "quick")
     assert (recipe.network, recipe.data) == ("WRN-16-2", "cifar10")
-    assert resolve("paper", "WRN-16-2", "cifar10", {"epochs": 7}).epochs == 7
+    assert resolve("paper", "WRN-16-2", "cifar10", {"epochs": 7}).schedule.epochs == 7
     assert resolve("paper", "WRN-16-2", "cifar10") == paper("WRN-16-2", "cifar10")
 
 
+@pytest.mark.parametrize("name", [*RECIPES, None])
+def test_what_a_file_leaves_out_comes_from_the_recipe_that_it_names_or_from_paper(
+    tmp_path: Path, name: str | None
+) -> None:
+    path = write(tmp_path / "mine.json", **{"recipe": name} if name else {}, lr=0.05)
+    twin = RECIPES[name or "paper"]("WRN-16-2", "cifar10", "cifar10", 20_000)
+    recipe = resolve(path, "WRN-16-2", "cifar10", known_as="cifar10", num_train=20_000)
+    assert recipe == twin.replace(lr=0.05)
+    assert base_of(path, "WRN-16-2", "cifar10", known_as="cifar10", num_train=20_000) == twin
+
+
+def test_changes_made_in_a_file_are_told_beside_those_of_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.json", recipe="quick", lr=0.05, flip=False)
+    recipe, base = resolve(path, "WRN-16-2", "cifar10", {"epochs": 7}), base_of(path, "WRN-16-2", "cifar10")
+    assert overridden(recipe, base) == {"lr": (0.3, 0.05), "flip": (True, False), "epochs": (18, 7)}
+
+
+def test_a_file_of_a_recipe_without_a_name_here_is_whole_or_refused(tmp_path: Path) -> None:
+    whole = quick("WRN-40-2", "cifar100").replace(recipe="ours", lr=0.05)
+    path = write(tmp_path / "whole.json", **whole.to_json())
+    assert resolve(path, "WRN-16-2", "cifar10") == whole.replace(network="WRN-16-2", data="cifar10")
+    assert base_of(path, "WRN-16-2", "cifar10") == whole
+    with pytest.raises(UsageError, match=r"recipe='ours': .*one of paper, quick, fast.*come from a named recipe$"):
+        resolve(write(tmp_path / "part.json", recipe="ours", lr=0.05), "WRN-16-2", "cifar10")
+
+
+@pytest.mark.parametrize("name", [3, None, True, ["quick"], {"quick": 1}, "Quick"])
+def test_a_file_whose_recipe_has_no_such_name_is_refused(tmp_path: Path, name: Any) -> None:
+    path = write(tmp_path / "mine.json", recipe=name, lr=0.05)
+    with pytest.raises(UsageError, match=r"mine\.json: recipe="):
+        resolve(path, "WRN-16-2", "cifar10")
+
+
+def test_a_file_may_leave_out_network_and_data_of_a_recipe_without_a_name_here(tmp_path: Path) -> None:
+    values = paper("WRN-40-2", "cifar100").replace(recipe="ours").to_json()
+    path = write(tmp_path / "mine.json", **{key: values[key] for key in FIELDS.keys() - {"network", "data"}})
+    assert resolve(path, "WRN-16-2", "cifar10") == paper("WRN-16-2", "cifar10").replace(recipe="ours")
+
+
+def test_a_field_of_a_file_that_does_not_exist_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.json", recipe="quick", epoch=3)
+    with pytest.raises(UsageError, match=r"'epoch' does not exist; nearest: epochs$"):
+        resolve(path, "WRN-16-2", "cifar10")
+
+
+def test_a_damaged_recipe_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"lr": 0.')
+    with pytest.raises(DataError, match=r"mine\.json: not a readable recipe"):
+        resolve(str(tmp_path / "mine.json"), "WRN-16-2", "cifar10")
+
+
 def test_a_recipe_that_does_not_exist_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"^recipe 'quik': did you mean quick\? .*or the path of a recipe\.json$"):
+    with pytest.raises(UsageError, match=r"recipe 'quik': did you mean quick\?.*the path of a recipe\.json$"):
         resolve("quik", "WRN-16-2", "cifar10")
 
 
 def test_an_override_of_a_field_that_does_not_exist_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"^recipe field 'epoch' does not exist; did you mean epochs\?"):
+    with pytest.raises(UsageError, match=r"recipe field 'epoch' does not exist; nearest: epochs$"):
         resolve("paper", "WRN-16-2", "cifar10", {"epoch": 7})
 
 
 def test_an_override_out_of_range_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"^epochs 0: must be at least 1$"):
+    with pytest.raises(UsageError, match=r"epochs=0: must be at least 1$"):
         resolve("paper", "WRN-16-2", "cifar10", {"epochs": 0})
 
 
@@ -221,7 +281,7 @@ def test_data_without_a_name_is_left_to_the_loader_to_refuse() -> None:
 def test_what_overrides_changed_is_told_with_both_values() -> None:
     base = paper("WRN-16-2", "cifar10")
     assert overridden(base, base) == {}
-    assert overridden(dataclasses.replace(base, lr=0.05, flip=False), base) == {
+    assert overridden(base.replace(lr=0.05, flip=False), base) == {
         "lr": (0.1, 0.05),
         "flip": (True, False),
     }
@@ -229,13 +289,13 @@ def test_what_overrides_changed_is_told_with_both_values() -> None:
 
 def test_the_costs_in_quicks_description_are_its_own() -> None:
     recipe = quick("WRN-16-2", "cifar10")
-    area = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.epochs))
+    area = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.schedule.epochs))
     assert math.isclose(area, 10.9, abs_tol=0.05)
 
 
 def test_fast_is_quick_with_twelve_epochs_on_tiles_that_the_kernels_fill() -> None:
     recipe, twin = fast("WRN-16-2", "cifar10"), quick("WRN-16-2", "cifar10")
     assert set(overridden(recipe, twin)) == {"recipe", "epochs", "image_scales", "eval_every"}
-    sides = [round(32 * image_scale(recipe, epoch)) for epoch in range(recipe.epochs)]
+    sides = [round(32 * image_scale(recipe, epoch)) for epoch in range(recipe.schedule.epochs)]
     assert sides == [16] * 5 + [24] * 4 + [32] * 3
     assert sum((side / 32) ** 2 for side in sides) == 6.5  # epochs on 32x32, as its description says

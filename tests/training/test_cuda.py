@@ -1,8 +1,7 @@
-"""On a GPU: the same numbers, the same record, resuming; skipped where there is none."""
+"""On a GPU: the same numbers, the same record, resuming; skipped without one."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_runs import after_steps, break_off
 from torch import Tensor
 
-import wideresnet.training.loop as loop
 from wideresnet.base.errors import UsageError
 from wideresnet.data.feeds.resident import Feed
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.networks import create
-from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.execution import Execution
+from wideresnet.spec.recipe import MachineOptions, OptimizerOptions, Recipe
 from wideresnet.training import Interrupted, fit
-from wideresnet.training.preflight import autotune as tune
-from wideresnet.training.preflight.autotune import settle
+from wideresnet.training.preflight.autotune import LONG_RUN_S, autotune
+from wideresnet.training.preflight.trial import StepShape
 from wideresnet.training.step import Meter, train_step
 from wideresnet.weights.hub import load
 
 DEVICE = "cuda"
-MEASURE = tune._measure  # before conftest.py puts another in its place
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,7 +33,7 @@ pytestmark = [
 
 
 def recipe(data: Path, device: str, precision: str = "fp32") -> Recipe:
-    return Recipe(
+    return Recipe.flat(
         network="WRN-16-1", data=str(data), epochs=2, batch_size=16, lr=0.05, crop_padding=1,
         device=device, precision=precision,
     )  # fmt: skip
@@ -59,32 +58,20 @@ def test_a_run_finishes_with_the_whole_record(make_npz: Callable[..., Path], tmp
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_run_that_is_stopped_and_resumed_ends_in_nearly_the_same_weights_or_in_the_same_bits(
-    make_npz: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool
+    make_npz: Callable[..., Path], tmp_path: Path, deterministic: bool
 ) -> None:
-    def go(name: str, *, resume: bool = False) -> None:
-        fit(run, tmp_path / name, checkpoint_every_s=0, resume=resume)
-
-    def step(*args: object, **kwargs: object) -> None:
-        nonlocal steps
-        train_step(*args, **kwargs)  # type: ignore[arg-type]
-        steps += 1
-        if steps == 3:
-            raise KeyboardInterrupt
-
-    run, steps = dataclasses.replace(recipe(make_npz(), DEVICE), dropout=0.3, deterministic=deterministic), 0
-    go("whole")
-    monkeypatch.setattr(loop, "train_step", step)
-    with pytest.raises(Interrupted):
-        go("cut")
-    monkeypatch.setattr(loop, "train_step", train_step)
-    go("cut", resume=True)
+    run = recipe(make_npz(), DEVICE).replace(dropout=0.3, deterministic=deterministic)
+    fit(run, tmp_path / "whole", checkpoint_every_s=0)
+    with after_steps(3, break_off), pytest.raises(Interrupted):
+        fit(run, tmp_path / "cut", checkpoint_every_s=0)
+    fit(run, tmp_path / "cut", checkpoint_every_s=0, resume=True)
     rtol, atol = (0.0, 0.0) if deterministic else (1e-3, 1e-4)
     for a, b in zip(load(tmp_path / "whole").parameters(), load(tmp_path / "cut").parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
 def test_losses_of_50_steps_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step's numbers differ by rounding, which later steps multiply: within what float64 and float32 differ by."""
+    """A step's numbers differ by rounding, which later steps amplify: as much as float64 and float32 differ."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(4, (50, 32), generator=generator)
@@ -93,7 +80,6 @@ def test_losses_of_50_steps_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch
     def losses(device: str, dtype: torch.dtype) -> Tensor:
         torch.manual_seed(0)
         network = create("WRN-16-2", 4).to(device, dtype)
-        network.kernels = False
         optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
         found = []
         for batch, targets in zip(images, labels, strict=True):
@@ -115,38 +101,38 @@ def test_losses_of_50_steps_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch
 def test_predicted_memory_is_within_a_tenth(
     make_npz: Callable[..., Path], tmp_path: Path, network: str, precision: str
 ) -> None:
-    run = dataclasses.replace(recipe(make_npz(256, size=32), DEVICE, precision), network=network, batch_size=128)
+    run = recipe(make_npz(256, size=32), DEVICE, precision).replace(network=network, batch_size=128)
     result = fit(run, tmp_path / "run")
     assert result["predicted_memory_mib"] == pytest.approx(result["peak_memory_mib"], rel=0.1)
 
 
-def test_the_fastest_way_is_measured_and_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "_measure", MEASURE)
-    monkeypatch.setattr(tune, "LONG_RUN_S", 0.0)
-    settled, notes = settle(recipe(tmp_path, DEVICE), create("WRN-16-1"), DEVICE, (32, 32), num_images=50_000)
-    assert not any("not compiled" in note for note in notes), notes
-    assert settled.compile is not None
+@pytest.mark.usefixtures("autotuning")
+def test_the_fastest_configuration_is_measured_and_compiled() -> None:
+    shape, num_images = StepShape(16, 1, (32, 32), OptimizerOptions()), int(LONG_RUN_S * 10**6)
+    execution, notes = autotune(MachineOptions(precision="fp32"), shape, create("WRN-16-1"), DEVICE, num_images)
+    assert not any("not compiled:" in note for note in notes), notes
     assert "images/s in a trial" in notes[-1]
+    assert "compiled" in notes[-1]
+    assert execution.device == DEVICE
 
 
+@pytest.mark.usefixtures("autotuning")
 def test_a_batch_too_large_for_the_gpu_is_refused_with_the_largest(
-    make_npz: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_npz: Callable[..., Path], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tune, "_measure", MEASURE)
-    run = dataclasses.replace(recipe(make_npz(20_000, size=32), DEVICE), network="WRN-28-10", batch_size=20_000)
-    with pytest.raises(UsageError, match=r"^batch_size 20000: .*the largest that fits is \d+"):
+    run = recipe(make_npz(20_000, size=32), DEVICE).replace(network="WRN-28-10", batch_size=20_000)
+    with pytest.raises(UsageError, match=r"^batch_size=20000: .*the largest that fits is \d+"):
         fit(run, tmp_path / "run")
 
 
 def test_a_loss_that_is_not_finite_changes_no_weight_without_asking_the_host() -> None:
-    network = create("WRN-10-1").cuda()
-    run = Recipe(network="WRN-10-1", data="digits", precision="fp32")
+    network, execution = create("WRN-10-1").cuda(), Execution(device=DEVICE)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, fused=True)
     meter, labels = Meter("cuda"), torch.zeros(8, dtype=torch.int64, device="cuda")
     images = torch.randn(8, 3, 32, 32, device="cuda")
-    train_step(network, optimizer, images, labels, meter, run, "cuda", step=0, lr=0.1)
+    train_step(network, optimizer, images, labels, meter, execution, step=0, lr=0.1)
     before = [parameter.clone() for parameter in network.parameters()]
-    train_step(network, optimizer, images * float("nan"), labels, meter, run, "cuda", step=1, lr=0.1)
-    train_step(network, optimizer, images, labels, meter, run, "cuda", step=2, lr=0.1)
+    train_step(network, optimizer, images * float("nan"), labels, meter, execution, step=1, lr=0.1)
+    train_step(network, optimizer, images, labels, meter, execution, step=2, lr=0.1)
     assert int(meter.failed_step) == 1
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))

@@ -1,3 +1,5 @@
+"""Learning rates, momentum resets and image sizes as functions of the step, written out."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -6,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wideresnet.spec.recipe import Recipe
-from wideresnet.training.schedules import OneCycle, Steps, image_scale, make_schedule
+from wideresnet.base.errors import UsageError
+from wideresnet.spec.recipe import Recipe, ScheduleOptions
+from wideresnet.training.schedules import OneCycle, Steps, image_scale, make_schedule, shared_batch
 
 
 @pytest.mark.parametrize(("drop_at", "rates"), [("start", [1, 0.5, 0.5, 0.25]), ("end", [1, 1, 0.5, 0.5])])
@@ -64,16 +67,34 @@ def test_the_mean_of_one_cycle_is_half_its_peak() -> None:
 
 
 def test_a_recipe_gives_its_own_schedule() -> None:
-    recipe = Recipe(lr=0.4, lr_drop_epochs=(3,), lr_drop_factor=0.1, lr_drop_at="end", reset_momentum_at_drops=False)
+    recipe = Recipe.flat(
+        lr=0.4, lr_drop_epochs=(3,), lr_drop_factor=0.1, lr_drop_at="end", reset_momentum_at_drops=False
+    )
     assert make_schedule(recipe, 7) == Steps(0.4, 0.1, (3,), "end", False, 7)
-    cycle = Recipe(schedule="one_cycle", lr=0.4, epochs=10, warmup_fraction=0.2)
+    cycle = Recipe.flat(schedule="one_cycle", lr=0.4, epochs=10, warmup_fraction=0.2)
     assert make_schedule(cycle, 7) == OneCycle(0.4, 0.2 * 70, 70)
 
 
 def test_a_schedule_counts_the_epochs_of_the_run_it_is_for() -> None:
-    short, long = (make_schedule(Recipe(schedule="one_cycle", epochs=epochs), 10) for epochs in (1, 4))
+    short, long = (make_schedule(Recipe.flat(schedule="one_cycle", epochs=epochs), 10) for epochs in (1, 4))
     assert short.lr(9) == pytest.approx(0.1 * 0.5 / 10)
     assert long.lr(39) == pytest.approx(0.1 * 0.5 / 40)
+
+
+def test_a_rate_given_beside_the_recipe_replaces_its_own() -> None:
+    assert make_schedule(Recipe.flat(lr=0.4), 7, lr=0.8).lr(0) == 0.8
+    assert make_schedule(Recipe.flat(lr=0.4), 7, lr=0.0).lr(0) == 0.0
+
+
+@pytest.mark.parametrize(("rule", "num", "expected"), [("global", 1, (8, 0.1)), ("global", 4, (8, 0.1)),
+                                                       ("linear", 1, (8, 0.1)), ("linear", 4, (32, 0.4))])  # fmt: skip
+def test_processes_share_a_batch_or_multiply_it_and_the_rate(rule: str, num: int, expected: tuple[int, float]) -> None:
+    assert shared_batch(ScheduleOptions(batch_size=8, lr=0.1, batch_rule=rule), num) == expected
+
+
+def test_a_batch_with_fewer_images_than_processes_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"batch_size=8: fewer images than the 9 processes.*batch_size=9.*processes=8"):
+        shared_batch(ScheduleOptions(batch_size=8), 9)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +102,12 @@ def test_a_schedule_counts_the_epochs_of_the_run_it_is_for() -> None:
     [(4, [0.5, 0.5, 1.0, 1.0]), (5, [0.5, 0.5, 0.5, 1.0, 1.0]), (1, [0.5]), (2, [0.5, 1.0])],
 )
 def test_images_grow_at_the_share_of_the_epochs_that_is_named(epochs: int, scales: list[float]) -> None:
-    recipe = Recipe(epochs=epochs, image_scales=((0.0, 0.5), (0.5, 1.0)))
+    recipe = Recipe.flat(epochs=epochs, image_scales=((0.0, 0.5), (0.5, 1.0)))
     assert [image_scale(recipe, epoch) for epoch in range(epochs)] == scales
 
 
 @pytest.mark.parametrize("epochs", [3, 7, 18, 49, 90, 200])
 def test_a_share_of_thirds_begins_where_exact_arithmetic_says(epochs: int) -> None:
     for part in range(1, epochs):
-        recipe = Recipe(epochs=epochs, image_scales=((0.0, 0.5), (part / epochs, 1.0)))
+        recipe = Recipe.flat(epochs=epochs, image_scales=((0.0, 0.5), (part / epochs, 1.0)))
         assert [image_scale(recipe, epoch) for epoch in (part - 1, part)] == [0.5, 1.0]

@@ -132,33 +132,33 @@ def test_the_config_is_plain_and_says_what_the_weights_are(folder: Path) -> None
 
 
 def test_a_path_without_weights_is_named(tmp_path: Path) -> None:
-    assert refusal(UsageError, tmp_path).startswith(f"{tmp_path}: no {MODEL} there; give a finished run folder")
+    assert refusal(UsageError, tmp_path).startswith(f"{tmp_path}: no {MODEL} there; use the folder of a finished run")
     assert "nowhere: no model.safetensors there" in refusal(UsageError, tmp_path / "nowhere")
 
 
 def test_a_run_that_has_not_finished_says_so(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("{}")
-    assert "a run that has not finished; go on with --resume" in refusal(UsageError, tmp_path)
+    assert "an unfinished run: resume its training first" in refusal(UsageError, tmp_path)
 
 
 def test_a_model_without_its_config_is_refused(folder: Path) -> None:
     (folder / CONFIG).unlink()
-    assert f"no {CONFIG} beside it" in refusal(UsageError, folder / MODEL)
+    assert f"no {CONFIG} next to it" in refusal(UsageError, folder / MODEL)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
 def test_a_truncated_model_is_refused(folder: Path, kept: float) -> None:
     content = (folder / MODEL).read_bytes()
     (folder / MODEL).write_bytes(content[: int(len(content) * kept)])
-    assert refusal(DataError, folder).startswith(f"{folder / MODEL}: not a whole safetensors file (")
+    assert refusal(DataError, folder).startswith(f"{folder / MODEL}: not a complete safetensors file (")
 
 
 def test_a_truncated_whitening_is_refused(tmp_path: Path) -> None:
     write_weights(tmp_path, make_weights(kind="zca"))
     (tmp_path / MATRICES).write_bytes((tmp_path / MATRICES).read_bytes()[:1000])
-    assert f"{MATRICES}: not a whole safetensors file" in refusal(DataError, tmp_path)
+    assert f"{MATRICES}: not a complete safetensors file" in refusal(DataError, tmp_path)
     (tmp_path / MATRICES).unlink()
-    assert f"{MATRICES}: not a whole safetensors file" in refusal(DataError, tmp_path)
+    assert f"{MATRICES}: not a complete safetensors file" in refusal(DataError, tmp_path)
 
 
 def test_a_pickle_named_like_a_model_is_refused_and_not_executed(folder: Path) -> None:
@@ -169,9 +169,9 @@ def test_a_pickle_named_like_a_model_is_refused_and_not_executed(folder: Path) -
             return Path.touch, (marker,)
 
     (folder / MODEL).write_bytes(pickle.dumps(Hostile()))
-    assert "not a whole safetensors file" in refusal(DataError, folder)
+    assert "not a complete safetensors file" in refusal(DataError, folder)
     torch.save({"fc.weight": torch.zeros(1), "evil": Hostile()}, folder / MODEL)
-    assert "not a whole safetensors file" in refusal(DataError, folder)
+    assert "not a complete safetensors file" in refusal(DataError, folder)
     assert not marker.exists()
     function, arguments = Hostile().__reduce__()
     function(*arguments)
@@ -213,7 +213,7 @@ def test_another_number_of_class_names_is_refused(folder: Path, edit: Callable[.
 )
 def test_a_config_that_is_none_is_refused(folder: Path, content: bytes) -> None:
     (folder / CONFIG).write_bytes(content)
-    assert refusal(DataError, folder).startswith(f"{folder / CONFIG}: not a network's configuration (")
+    assert refusal(DataError, folder).startswith(f"{folder / CONFIG}: not the configuration of a network (")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Numbers and suggestions for people."""
+"""Numbers and suggestions in the form that people read."""
 
 from __future__ import annotations
 

@@ -1,15 +1,18 @@
-"""The folders of files that can be downloaded, compiled or measured again."""
+"""Folders of things that can be made again: downloads, caches, measurements."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+_KERNELS = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.so")
 
 
 def data_root() -> Path:
-    """Return the folder of downloads, decoded images, compiled kernels and measurements.
+    """Return the folder for downloads, decoded images, compiled kernels and measurements.
 
-    It is `$WRN_DATA`, or `~/.cache/wideresnet` if that is not set.
+    It is `$WRN_DATA`, else `~/.cache/wideresnet`.
     """
     return Path(os.path.expanduser(os.environ.get("WRN_DATA") or "~/.cache/wideresnet"))
 
@@ -19,6 +22,18 @@ def kernels_folder() -> Path:
     return data_root() / "kernels"
 
 
+def kernel_files() -> list[Path]:
+    """Return the compiled kernels that exist, without unfinished builds and other files."""
+    return matching_files(kernels_folder(), _KERNELS)
+
+
 def measurements_file() -> Path:
-    """Return the file of the fastest configurations that were measured."""
+    """Return the file of measured configurations."""
     return data_root() / "fastest.json"
+
+
+def matching_files(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """Return the files in a folder whose whole name matches, sorted; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_file())

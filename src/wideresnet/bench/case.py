@@ -76,7 +76,7 @@ class Case:
     @property
     def recipe(self) -> Recipe:
         """The paper's training step, on this machine."""
-        return Recipe(
+        return Recipe.flat(
             network=self.network,
             family=self.family,
             batch_size=self.batch_size,
@@ -103,9 +103,9 @@ class Case:
             np.arange(len(images)) % self.num_classes,
             Preprocessing.fit("mean_std", images, mean=(127.5,) * 3, std=(64.0,) * 3),
             batch_size=self.batch_size,
-            padding=recipe.crop_padding,
-            padding_mode=recipe.padding_mode,
-            flip=recipe.flip,
+            padding=recipe.feed.crop_padding,
+            padding_mode=recipe.feed.padding_mode,
+            flip=recipe.feed.flip,
             device=self.device,
         )
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +16,15 @@ from wideresnet.bench.case import FEED_BYTES, Case
 from wideresnet.bench.peers import CAREFUL, PLAIN, PeerError, build_peer
 from wideresnet.bench.words import OURS, OURS_INT8
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.engines import optimize, quantize
 from wideresnet.engines.evaluate import pick_inference_precision
 from wideresnet.machine.device import synchronise
 from wideresnet.machine.memory import keep_memory
 from wideresnet.networks import create
+from wideresnet.training.configure import configure, make_forward
 from wideresnet.training.optimizer import make_optimizer
-from wideresnet.training.preflight.autotune import arrange, compiled, describe_configuration, settle
+from wideresnet.training.preflight.autotune import autotune
+from wideresnet.training.preflight.trial import StepShape
 from wideresnet.training.setup import build_network
 from wideresnet.training.step import Meter, train_step, training_loss
 
@@ -89,20 +91,21 @@ def make_contender(name: str, case: Case, *, feed_bytes: int = FEED_BYTES) -> Co
 
 def ours_train(case: Case, feed_bytes: int = FEED_BYTES) -> Contender:
     """Build this package's training step, in the configuration that `wrn train` chooses on this machine."""
-    device = case.device
-    network = build_network(case.recipe, case.num_classes, in_channels=3)
-    asked = dataclasses.replace(case.recipe, precision=case.precision, threads=case.num_threads)
+    device, recipe = case.device, case.recipe
+    network, _ = build_network(recipe, case.num_classes, in_channels=3)
+    asked = replace(recipe.machine, threads=case.num_threads)
     images, labels = case.batch()
     size = (images.shape[2], images.shape[3])
-    recipe, _ = settle(asked, network, device, size, num_images=NUM_IMAGES)
-    network = arrange(network.to(device), recipe).train()
-    forward: nn.Module = compiled(network) if recipe.compile else network
-    optimizer = make_optimizer(network, recipe)
+    shape = StepShape(case.batch_size, 1, size, recipe.optimizer)
+    execution, _ = autotune(asked, shape, network, device, NUM_IMAGES * recipe.schedule.epochs)
+    network = configure(network.to(device), execution).train()
+    forward = make_forward(network, execution)
+    optimizer = make_optimizer(network, recipe.optimizer)
     meter = Meter(device)
     images = images.contiguous(memory_format=torch.channels_last)  # as a feed yields them
 
     def step() -> None:
-        train_step(forward, optimizer, images, labels, meter, recipe, device, step=0, lr=LR)
+        train_step(forward, optimizer, images, labels, meter, execution, step=0, lr=LR)
 
     batches = None
 
@@ -114,7 +117,7 @@ def ours_train(case: Case, feed_bytes: int = FEED_BYTES) -> Contender:
         watch = _Stopwatch(device)
         fresh_images, fresh_labels = next(batches)
         watch.lap("loading and augmentation")
-        loss, logits = training_loss(forward, fresh_images, fresh_labels, recipe, device)
+        loss, logits = training_loss(forward, fresh_images, fresh_labels, execution)
         watch.lap("forward")
         loss.backward()
         watch.lap("backward")
@@ -124,14 +127,13 @@ def ours_train(case: Case, feed_bytes: int = FEED_BYTES) -> Contender:
         watch.lap("optimiser")  # a key of committed records
         return watch.seconds
 
-    threads = recipe.threads or case.num_threads
-    return Contender(OURS, describe_configuration(recipe), step, threads, recipe.precision, parts)
+    return Contender(OURS, execution.describe(), step, execution.threads, execution.precision, parts)
 
 
 def ours_infer(case: Case) -> Contender:
     """Build this package's forward pass, in the configuration of `wrn predict` and `wrn eval` on this machine."""
     keep_memory()
-    network = build_network(case.recipe, case.num_classes, in_channels=3).to(case.device).optimize()
+    network = optimize(build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device))
     precision = pick_inference_precision(case.precision, network, case.device)
     images = case.batch()[0].contiguous(memory_format=torch.channels_last)
     preprocessing, pixels = Preprocessing("mean_std", (127.5,) * 3, (64.0,) * 3), case.pixels()
@@ -160,7 +162,7 @@ def ours_int8(case: Case) -> Contender:
     keep_memory()
     generator = torch.Generator().manual_seed(0)
     calibration = torch.randn(NUM_CALIBRATION_IMAGES, 3, case.size_px, case.size_px, generator=generator)
-    network = build_network(case.recipe, case.num_classes, in_channels=3).to(case.device).quantise(calibration)
+    network = quantize(build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device), calibration)
     images = case.batch()[0].contiguous(memory_format=torch.channels_last)
 
     def forward() -> Tensor:
@@ -206,9 +208,9 @@ def _as_users_run_it(name: str, network: nn.Module, case: Case) -> Contender:
     optimizer = torch.optim.SGD(
         network.parameters(),
         lr=LR,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
+        momentum=recipe.optimizer.momentum,
+        weight_decay=recipe.optimizer.weight_decay,
+        nesterov=recipe.optimizer.nesterov,
     )
     configuration = f"{'channels_last' if careful else 'NCHW'}, eager, {precision}{_threads_of(case)}"
     return Contender(name, configuration, step if case.job == "train" else forward, case.num_threads, precision)

@@ -26,10 +26,9 @@ def ours(given: dict[str, Any], parent: Parent) -> None:
     start_build()
     from wideresnet.spec.recipe import Recipe
     from wideresnet.training import Job, fit
-    from wideresnet.training.preflight.autotune import describe_configuration
 
     def announce(job: Job, _: object) -> None:
-        parent.say(configuration=describe_configuration(job.recipe))
+        parent.say(configuration=job.execution.describe())
 
     def leave(*_: object) -> None:
         parent.say(stepped=True)
@@ -54,7 +53,6 @@ def plain(given: dict[str, Any], parent: Parent) -> None:
     torch.set_num_threads(given["num_threads"])
     recipe, device = given["recipe"], given["device"]
     network = create(recipe["network"], given["num_classes"], family=recipe["family"]).to(device)
-    network.kernels = False
     optimizer = torch.optim.SGD(
         network.parameters(), lr=recipe["lr"], momentum=recipe["momentum"], weight_decay=recipe["weight_decay"],
         nesterov=recipe["nesterov"],

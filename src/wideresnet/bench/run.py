@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 
-from wideresnet.base.console import bar
+from wideresnet.base import progress
 from wideresnet.base.errors import UsageError
 from wideresnet.bench.case import Case
 from wideresnet.bench.contenders import Contender, make_contender
@@ -121,14 +120,14 @@ def run_bench(
     check_free(out)
     for peer in peers:
         check_peer(peer)
-    with settled(**machine) as settings, bar("{task.fields[what]}") as progress:
+    with settled(**machine) as settings:
         document = start_document(job, settings, command)
         for name in dict.fromkeys(names):
             for size in batch_sizes or BATCH_SIZES[job]:
                 case = Case(
                     job, str(name), name.family, size, settings.device, settings.precision, settings.num_threads
                 )
-                document["cases"] += _measure([(case, contenders)], settings, method, progress)
+                document["cases"] += _measure([(case, contenders)], settings, method)
                 write_record(document, out)
     return document
 
@@ -159,13 +158,13 @@ def run_figure4(
         UsageError: the folder is used.
     """
     check_free(out)
-    with settled(**machine) as settings, bar("{task.fields[what]}") as progress:
+    with settled(**machine) as settings:
         document = start_document("figure4", settings, command)
         cases = [
             Case("train", network, "cifar", batch_size, settings.device, settings.precision, settings.num_threads)
             for network in paper_ms
         ]
-        measured = _measure([(case, [OURS]) for case in cases], settings, method, progress)
+        measured = _measure([(case, [OURS]) for case in cases], settings, method)
         document["cases"] = [{**case, "paper_ms": paper_ms[case["network"]]} for case in measured]
         write_record(document, out)
     return document
@@ -241,17 +240,20 @@ def write_record(document: dict[str, Any], out: Path) -> None:
     write_plot(document, out / PLOT)
 
 
-def _measure(
-    entries: Sequence[tuple[Case, Sequence[str]]], settings: Settings, method: Method, progress: Progress
-) -> list[dict[str, Any]]:
+def _measure(entries: Sequence[tuple[Case, Sequence[str]]], settings: Settings, method: Method) -> list[dict[str, Any]]:
     """Measure cases in common rounds: the contenders of all cases and the matrix product take turns."""
     label = entries[0][0].network if len(entries) == 1 else "figure 4"
     if len(entries) == 1:
         label += f", batch {entries[0][0].batch_size}"
-    task = progress.add_task(label, total=None, what="")
+    with progress.task(label, fields=("what",)) as task:
+        return _measure_in_rounds(entries, settings, method, task)
 
+
+def _measure_in_rounds(
+    entries: Sequence[tuple[Case, Sequence[str]]], settings: Settings, method: Method, task: progress.Task
+) -> list[dict[str, Any]]:
     def tell(what: str) -> None:
-        progress.update(task, what=what)
+        task.update(what=what)
 
     gc.collect()
     reset_peak_memory(settings.device)  # also returns the heap of the case before, whose fragments would slow this one
@@ -268,13 +270,13 @@ def _measure(
     lanes = [lane for _, case_lanes in entered for lane in case_lanes]
     running = [*(lane for lane in lanes if not lane.problem), *products.values()]
     rounds = num_rounds(running, settings.repeats, settings.seconds * len(entries))
-    progress.update(task, total=rounds * sum(lane.turn_s for lane in running), what=f"{rounds} rounds")
-    take_turns(running, rounds, settings.device, advance=lambda seconds: progress.advance(task, seconds))
+    task.update(total=rounds * sum(lane.turn_s for lane in running), what=f"{rounds} rounds")
+    take_turns(running, rounds, settings.device, advance=lambda seconds: task.update(advance=seconds))
     documents = []
     for (asked, _), (case, case_lanes) in zip(entries, entered, strict=True):
         _measure_memory(asked, case, case_lanes, method, tell)
         documents.append(case_document(case, case_lanes, products[case.precision], flops))
-    progress.update(task, what=f"{rounds} rounds")
+    task.update(what=f"{rounds} rounds")
     return documents
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wideresnet.base import progress
 from wideresnet.base.child import Child, exit_text
-from wideresnet.base.console import bar
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.bench.case import Case
 from wideresnet.bench.contenders import NUM_IMAGES
 from wideresnet.bench.measure import MIN_ROUNDS
-from wideresnet.bench.run import BATCH_SIZES, check_free, settled, start_document, write_record
+from wideresnet.bench.run import BATCH_SIZES, Settings, check_free, settled, start_document, write_record
 from wideresnet.bench.summary import spread
 from wideresnet.bench.words import START_WAYS
 from wideresnet.spec.names import parse
@@ -52,28 +51,35 @@ def run_start(
     if size < 2:
         raise UsageError(f"--batch-size {size}: must be at least 2, an image of each of two classes")
     check_free(out)
-    with settled(**machine) as settings, bar("{task.fields[what]}") as progress:
+    with settled(**machine) as settings:
         document = start_document("start", settings, command)
         for name in dict.fromkeys(names):
             case = Case("train", str(name), name.family, size, settings.device, settings.precision,
                         settings.num_threads)  # fmt: skip
-            task = progress.add_task(f"{name}, batch {size}", total=settings.repeats, what="")
-            found: dict[str, list[tuple[float, str]]] = {way: [] for way in START_WAYS}
-            begun = time.monotonic()
-            for number in range(1, settings.repeats + 1):
-                with tempfile.TemporaryDirectory() as folder:
-                    data = _write_images(case, Path(folder))
-                    for way, steps in found.items():
-                        progress.update(task, what=way)
-                        steps.append(time_first_step(way, case, data, machine.get("num_threads")))
-                progress.advance(task)
-                if number >= MIN_ROUNDS and (time.monotonic() - begun) * (number + 1) / number > settings.seconds:
-                    break
-            num_rounds = len(found["cold"])
-            progress.update(task, total=num_rounds, what=f"{num_rounds} rounds")
-            document["cases"].append({**case.to_json(), "num_rounds": num_rounds, "starts": _starts(found)})
+            found = _take_turns(case, settings, machine.get("num_threads"))
+            document["cases"].append({**case.to_json(), "num_rounds": len(found["cold"]), "starts": _starts(found)})
             write_record(document, out)
     return document
+
+
+def _take_turns(case: Case, settings: Settings, num_threads: int | None) -> dict[str, list[tuple[float, str]]]:
+    """Time first steps in rounds; return each way's seconds and configurations."""
+    found: dict[str, list[tuple[float, str]]] = {way: [] for way in START_WAYS}
+    begun = time.monotonic()
+    label = f"{case.network}, batch {case.batch_size}"
+    with progress.task(label, total=settings.repeats, fields=("what",)) as task:
+        for number in range(1, settings.repeats + 1):
+            with tempfile.TemporaryDirectory() as folder:
+                data = _write_images(case, Path(folder))
+                for way, steps in found.items():
+                    task.update(what=way)
+                    steps.append(time_first_step(way, case, data, num_threads))
+            task.update(advance=1)
+            if number >= MIN_ROUNDS and (time.monotonic() - begun) * (number + 1) / number > settings.seconds:
+                break
+        rounds = len(found["cold"])
+        task.update(total=rounds, what=f"{rounds} rounds")
+    return found
 
 
 def _write_images(case: Case, folder: Path) -> Path:
@@ -99,9 +105,9 @@ def time_first_step(way: str, case: Case, data: Path, num_threads: int | None) -
     Raises:
         WRNError: the process ended before the step did.
     """
-    recipe = replace(
-        case.recipe, data=str(data), image_size=case.size_px, threads=num_threads,
-        epochs=case.recipe.epochs * NUM_IMAGES // case.batch_size,  # as many steps as a real run, so it may compile
+    recipe = case.recipe.replace(
+        data=str(data), image_size=case.size_px, threads=num_threads,
+        epochs=case.recipe.schedule.epochs * NUM_IMAGES // case.batch_size,  # as many steps as a real run
     )  # fmt: skip
     given = {
         "way": way, "recipe": recipe.to_json(), "out": str(data.parent / way), "device": case.device,

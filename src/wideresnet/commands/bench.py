@@ -1,4 +1,4 @@
-"""`wrn bench`: measure speed and memory, also beside other implementations."""
+"""`wrn bench`: measure speed and memory, also against other implementations."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ BAR_WIDTH = 8
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     bench = verbs.add_parser(
-        "bench", help="measure speed and memory, also beside other implementations",
-        description="Measure speed and memory, also beside other implementations; leaves bench.json and bench.png.",
+        "bench", help="measure speed and memory, also against other implementations",
+        description="Measure speed and memory, also against other implementations; writes bench.json and bench.png.",
         epilog="example: wrn bench train WRN-16-4 --against pytorchcv --json",
     )  # fmt: skip
     jobs = bench.add_subparsers(title="what to measure", metavar="WHAT", required=True)
@@ -42,30 +42,31 @@ def add(verbs: Any) -> None:
         measure.set_defaults(job=job)
         measure.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
         measure.add_argument(
-            "--batch-size", type=_sizes, default=(), metavar="N,N", help="images a step; several with commas between "
+            "--batch-size", type=_sizes, default=(), metavar="N,N", help="images per step; several separated by commas "
             f"({'128' if job == 'train' else '1,64'})",
         )  # fmt: skip
         measure.add_argument(
             "--against", nargs="+", action="extend", default=[], metavar="OTHER",
-            help="torchvision, timm, pytorchcv (where installed), plain (our network run as anybody would), and "
+            help="torchvision, timm, pytorchcv (if installed), plain (our network in a plain PyTorch loop), and "
             "module:callable or file.py:callable for any other: its code is imported from the current folder and RUN; "
-            "the callable gets those of depth, width (widen_factor, k), num_classes, dropout = 0, ... that it takes, "
-            "and returns a torch.nn.Module. They run eagerly in fp32, NCHW; others with +careful behind "
-            "the name in channels_last and our precision",
+            "the callable gets whichever of depth, width (widen_factor, k), num_classes, dropout = 0, ... it accepts, "
+            "and returns a torch.nn.Module. Peers run eagerly in fp32, NCHW; with +careful appended to the name, in "
+            "channels_last and our precision",
         )  # fmt: skip
         measure.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
         if job == "infer":
-            measure.add_argument("--int8", action="store_true", help="ours in 8 bits too")
+            measure.add_argument("--int8", action="store_true", help="also run ours in 8 bits")
         _bench_flags(measure)
-    start = add_verb(jobs, "start", run, "the time to the first training step, by wrn train with an empty cache (cold) "
-                  "and again (warm), and by a plain loop, each round in three fresh processes",
-                  "wrn bench start WRN-28-10")  # fmt: skip
+    start = add_verb(
+        jobs, "start", run, "the time to the first training step: of wrn train with an empty cache (cold) and a filled "
+        "one (warm), and of a plain loop, each in a fresh process", "wrn bench start WRN-28-10",
+    )  # fmt: skip
     start.set_defaults(job="start")
     start.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
     start.add_argument("--batch-size", type=int, metavar="N", help="images a step (128)")
     start.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
     _bench_flags(start)
-    figure4 = add_verb(jobs, "figure4", run, "the paper's Figure 4 on this machine, beside its bars",
+    figure4 = add_verb(jobs, "figure4", run, "the paper's Figure 4 on this machine, next to the paper's bars",
                     "wrn bench figure4")  # fmt: skip
     figure4.set_defaults(job="figure4")
     _bench_flags(figure4)
@@ -73,11 +74,11 @@ def add(verbs: Any) -> None:
 
 def _bench_flags(parser: argparse.ArgumentParser) -> None:
     add_machine_flags(parser)
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU (PyTorch's choice)")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="rounds at most (20)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (PyTorch's choice)")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="maximum number of rounds (20)")
     parser.add_argument(
         "--seconds", type=float, default=60.0, metavar="S",
-        help="of timing a network and batch size; three rounds are made whatever they take (60)",
+        help="time limit for each network and batch size; at least three rounds are run (60)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the record (default: a new one under $WRN_RUNS or runs/)")
 
@@ -86,7 +87,7 @@ def _sizes(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(size) for size in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers with commas between, e.g. 1,64") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers separated by commas, e.g. 1,64") from None
 
 
 def run(args: argparse.Namespace, **method: Any) -> None:

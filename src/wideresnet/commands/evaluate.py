@@ -21,9 +21,9 @@ def add(verbs: Any) -> None:
     evaluate = add_verb(verbs, "eval", run, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
     evaluate.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
     evaluate.add_argument("--data", required=True, help="as for wrn train")
-    evaluate.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
+    evaluate.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     evaluate.add_argument(
-        "--int8", action="store_true", help="in 8 bits on a CPU, quantised by training images: fast, not exact"
+        "--int8", action="store_true", help="run in 8 bits on a CPU, calibrated on training images: fast, not exact"
     )
     add_machine_flags(evaluate)
 

@@ -1,42 +1,42 @@
-"""The fields of `Recipe` as flags of the command line, with their help, source, choices and defaults."""
+"""The fields of a recipe as flags of the command line, with their help, source, choices and defaults."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import Any, get_args
 
-from wideresnet.spec.recipe import TYPES, Recipe, show_value
+from wideresnet.spec.fields import show_value
+from wideresnet.spec.recipe import FIELDS, GROUPS
+from wideresnet.spec.recipes import paper
 
-POSITIONAL = ("network", "data", "recipe")
+FLAGS: tuple[str, ...] = tuple(key for group, keys in GROUPS.items() for key in keys if group != "what")
+"""The recipe's flat keys that are flags; network, data and recipe are arguments of `wrn train`."""
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every field of a recipe; a flag that is not given leaves the recipe's value."""
-    groups: dict[str, Any] = {}
-    for field in dataclasses.fields(Recipe):
-        if field.name in POSITIONAL:
+    """Add a flag for each of `FLAGS`; a flag that is not given leaves the recipe's value."""
+    defaults = paper("WRN-28-10", "cifar10").values()
+    for title, keys in GROUPS.items():
+        if title == "what":
             continue
-        title = field.metadata["group"]
-        if title not in groups:
-            groups[title] = parser.add_argument_group(f"{title} (flags override the recipe; values in brackets: paper)")
-        flag = "--" + field.name.replace("_", "-")
-        source = f"; source: {field.metadata['source']}" if field.metadata["source"] else ""
-        text = f"{field.metadata['help']} [{show_value(field.default)}]{source}".replace("%", "%%")
-        common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
-        kind = TYPES[field.name]
-        if bool in (kind, *get_args(kind)):
-            groups[title].add_argument(flag, action=argparse.BooleanOptionalAction, **common)
-        elif field.metadata["choices"]:
-            groups[title].add_argument(flag, choices=field.metadata["choices"], **common)
-        else:
-            groups[title].add_argument(flag, type=_reader(kind), metavar=_metavar(kind), **common)
+        group = parser.add_argument_group(f"{title} (flags override the recipe; values in brackets: paper)")
+        for key in keys:
+            field = FIELDS[key]
+            flag = "--" + key.replace("_", "-")
+            source = f"; source: {field.metadata['source']}" if field.metadata["source"] else ""
+            text = f"{field.metadata['help']} [{show_value(defaults[key])}]{source}".replace("%", "%%")
+            common: dict[str, Any] = {"dest": key, "default": argparse.SUPPRESS, "help": text}
+            if bool in (field.kind, *get_args(field.kind)):
+                group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+            elif field.metadata["choices"]:
+                group.add_argument(flag, choices=field.metadata["choices"], **common)
+            else:
+                group.add_argument(flag, type=_reader(field.kind), metavar=_metavar(field.kind), **common)
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """The recipe's fields that were given as flags."""
-    names = {field.name for field in dataclasses.fields(Recipe)} - set(POSITIONAL)
-    return {name: value for name, value in vars(args).items() if name in names}
+    """Return the recipe's fields that were given as flags."""
+    return {key: getattr(args, key) for key in FLAGS if hasattr(args, key)}
 
 
 def _metavar(kind: Any) -> str:
@@ -46,7 +46,7 @@ def _metavar(kind: Any) -> str:
 
 
 def _reader(kind: Any) -> Any:
-    """A function from a flag's text to the field's value; argparse puts the flag's name before its error."""
+    """Return a function from a flag's text to the field's value; argparse puts the flag's name before its error."""
 
     def read(text: str) -> Any:
         if text == "none" and type(None) in get_args(kind):

@@ -23,7 +23,7 @@ def add(verbs: Any) -> None:
     predict.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
     predict.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
     predict.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
-    predict.add_argument("--skip-unreadable", action="store_true", help="go on without files that cannot be read")
+    predict.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     add_machine_flags(predict, precision=False)
 
 

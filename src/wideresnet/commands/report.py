@@ -15,7 +15,7 @@ def add(verbs: Any) -> None:
     report = add_verb(verbs, "report", run, "draw the page of a run, or compare several",
                    "wrn report runs/my-run")  # fmt: skip
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    report.add_argument("--out", type=Path, help="where a comparison goes (comparison.html)")
+    report.add_argument("--out", type=Path, help="file of a comparison (comparison.html)")
 
 
 def run(args: argparse.Namespace) -> None:

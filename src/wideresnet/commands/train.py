@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,17 @@ from rich.table import Table
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
+from wideresnet.commands.console import console, hide_progress
 from wideresnet.commands.flags import add_recipe_flags, given_flags
-from wideresnet.commands.verbs import add_verb, new_run_folder, show
+from wideresnet.commands.translate import flag_names, to_flags
+from wideresnet.commands.verbs import add_verb, new_run_folder, show, typed
 from wideresnet.kernels.library import start_build
-from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.recipe import Recipe, read_recipe_values
 from wideresnet.spec.record import RunFolder, SeedsFolder
 
 if TYPE_CHECKING:
     from wideresnet.distributed.world import World
+    from wideresnet.training import Job, Plan
 
 
 def add(verbs: Any) -> None:
@@ -32,7 +34,7 @@ def add(verbs: Any) -> None:
     train.add_argument("--data", help="digits, cifar10, cifar100, svhn, or the path of your own images")
     train.add_argument("--recipe", help="paper (default), quick, fast, or the path of a recipe.json")
     train.add_argument("--out", type=Path, help="run folder (default: a new one under $WRN_RUNS or runs/)")
-    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument("--resume", action="store_true", help="continue the run in --out")
     train.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     train.add_argument(
         "--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between checkpoints (60)"
@@ -42,7 +44,10 @@ def add(verbs: Any) -> None:
         "--at-once", type=int, metavar="N", help="seeds that train at once (1 on a CPU; measured on a GPU)"
     )
     train.add_argument(
-        "--processes", type=int, metavar="N", help="train in N processes of this machine, one a GPU (as torchrun does)"
+        "--processes",
+        type=int,
+        metavar="N",
+        help="train in N processes of this machine, one per GPU (as torchrun does)",
     )
     add_recipe_flags(train)
 
@@ -52,12 +57,12 @@ def run(args: argparse.Namespace) -> None:
     start_build()
     if args.seeds is not None:
         if args.processes is not None:
-            raise UsageError("--seeds --processes: each seed is a process of its own; choose one")
+            raise UsageError("seeds= and processes=: each seed is a process of its own; choose one")
         _train_seeds(args)
         return
     if args.at_once is not None:
-        raise UsageError(f"--at-once {args.at_once}: is for several seeds; add --seeds N")
-    if args.resume:  # what is wrong with the request is told before PyTorch is loaded and the data is read
+        raise UsageError(f"at_once={args.at_once}: is for several seeds; add seeds=")
+    if args.resume:  # report what is wrong with the request before PyTorch is loaded and the data is read
         _recipe_to_resume(args)
     else:
         _asked_for(args)
@@ -75,13 +80,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _train_in(world: World, args: argparse.Namespace) -> None:
-    """Train in processes that are together, of which the first one writes and speaks."""
+    """Train in one of the processes that have joined; the first one writes and speaks."""
+    if not world.is_first:
+        hide_progress()
     with world.first_alone():
         recipe, base, dataset, out = _recipe_to_resume(args) if args.resume else _recipe_to_start(args)
     out = Path(world.agree(str(out)))  # a new folder is named after the time
+    folder = RunFolder(out)
+    args.resume_command = folder.resume_command(world.size)
     from wideresnet.training import fit
-    from wideresnet.training.summary import announce_run, show_pictures, show_result
 
+    was_finished = args.resume and folder.result.is_file()
     result = fit(
         recipe,
         out,
@@ -89,32 +98,63 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
         resume=args.resume,
         overwrite=args.overwrite,
         checkpoint_every_s=args.checkpoint_every,
-        announce=lambda job, plan: announce_run(job, plan, base),
+        announce=lambda job, plan: _announce(args, job, plan, base),
         world=world,
+        command=typed(args),
     )
     if not world.is_first:
         return
+    if was_finished:
+        console().print(f"{out}: this run has finished; nothing to resume", markup=False)
     if args.json:
         print(json.dumps(result))
-    else:
-        show_result(result)
-    from wideresnet.report.pages import (
-        write_report,  # which draws: nobody need wait for its libraries before the first step
+        return
+    print(
+        f"test error {result['test_error_pct']:.2f} % (epoch {result['epochs']}, the last, on all "
+        f"{result['num_test_images']:,} test images)"
     )
+    for label, path in (("curves", folder.curves), ("predictions", folder.pictures), ("run page", folder.report)):
+        if path.is_file():
+            print(f"{label:<12} {path}")
 
-    write_report(out, dataset)
-    if not args.json:
-        show_pictures(RunFolder(out))
+
+def _announce(args: argparse.Namespace, job: Job, plan: Plan, base: Recipe | None) -> None:
+    """Show the recipe with what was overridden, the data and the arithmetic."""
+    from wideresnet.training.summary import summarize
+
+    summary = summarize(job, plan, base)
+    table = Table(title=escape(summary.title), show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")  # a long path is shown whole
+    for group, values in summary.groups.items():
+        cells = []
+        for key, value in values.items():
+            text = escape(f"{key} {value}")
+            if key in summary.overridden:
+                text = f"[yellow]{text} (recipe: {escape(summary.overridden[key])})[/]"
+            cells.append(text)
+        table.add_row(group, ", ".join(cells))
+    table.add_section()
+    for name, value in summary.facts:
+        table.add_row(name, escape(value))
+    out = console()
+    out.print(table)
+    if summary.overridden:
+        out.print("overridden: " + ", ".join(summary.overridden))
+    for note in summary.notes:
+        out.print(to_flags(f"note: {note}", flag_names(args)), markup=False)
 
 
 def _train_seeds(args: argparse.Namespace) -> None:
     if args.overwrite:
-        raise UsageError("--seeds --overwrite: several runs are not replaced; remove them, or choose another --out")
+        raise UsageError(
+            "seeds= and overwrite=True: several runs are not replaced; remove them, or choose another out="
+        )
     if args.out and not args.resume:
         SeedsFolder(args.out).check_free()
     recipe, base, dataset, out = _recipe_to_resume(args) if args.resume else _recipe_to_start(args)
+    args.resume_command = SeedsFolder(out).resume_command(args.seeds)
     from wideresnet.experiments import fit_seeds
-    from wideresnet.training.summary import announce_run
 
     summary = fit_seeds(
         recipe,
@@ -124,8 +164,8 @@ def _train_seeds(args: argparse.Namespace) -> None:
         dataset=dataset,
         resume=args.resume,
         checkpoint_every_s=args.checkpoint_every,
-        announce=lambda job, plan: announce_run(job, plan, base),
-        command=shlex.join(["wrn", *args.argv]),
+        announce=lambda job, plan: _announce(args, job, plan, base),
+        command=typed(args),
     )
     show(args, summary, render_seeds)
     if not args.json and SeedsFolder(out).page.is_file():
@@ -133,20 +173,20 @@ def _train_seeds(args: argparse.Namespace) -> None:
 
 
 def _recipe_to_start(args: argparse.Namespace) -> tuple[Recipe, Recipe | None, Any, Path]:
-    """Recipe, recipe without overrides, data and folder of a new run."""
+    """Return recipe, recipe without overrides, data and folder of a new run."""
     name, network, data = _asked_for(args)
     from wideresnet.training import resolve_for_data
 
     recipe, base, dataset = resolve_for_data(name, network, data, given_flags(args))
-    return recipe, base, dataset, args.out or new_run_folder(recipe.network, dataset.name, recipe.recipe)
+    return recipe, base, dataset, args.out or new_run_folder(recipe.network, dataset.name, recipe.name)
 
 
 def _asked_for(args: argparse.Namespace) -> tuple[str, str, str]:
-    """Names of recipe, network and data of a new run, whose folder is free."""
+    """Return names of recipe, network and data of a new run, whose folder is free."""
     name, network, data = args.recipe or "paper", args.network, args.data
     if Path(name).is_file():
-        stored = Recipe.from_file(Path(name))
-        network, data = network or stored.network, data or stored.data
+        stored = read_recipe_values(Path(name))
+        network, data = network or stored.get("network"), data or stored.get("data")
     if network is None or data is None:
         raise UsageError("wrn train: needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
     if args.out:
@@ -155,20 +195,20 @@ def _asked_for(args: argparse.Namespace) -> tuple[str, str, str]:
 
 
 def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Path]:
-    """The stored recipe with what was asked for on top, which `fit` compares, and the folder."""
+    """Return the stored recipe with what was asked for on top, which `fit` compares, and the folder."""
     if args.overwrite:
-        raise UsageError("--resume --overwrite: one goes on with a run, the other replaces it; choose one")
+        raise UsageError("resume=True and overwrite=True: one continues a run, the other replaces it; choose one")
     if args.out is None:
-        raise UsageError("--resume: needs --out, the run folder to go on with")
+        raise UsageError("resume=True: needs out=, the run folder to continue")
     if args.seeds is not None:
         folder = SeedsFolder(args.out)
         folder.check_begun()
     elif SeedsFolder(args.out).is_begun():
-        raise UsageError(f"--resume --out {args.out}: holds several seeds; say how many by --seeds N")
+        raise UsageError(f"resume=True: {args.out} holds several seeds; say how many with seeds=N")
     elif not (folder := RunFolder(args.out)).is_run():
-        raise UsageError(f"--resume --out {args.out}: no run there; leave out --resume to start one")
+        raise UsageError(f"resume=True: {args.out} holds no run; leave out resume=True to start one")
     named = {name: getattr(args, name) for name in ("network", "data", "recipe") if getattr(args, name) is not None}
-    return Recipe.from_json({**folder.read_recipe().to_json(), **named, **given_flags(args)}), None, None, args.out
+    return folder.read_recipe().replace(**named, **given_flags(args)), None, None, args.out
 
 
 def render_seeds(summary: dict[str, Any]) -> Table:

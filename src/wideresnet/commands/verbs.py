@@ -1,10 +1,11 @@
-"""What the parsers of all verbs share."""
+"""What all verbs share: parsers, output, the names of new folders."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +18,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, not a page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and leave with exit code 2."""
+        """Report what is wrong and exit with code 2."""
         self.exit(UsageError.exit_code, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -28,7 +29,9 @@ def add_verb(verbs: Any, name: str, run: Any, help: str, example: str) -> argpar
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(verb=run)
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout; all else goes to stderr")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document on stdout; everything else goes to stderr"
+    )
     return parser
 
 
@@ -37,6 +40,11 @@ def add_machine_flags(parser: argparse.ArgumentParser, *, precision: bool = True
     parser.add_argument("--device", choices=CHOICES["device"], default="auto", help="where to run (auto)")
     if precision:
         parser.add_argument("--precision", choices=CHOICES["precision"], default="auto", help="arithmetic (auto)")
+
+
+def typed(args: argparse.Namespace) -> str:
+    """Return the command line that these arguments were read from."""
+    return shlex.join(["wrn", *map(str, args.argv)])
 
 
 def show(args: argparse.Namespace, document: Any, render: Any) -> None:

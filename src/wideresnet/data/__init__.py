@@ -1,4 +1,4 @@
-"""Images with labels, from any of the places and formats the package reads, as arrays that fit in memory."""
+"""Images with labels, from every place and format that the package reads, as arrays in memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Random crop and flip, for a whole batch at once, on the device that holds the images.
 
-What happens to an image is a pure function of (seed, epoch, image): it is drawn for a whole epoch beforehand, so any
-step can be replayed alone. `tests/data/test_augment.py` has the slow per-image twin that this equals.
+What happens to an image is a pure function of (seed, epoch, image). It is drawn for a whole epoch in advance, so that
+any step can be repeated alone. The slow twin, image by image, is in `tests/data/test_augment.py`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class EpochPlan:
     """The order of an epoch and what is done to each image.
 
     Attributes:
-        order: int64 (N,), indices of images in the order in which they are seen.
-        top, left: int64 (N,), where the crop of `order`'s i-th image starts in the padded image, 0..2*padding.
-        flip: bool (N,), whether it is mirrored left-right after the crop.
+        order: int64 (N,), indices of images in the order of training.
+        top, left: int64 (N,), where the crop of `order`'s i-th image starts in the padded image, px, 0..2*padding.
+        flip: bool (N,), whether the i-th image is mirrored left-right after the crop.
     """
 
     order: Tensor
@@ -38,8 +38,10 @@ def plan_epoch(seed: int, epoch: int, num_images: int, *, padding: int, flip: bo
     Args:
         seed: the run's seed.
         epoch: counted from 0.
-        padding: crops start at 0..2*padding in each direction; 0: no crop.
+        num_images: N, the size of the training set.
+        padding: px; crops start at 0..2*padding in each direction; 0 means no crop.
         flip: mirror an image with probability 1/2.
+        device: where the plan's tensors are.
     """
     generator = torch.Generator().manual_seed(seed_of(seed, "epoch", epoch))
     order = torch.randperm(num_images, generator=generator)
@@ -49,21 +51,23 @@ def plan_epoch(seed: int, epoch: int, num_images: int, *, padding: int, flip: bo
 
 
 def pad_images(images: Tensor, padding: int, mode: str) -> Tensor:
-    """Pad (N, H, W, C) images of any dtype by `padding` pixels on each side.
+    """Pad images on all four sides.
 
     Args:
+        images: (N, H, W, C), any dtype.
+        padding: px on each side.
         mode: "reflection" (the edge pixel is not repeated) or "zero".
 
     Raises:
-        UsageError: reflection needs images larger than the padding.
+        UsageError: the images are not larger than the padding, which reflection needs.
     """
     if padding == 0:
         return images
     num, height, width, channels = images.shape
     if mode == "reflection" and padding >= min(height, width):
         raise UsageError(
-            f"crop_padding {padding}: reflection needs a padding below the image's side ({height}x{width}); "
-            "use a smaller one or padding_mode zero"
+            f"crop_padding={padding}: reflection needs a padding smaller than the image ({height}x{width}); "
+            f"use crop_padding={min(height, width) - 1} or less, or padding_mode='zero'"
         )
     if mode == "zero":
         padded = images.new_zeros(num, height + 2 * padding, width + 2 * padding, channels)
@@ -71,13 +75,13 @@ def pad_images(images: Tensor, padding: int, mode: str) -> Tensor:
         return padded
     rows, columns = (_reflected(side, padding).to(images.device) for side in (height, width))
     padded = images.new_empty(num, len(rows), len(columns), channels)
-    for start in range(0, num, 4096):  # in pieces, so that no second copy of the set is ever held
+    for start in range(0, num, 4096):  # in pieces, so that the set is never in memory twice
         padded[start : start + 4096] = images[start : start + 4096].index_select(1, rows).index_select(2, columns)
     return padded
 
 
 def _reflected(size: int, padding: int) -> Tensor:
-    """Which row (or column) each row of the padded image repeats: 2 1 | 0 1 2 | 1 0 for size 3, padding 2."""
+    """The row (or column) that each row of the padded image repeats: 2 1 | 0 1 2 | 1 0 for size 3, padding 2."""
     position = torch.arange(-padding, size + padding).abs()
     return torch.where(position >= size, 2 * (size - 1) - position, position)
 
@@ -85,7 +89,9 @@ def _reflected(size: int, padding: int) -> Tensor:
 def crop_and_flip(
     padded: Tensor, index: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """Cut one crop from each of the chosen images and mirror some.
+    """Cut one crop from each of the chosen images and mirror some of the crops.
+
+    A row of a crop is contiguous in memory, so the batch is one gather of B * H rows, not of B * H * W pixels.
 
     Args:
         padded: (N, H + 2p, W + 2p, C) contiguous, any dtype.
@@ -96,11 +102,10 @@ def crop_and_flip(
 
     Returns:
         (B, H, W, C), the dtype of `padded`.
-
-    A row of a crop lies contiguous in memory, so the batch is one gather of B * H rows, not of B * H * W pixels.
     """
     height, width = size
     num, full_height, full_width, channels = padded.shape
+    # every run of `width` pixels, wherever it starts: overlapping rows of one view, no copy
     num_rows = num * full_height * full_width - width + 1
     rows = padded.as_strided((num_rows, width * channels), (channels, 1))
     first = (index * full_height + top) * full_width + left
@@ -110,7 +115,15 @@ def crop_and_flip(
 
 
 def resize(batch: Tensor, scale: float) -> Tensor:
-    """Scale (B, C, H, W) float images by an antialiased bilinear filter; 1.0 leaves them as they are."""
+    """Scale images with an antialiased bilinear filter.
+
+    Args:
+        batch: float (B, C, H, W).
+        scale: factor for height and width, which are rounded and at least 1 px; 1.0 returns the batch itself.
+
+    Returns:
+        The dtype of `batch`, (B, C, H * scale, W * scale).
+    """
     if scale == 1.0:
         return batch
     height, width = (max(1, round(side * scale)) for side in batch.shape[-2:])

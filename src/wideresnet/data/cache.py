@@ -1,4 +1,4 @@
-"""Decoded images on disk, so that a second run starts at once; and all that can be had again, listed and cleared."""
+"""Decoded images on disk, so that a second run starts at once; also lists and clears everything that is cached."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from wideresnet.base.paths import data_root, kernels_folder, measurements_file
+from wideresnet.base.paths import data_root, kernel_files, kernels_folder, matching_files, measurements_file
 
-# Part of every key: raise it when decoding changes, so that older entries are never taken for current ones.
+# Part of every key: increase it when decoding changes, so that older entries are never used.
 _FORMAT_VERSION = 1
 _ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.(safetensors|\d+\.tmp)")
-_KERNELS_NAME = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.so")
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Entry:
     Attributes:
         images: uint8 (M, H, W, C).
         kept: bool (N,), which of the N images of the source could be read.
-        notes: what was done to them.
-        source: the folder they are from.
+        notes: what was done to the images.
+        source: the folder that holds the encoded images.
     """
 
     images: np.ndarray
@@ -42,7 +41,13 @@ class Entry:
 
 
 def key_of(folder: Path, files: Sequence[Path], **options: object) -> str:
-    """Name a decoded set by all that decides its content: place, files, sizes, times and options."""
+    """Return a key for a decoded set: a digest of everything that decides its content.
+
+    Args:
+        folder: the folder that holds the files.
+        files: the files, in order; their names, sizes and modification times count.
+        options: options of decoding, as values for JSON.
+    """
     root = folder.resolve()
     digest = hashlib.sha256(json.dumps([_FORMAT_VERSION, os.fspath(root), options]).encode())
     for file in files:
@@ -59,7 +64,7 @@ def load(key: str) -> tuple[Entry | None, tuple[str, ...]]:
     """Read an entry.
 
     Returns:
-        The entry, or None where there is none or it is damaged; and a note if it is damaged.
+        The entry, or None if there is none or it is damaged; and a note if it is damaged.
     """
     path = _folder() / f"{key}.safetensors"
     try:
@@ -72,14 +77,14 @@ def load(key: str) -> tuple[Entry | None, tuple[str, ...]]:
             raise ValueError("checksum")
         return Entry(images, kept, tuple(about["notes"]), about["source"]), ()
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        return None, (f"cached images {path} were damaged and have been decoded anew",)
+        return None, (f"the cached images {path} were damaged and have been decoded again",)
 
 
 def store(key: str, entry: Entry) -> tuple[str, ...]:
-    """Write an entry so that it is there whole or not at all.
+    """Write an entry, completely or not at all.
 
     Returns:
-        A note if it could not be written; the run goes on without.
+        A note if it could not be written, which is no reason to stop.
     """
     path = _folder() / f"{key}.safetensors"
     draft = path.with_suffix(f".{os.getpid()}.tmp")
@@ -93,34 +98,34 @@ def store(key: str, entry: Entry) -> tuple[str, ...]:
         with suppress(OSError):
             draft.unlink()
         reason = " ".join(str(error).split())
-        return (f"decoded images could not be cached in {path.parent} ({reason}); WRN_DATA names another folder",)
+        return (f"decoded images could not be cached in {path.parent} ({reason}); set WRN_DATA to another folder",)
     return ()
 
 
 def cache_contents() -> list[tuple[str, int, str]]:
-    """List what the cache holds: (file name, size in bytes, what it is)."""
+    """List the content of the cache: file name, size in bytes, and what it is."""
     return [
         *((path.name, path.stat().st_size, _origin(path)) for path in _entries()),
-        *((path.name, path.stat().st_size, "kernels compiled for this processor") for path in _kernels()),
-        *((path.name, path.stat().st_size, "the fastest ways to train, as measured") for path in _measurements()),
+        *((path.name, path.stat().st_size, "kernels compiled for this processor") for path in kernel_files()),
+        *((path.name, path.stat().st_size, "measured speeds of configurations") for path in _measurements()),
     ]
 
 
 def clear_cache() -> int:
-    """Remove what `cache_contents` lists, and nothing else: each comes back when it is needed.
+    """Remove what `cache_contents` lists and nothing else; every file is made again when it is needed.
 
     Returns:
         The number of bytes freed.
     """
     freed = 0
-    for path in (*_entries(), *_kernels(), *_measurements()):
+    for path in (*_entries(), *kernel_files(), *_measurements()):
         freed += path.stat().st_size
         path.unlink()
     return freed
 
 
 def downloads_bytes() -> int:
-    """Bytes of all other files in the data root: what torchvision fetched there."""
+    """Return the size of all other files in the data root, bytes: what torchvision has downloaded."""
     files = (path for path in data_root().rglob("*") if path.is_file() and kernels_folder() not in path.parents)
     return sum(path.stat().st_size for path in set(files) - {*_entries(), *_measurements()})
 
@@ -130,21 +135,11 @@ def _folder() -> Path:
 
 
 def _entries() -> list[Path]:
-    return _files(_folder(), _ENTRY_NAME)
-
-
-def _kernels() -> list[Path]:
-    return _files(kernels_folder(), _KERNELS_NAME)
+    return matching_files(_folder(), _ENTRY_NAME)
 
 
 def _measurements() -> list[Path]:
     return [path for path in (measurements_file(),) if path.is_file()]
-
-
-def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_file())
 
 
 def _origin(path: Path) -> str:

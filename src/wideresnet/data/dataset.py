@@ -1,4 +1,4 @@
-"""What every reader returns, and the rules that hold for all of them."""
+"""What every reader returns, and the rules that all of them follow."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Dataset:
         source: what the user asked for.
         train, test: the images.
         class_names: in the order of the labels.
-        facts: what is published of this set, or None for the user's own data.
+        facts: what is published about this set; None for the user's own data.
         notes: one line for every decision that was made for the user.
     """
 
@@ -49,21 +49,21 @@ class Dataset:
     notes: tuple[str, ...]
 
 
-# One image in five is held out: the same share as of digits, and close to CIFAR's one in six.
+# One image in five is held out: the same share as in digits, and close to CIFAR's one in six.
 HOLD_OUT_EVERY = 5
 
 
 def every_fifth(labels: np.ndarray) -> np.ndarray:
-    """Choose test images where the user's data has none: every fifth image of each class, in the order given.
+    """Choose test images if the user's data has none: every fifth image of each class, in the given order.
 
     Args:
         labels: integers (N,).
 
     Returns:
-        bool (N,), True for the fifth, tenth... image of each class, so a class of fewer than five keeps all.
+        bool (N,), True for the fifth, tenth... image of each class; a class of fewer than five has no test image.
     """
     _, counts = np.unique(labels, return_counts=True)
-    rank = np.empty(len(labels), dtype=np.int64)  # of an image among those of its class
+    rank = np.empty(len(labels), dtype=np.int64)  # position of an image among those of its class
     first_of_class = np.repeat(np.cumsum(counts) - counts, counts)
     rank[np.argsort(labels, kind="stable")] = np.arange(len(labels)) - first_of_class
     return rank % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
@@ -80,15 +80,15 @@ def check_labels(
 
     Args:
         train, test: integers (N,), the labels of each split.
-        class_names: the names where the data has them, else None.
+        class_names: the names, or None if the data has none.
         where: the file or folder, for the message.
-        name_row: given "train" or "test" and an index, says where that label stands.
+        name_row: given "train" or "test" and an index, returns where that label is, for a message.
 
     Returns:
-        The class names: those given, else "0", "1"...
+        The given class names, or "0", "1"...
 
     Raises:
-        DataError: naming the first row that breaks a rule, and its value.
+        DataError: a label breaks a rule; the message names the first such row and its value.
     """
     for split, labels in (("train", train), ("test", test)):
         if len(labels) == 0:
@@ -125,7 +125,13 @@ def check_labels(
 
 
 def split_images(images: np.ndarray, labels: np.ndarray, is_test: np.ndarray) -> tuple[ImageSet, ImageSet]:
-    """Part images into train and test; without a copy where all training images come first."""
+    """Split images into train and test; without a copy if all training images come first.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        labels: integers (N,).
+        is_test: bool (N,), which are test images.
+    """
     num_train = int(len(labels) - is_test.sum())
     labels = labels.astype(np.int64)
     if not is_test[:num_train].any():

@@ -1,9 +1,8 @@
-"""Many encoded images to one uint8 array: in threads, with a bar, in bounded memory; the result is cached."""
+"""Many encoded images to one uint8 array: in threads, with progress, in bounded memory; the result is cached."""
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +12,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from wideresnet.base.console import track
 from wideresnet.base.errors import DataError
 from wideresnet.base.format import human_bytes
+from wideresnet.base.progress import track
 from wideresnet.data import cache
 from wideresnet.data.images import (
     Header,
@@ -25,21 +24,22 @@ from wideresnet.data.images import (
     read_header,
     silent_pillow,
 )
+from wideresnet.machine.cpu import usable_cpus
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Images of one size up to this side stay as they are; others are brought to the default side. Both are this
-# package's choice: the paper's 32-px networks cost (side / 32)^2 as much, 4 times at 64 px and 16 at 128.
+# Images that all have one size up to this side stay as they are; others are resized to the default side. Both numbers
+# are this package's choice: the paper's networks for 32 px cost (side / 32)^2 as much, 4 times at 64 px, 16 at 128.
 MAX_NATIVE_SIDE_PX = 128
 DEFAULT_SIDE_PX = 64
 
-_IMAGES_PER_JOB = 64  # small images decode in 0.1 ms: one job each would cost more than the work
+_IMAGES_PER_JOB = 64  # small images decode in 0.1 ms: one job per image would cost more than the work
 _NUM_LISTED = 10
 
 
 class Encoded(NamedTuple):
-    """One image still to be decoded: what to call it in a message, and its path or its content."""
+    """One image to decode: its name in messages, and its path or content; None if the source has no content for it."""
 
     where: str
     source: bytes | Path | None
@@ -47,11 +47,11 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoded:
-    """What came of a list of encoded images.
+    """The result of decoding a list of images.
 
     Attributes:
-        images: uint8 (M, H, W, C), those that could be read, in order.
-        kept: bool (N,), which those are.
+        images: uint8 (M, H, W, C), the images that could be read, in order.
+        kept: bool (N,), which of all images those are.
         notes: what was done to them.
     """
 
@@ -67,7 +67,7 @@ class _Decoding(NamedTuple):
 
 
 def is_native(height: int, width: int) -> bool:
-    """Whether images that all have this size are used as they are."""
+    """Tell whether images that all have this size are used as they are."""
     return max(height, width) <= MAX_NATIVE_SIDE_PX
 
 
@@ -80,20 +80,21 @@ def decode_all(
     image_size: int | None,
     skip_unreadable: bool,
 ) -> Decoded:
-    """Decode all images, or take them from the cache if the files are as they were.
+    """Decode all images, or read them from the cache if the files have not changed.
 
-    Images of one size of at most 128 px stay as they are; others are brought to `image_size` (default 64).
+    Images that all have one size of at most 128 px stay as they are; others are resized to `image_size` (default 64).
 
     Args:
-        read: gives all images in order; called twice, first for the sizes and then for the pixels.
-        total: how many it gives.
+        read: yields all images in order; called twice, first for the sizes and then for the pixels.
+        total: number of images that it yields.
         folder: the user's folder.
-        files: the files that hold the images, in order; with their sizes and times they are the cache's key.
-        image_size: side, px, for images that do not stay as they are.
-        skip_unreadable: leave out images that cannot be read, with a note, instead of refusing all.
+        files: the files that hold the images, in order; their names, sizes and times are the key of the cache.
+        image_size: side, px, of images that do not stay as they are.
+        skip_unreadable: leave out images that cannot be read, with a note, instead of raising.
 
     Raises:
-        DataError: images cannot be read; the message counts them all and lists the first ten.
+        DataError: images cannot be read (the message counts them all and lists the first ten), or they do not fit in
+            memory.
     """
     key = cache.key_of(folder, files, image_size=image_size, skip_unreadable=skip_unreadable)
     entry, cache_notes = cache.load(key)
@@ -105,10 +106,18 @@ def decode_all(
 
 
 def resize_all(images: np.ndarray, size: int) -> np.ndarray:
-    """Bring uint8 (N, H, W, C) to (N, size, size, C) as `fit_to_size` does one image."""
+    """Resize images as `fit_to_size` does one image.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        size: side, px.
+
+    Returns:
+        uint8 (N, size, size, C).
+    """
     resized = _allocate(len(images), size, size, images.shape[3])
     jobs = _in_threads(lambda image: fit_to_size(image, size), images)
-    for row, image in enumerate(track(jobs, "Resizing images", len(images))):
+    for row, image in enumerate(track(jobs, "resizing images", len(images))):
         resized[row] = image
     return resized
 
@@ -117,7 +126,7 @@ def _decode_now(
     read: Callable[[], Iterable[Encoded]], total: int, image_size: int | None, skip_unreadable: bool
 ) -> Decoded:
     with silent_pillow():
-        headers = [h for h in track(_in_threads(_header, read()), "Reading sizes", total) if h is not None]
+        headers = [h for h in track(_in_threads(_header, read()), "reading image sizes", total) if h is not None]
         sizes = {(header.height, header.width) for header in headers}
         gray = bool(headers) and all(header.is_gray for header in headers)
         side = image_size or DEFAULT_SIDE_PX
@@ -137,7 +146,7 @@ def _decode_now(
             except UnreadableError as error:
                 return _Decoding(None, frozenset(), f"{encoded.where} ({error})")
 
-        for row, decoding in enumerate(track(_in_threads(decode_one, read()), "Decoding images", total)):
+        for row, decoding in enumerate(track(_in_threads(decode_one, read()), "decoding images", total)):
             if decoding.pixels is None:
                 failures.append(decoding.failure)
                 continue
@@ -151,7 +160,7 @@ def _decode_now(
         listed = "; ".join(failures[:_NUM_LISTED]) + ("; ..." if len(failures) > _NUM_LISTED else "")
         problem = f"{len(failures)} of {total} images cannot be read: {listed}"
         if not skip_unreadable:
-            raise DataError(f"{problem}. Mend or remove them, or leave them out with --skip-unreadable")
+            raise DataError(f"{problem}. Repair or remove them, or use skip_unreadable=True to leave them out")
         notes.append(f"left out, {problem}")
     if gray:
         notes.append("all images are grayscale: 1 channel")
@@ -160,14 +169,14 @@ def _decode_now(
         spread = f"{min(sides)} to {max(sides)} px" if min(sides) != max(sides) else f"{sides[0]} px"
         notes.append(
             f"{num_kept} images of {len(sizes)} size{'s'[: len(sizes) > 1]} (shorter side {spread}) "
-            f"brought to {side} x {side} px: shorter side scaled, centre cropped"
+            f"resized to {side} x {side} px: shorter side scaled, center cropped"
         )
     notes += [_conversion_note(name, count) for name, count in sorted(conversions.items())]
     return Decoded(images[:num_kept], kept, tuple(notes))
 
 
 def _header(encoded: Encoded) -> Header | None:
-    """Size and colour, or None for an image that cannot be read: decoding it will say why."""
+    """Size and color of an image; None if it cannot be read, since decoding it will say why."""
     try:
         return None if encoded.source is None else read_header(encoded.source)
     except UnreadableError:
@@ -178,9 +187,9 @@ def _conversion_note(conversion: str, count: int) -> str:
     images = "1 image" if count == 1 else f"{count} images"
     text = {
         "16-bit": "scaled from 16 to 8 bits",
-        "EXIF rotation": "turned upright by EXIF",
-        "alpha": "with transparency laid over white",
-        "first frame": "with several frames: the first kept",
+        "EXIF rotation": "rotated upright by EXIF",
+        "alpha": "with transparency: placed on white",
+        "first frame": "with several frames: the first one kept",
         "grayscale": "converted from grayscale to RGB",
     }.get(conversion, f"converted from {conversion}")
     return f"{images} {text}"
@@ -193,13 +202,13 @@ def _allocate(num_images: int, height: int, width: int, channels: int) -> np.nda
     except MemoryError as error:
         needed = human_bytes(float(num_images) * height * width * channels)
         raise DataError(
-            f"{num_images} images of {width} x {height} px need {needed} of memory; lower --image-size"
+            f"{num_images} images of {width} x {height} px need {needed} of memory; use a smaller image_size="
         ) from error
 
 
 def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Map in order over threads; unlike Executor.map it takes items only as they are needed."""
-    workers = os.cpu_count() or 1
+    """Map in order over threads; unlike Executor.map, it takes items only as needed, which bounds the memory."""
+    workers = usable_cpus()
     rest = iter(items)
     pending: deque[Future[list[R]]] = deque()
     with ThreadPoolExecutor(workers) as pool:

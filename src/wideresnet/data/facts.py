@@ -1,8 +1,8 @@
-"""What is known of the published data sets: sizes, classes, pixel statistics, and the source of each."""
+"""Facts about the published data sets: sizes, classes, pixel statistics, and the source of each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -11,19 +11,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Facts:
-    """A published data set. All pixel statistics are in grey levels, 0..255.
+    """A published data set. All pixel statistics are in gray levels, 0..255.
 
     Attributes:
-        name: the name `--data` takes.
-        title: the name people use.
+        name: the name that `load_dataset` takes.
+        title: the name that people use.
         num_train, num_test: number of images.
         image_size: side of the square images, px.
         channels: 1 or 3.
         class_names: in the order of the labels.
         mean, std: per channel, what the paper's mean/std preprocessing subtracts and divides by.
-        true_mean, true_std: per channel, as counted over all pixels of the training images.
+        true_mean, true_std: per channel, computed over all pixels of the training images.
         mirror: whether a left-right flip keeps the label.
-        source: where the figures are from.
+        source: where the numbers come from.
     """
 
     name: str
@@ -54,7 +54,7 @@ _CIFAR100_NAMES = """
     worm
 """
 
-# Counted over the 1,437 training images of 8 x 8 pixels.
+# Computed over the 1,437 training images of 8 x 8 pixels.
 _DIGITS_MEAN, _DIGITS_STD = 77.842, 95.920
 
 _DIGITS = Facts(
@@ -71,7 +71,7 @@ _DIGITS = Facts(
     true_std=(_DIGITS_STD,),
     mirror=False,
     source="sklearn.datasets.load_digits (UCI optical digits, test part), values 0..16 scaled to 0..255; "
-    "every fifth image is a test image; statistics counted over the other 1,437",
+    "every fifth image is a test image; statistics computed over the other 1,437",
 )
 
 _CIFAR10 = Facts(
@@ -87,10 +87,10 @@ _CIFAR10 = Facts(
     true_mean=(125.307, 122.950, 113.865),
     true_std=(62.993, 62.089, 66.705),
     mirror=True,
-    source="Krizhevsky 2009; mean and std as in the authors' pytorch/main.py; true ones counted over train",
+    source="Krizhevsky 2009; mean and std as in the authors' pytorch/main.py; true ones computed over train",
 )
 
-# The authors' scripts apply CIFAR-10's statistics to CIFAR-100 too; the paper's figures are made so.
+# The authors' scripts apply CIFAR-10's statistics to CIFAR-100, too; the paper's results were obtained this way.
 _CIFAR100 = replace(
     _CIFAR10,
     name="cifar100",
@@ -120,7 +120,7 @@ _SVHN = Facts(
     "and 0.19803012 0.20101562 0.19703614, times 255; the paper itself only divides by 255 (section 3)",
 )
 
-# Train and extra together, the set of the paper's SVHN figures: 73,257 + 531,131 images.
+# Train and extra together, the set of the paper's SVHN results: 73,257 + 531,131 images.
 SVHN_WITH_EXTRA = replace(
     _SVHN,
     num_train=604_388,
@@ -133,24 +133,27 @@ SVHN_WITH_EXTRA = replace(
 
 FACTS: Mapping[str, Facts] = MappingProxyType({f.name: f for f in (_DIGITS, _CIFAR10, _CIFAR100, _SVHN)})
 
-# Far above the rounding of the published means, far below what separates two data sets of the same shape.
+# Far more than the rounding of the published means, far less than the difference of two data sets of one shape.
 _MEAN_TOLERANCE = 0.2
 
 
-def recognise(train_images: np.ndarray, num_test: int, num_classes: int) -> Facts | None:
-    """Tell whether a user's files hold a published data set.
+def recognize(
+    train_images: np.ndarray, num_test: int, num_classes: int, known: Iterable[Facts] = tuple(FACTS.values())
+) -> Facts | None:
+    """Recognize a published data set in a user's files.
 
     Args:
         train_images: uint8 (N, H, W, C), the training images.
         num_test: number of test images.
         num_classes: number of classes.
+        known: the sets to look for.
 
     Returns:
         The facts of the set whose counts, image size, channels and number of classes are equal and whose true
-        channel means lie within 0.2 grey levels, else None.
+        channel means are within 0.2 gray levels; None if there is none.
     """
     num_train, height, width, channels = train_images.shape
-    for facts in FACTS.values():
+    for facts in known:
         shape = (facts.num_train, facts.image_size, facts.image_size, facts.channels)
         if (
             shape == (num_train, height, width, channels)

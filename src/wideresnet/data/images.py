@@ -1,4 +1,4 @@
-"""One image file to one uint8 array, whatever its format, depth and colour mode; Pillow does the decoding."""
+"""One image file to one uint8 array, for every format, bit depth and color mode. Pillow does the decoding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wideresnet.base.errors import DataError
 
-# The formats Pillow may try; every other reader stays closed to files of unknown origin.
+# The formats that Pillow may try. Its other readers are not exposed to files of unknown origin.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 EXTENSIONS = frozenset(
@@ -22,7 +22,7 @@ EXTENSIONS = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
 
-# 8000 x 8000: above what cameras take, and 192 MB once decoded; checked on the header, before any decoding.
+# 8000 x 8000: more than cameras take, and 192 MB when decoded. Checked in the header, before anything is decoded.
 MAX_PIXELS = 64_000_000
 
 _EXIF_ORIENTATION = 0x0112
@@ -34,16 +34,16 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # EXIF 2.3, tag 0x0112: what turns the stored image upright
+}  # EXIF 2.3, tag 0x0112: the operation that turns the stored image upright
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
 class UnreadableError(ValueError):
-    """Why an image cannot be used, without its name."""
+    """An image cannot be used; the message gives the reason without the image's name."""
 
 
 class Header(NamedTuple):
-    """An upright image's size in px, and whether it has no colour."""
+    """The size of an image when upright, px, and whether it is grayscale."""
 
     height: int
     width: int
@@ -51,18 +51,18 @@ class Header(NamedTuple):
 
 
 def decode(source: bytes | Path, channels: int = 3) -> tuple[np.ndarray, frozenset[str]]:
-    """Decode one image: upright, eight bits, alpha laid over white.
+    """Decode one image: upright, with eight bits, transparent pixels on white.
 
     Args:
         source: the path of a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM file, or its content.
         channels: 3 for RGB, 1 for luma.
 
     Returns:
-        uint8 (H, W, channels), and the conversions made, some of "16-bit", "CMYK", "EXIF rotation", "alpha",
-        "colour", "first frame", "grayscale", "palette", or another colour space's name.
+        uint8 (H, W, channels), and the conversions that were made: "16-bit", "CMYK", "EXIF rotation", "alpha",
+        "color", "first frame", "grayscale", "palette", or the name of another color space.
 
     Raises:
-        DataError: the file is missing, empty, damaged, no image, too large, or of floating-point pixels.
+        DataError: the file is missing, empty, damaged, not an image or too large, or has floating-point pixels.
     """
     try:
         with silent_pillow():
@@ -73,9 +73,9 @@ def decode(source: bytes | Path, channels: int = 3) -> tuple[np.ndarray, frozens
 
 @contextmanager
 def silent_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings (large image, odd metadata) from the user: what matters is decided here.
+    """Suppress Pillow's warnings (large image, odd metadata): what matters is checked here.
 
-    Enter it on the main thread, around the threads that decode: Python's warning filters are not per thread.
+    Enter it in the main thread, around the threads that decode, because Python's warning filters are not per thread.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -83,22 +83,39 @@ def silent_pillow() -> Iterator[None]:
 
 
 def read_header(source: bytes | Path) -> Header:
-    """Read size and colour of an image without decoding it. Raises UnreadableError."""
+    """Read the size and color of an image without decoding it.
+
+    Args:
+        source: path or content.
+
+    Raises:
+        UnreadableError: the file is missing, empty, damaged, not an image or too large.
+    """
     with _opened(source) as image:
         width, height = image.size
-        # A square image is as wide when turned, and a PNG gives its EXIF only after decoding.
+        # a square image is as wide when rotated; that spares a PNG, whose EXIF is only known after decoding
         if width != height and image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS:
             width, height = height, width
         return Header(height, width, _is_gray(image))
 
 
 def decode_quietly(source: bytes | Path, channels: int) -> tuple[np.ndarray, frozenset[str]]:
-    """Do the work of `decode`, to be called inside `silent_pillow`. Raises UnreadableError."""
+    """Do the work of `decode`, inside `silent_pillow`.
+
+    Args:
+        source, channels: as for `decode`.
+
+    Returns:
+        As for `decode`.
+
+    Raises:
+        UnreadableError: where `decode` raises DataError.
+    """
     conversions: set[str] = set()
     with _opened(source) as image:
         if getattr(image, "is_animated", False):
             conversions.add("first frame")
-        # Pillow reads 16-bit colour as eight bits by itself and says so only in the raw mode.
+        # Pillow reads 16-bit color as eight bits on its own and shows that only in the raw mode
         if ";16" in image.mode or ";16" in str(getattr(image, "tile", "")):
             conversions.add("16-bit")
         image.load()
@@ -111,20 +128,20 @@ def decode_quietly(source: bytes | Path, channels: int) -> tuple[np.ndarray, fro
         if channels == 3 and gray:
             conversions.add("grayscale")
         elif channels == 1 and not gray:
-            conversions.add("colour")
+            conversions.add("color")
         pixels = np.asarray(flat.convert("RGB" if channels == 3 else "L"))
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], channels)), frozenset(conversions)
 
 
 def fit_to_size(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """Bring an image to a size: scale until it just covers that, antialiased bilinear, and crop the centre.
+    """Resize an image: scale it (antialiased, bilinear) until it just covers the new size, and crop the center.
 
     Args:
         image: uint8 (H, W, C), C is 1 or 3.
         size: (height, width), or the side of a square, px.
 
     Returns:
-        uint8 (height, width, C); the image itself where it has that size already.
+        uint8 (height, width, C); the image itself if it already has that size.
     """
     height, width = (size, size) if isinstance(size, int) else size
     full_height, full_width, channels = image.shape
@@ -141,7 +158,7 @@ def fit_to_size(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
 
 @contextmanager
 def _opened(source: bytes | Path) -> Iterator[Image.Image]:
-    """Open an image and turn whatever goes wrong while it is open into an UnreadableError."""
+    """Open an image; every error until it is closed becomes an UnreadableError."""
     try:
         if isinstance(source, Path):
             if not source.is_file():
@@ -162,7 +179,7 @@ def _opened(source: bytes | Path) -> Iterator[Image.Image]:
         raise UnreadableError(f"too many pixels, the limit is {MAX_PIXELS // 10**6} million") from error
     except UnidentifiedImageError as error:
         raise UnreadableError(f"not an image ({', '.join(FORMATS)})") from error
-    except Exception as error:  # Pillow's readers raise nearly any type on a damaged file
+    except Exception as error:  # Pillow's readers raise almost every type of error for a damaged file
         raise UnreadableError(" ".join(f"damaged: {error or type(error).__name__}".split())) from error
 
 
@@ -171,14 +188,14 @@ def _is_gray(image: Image.Image) -> bool:
 
 
 def _to_eight_bits(image: Image.Image, conversions: set[str]) -> Image.Image:
-    """Return the decoded image in mode L or RGB and add what was done to `conversions`."""
+    """Return the decoded image in mode L or RGB, and add what was done to `conversions`."""
     mode = image.mode
     if mode == "F":
         raise UnreadableError("floating-point pixels have no fixed range; save as 8 or 16 bits")
     if mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise UnreadableError(f"pixels from {values.min()} to {values.max()}, outside 16 bits; save as 8 bits")
+            raise UnreadableError(f"pixels from {values.min()} to {values.max()}, beyond 16 bits; save as 8 bits")
         conversions.add("16-bit")
         return Image.fromarray(np.rint(values / 257).astype(np.uint8))  # 257 = 65535 / 255
     if mode.startswith("P"):

@@ -1,9 +1,10 @@
-"""`load_dataset`: from what the user writes after `--data` to a Dataset."""
+"""`load_dataset`: from a name or a path to a Dataset."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.format import nearest
 from wideresnet.data.dataset import Dataset, ImageSet
 from wideresnet.data.decode import DEFAULT_SIDE_PX, is_native, resize_all
-from wideresnet.data.facts import FACTS, recognise
+from wideresnet.data.facts import FACTS, Facts, recognize
 from wideresnet.data.images import MAX_PIXELS
 from wideresnet.data.readers.folders import read_folder
 from wideresnet.data.readers.npz import read_npz
@@ -25,76 +26,84 @@ _MAX_SIDE_PX = int(MAX_PIXELS**0.5)
 
 
 def load_dataset(
-    data: str | Path, *, extra: bool = False, image_size: int | None = None, skip_unreadable: bool = False
+    data: str | Path,
+    *,
+    extra_data: bool = False,
+    image_size: int | None = None,
+    skip_unreadable: bool = False,
+    known: Iterable[Facts] = tuple(FACTS.values()),
 ) -> Dataset:
     """Load a data set into memory.
 
     Args:
-        data: "digits", "cifar10", "cifar100" or "svhn"; or the path of an `.npz`, or of a folder of class
-            folders, of parquet files, or in torchvision's own layout. A Path is never taken for a name.
-        extra: SVHN only: train on the extra images too, as the paper does.
-        image_size: side, px, to which images are brought (shorter side scaled, centre cropped); None keeps
-            images that all have one size of at most 128 px and brings others to 64.
-        skip_unreadable: leave out images that cannot be read, with a note, instead of refusing the data.
+        data: "digits", "cifar10", "cifar100" or "svhn"; or the path of an `.npz`, or of a folder with class folders,
+            parquet files or torchvision's files. A Path is never read as a name.
+        extra_data: SVHN only: train on the extra images, too, as the paper does.
+        image_size: side, px, to which images are resized (shorter side scaled, center cropped); None keeps images that
+            all have one size of at most 128 px and resizes others to 64.
+        skip_unreadable: leave out images that cannot be read, with a note, instead of raising.
+        known: published sets to recognize in the user's files.
 
     Returns:
-        The data; its `notes` state every decision made on the way.
+        The data; its `notes` name every decision that was made.
 
     Raises:
-        UsageError: no such data set, or an option that does not fit it.
-        DataError: the files cannot be used; the message names the file, the reason and the remedy.
+        UsageError: there is no such data set, or an option does not apply to it.
+        DataError: the files cannot be used; the message names the file, the reason and the fix.
     """
     if image_size is not None and not 1 <= image_size <= _MAX_SIDE_PX:
-        raise UsageError(f"image size {image_size} px: must be 1 to {_MAX_SIDE_PX}")
+        raise UsageError(f"image_size={image_size}: must be 1 to {_MAX_SIDE_PX} px")
     name = re.sub(r"[-_ ]", "", data.lower()) if isinstance(data, str) else ""
     path = Path(os.path.expanduser(data))
     if not str(data).strip() or (name not in FACTS and not path.exists()):
         raise UsageError(_unknown(str(data), name))
     layout = find_layout(path) if name not in FACTS else None
-    if extra and name != "svhn" and not (layout and layout.name == "svhn"):
-        raise UsageError(f"--extra-data: only svhn has extra images, not {data}")
+    if extra_data and name != "svhn" and not (layout and layout.name == "svhn"):
+        raise UsageError(f"extra_data=True: only svhn has extra images, not {data}; leave out extra_data=True")
     try:
         if name == "digits":
             dataset = read_digits(str(data))
         elif name in FACTS:
-            dataset = download(name, str(data), extra=extra)
+            dataset = download(name, str(data), extra=extra_data)
         elif layout is not None:
-            dataset = read_layout(layout, str(data), extra=extra)
+            dataset = read_layout(layout, str(data), extra=extra_data)
         else:
-            dataset = _read_own(path, str(data), image_size, skip_unreadable)
+            dataset = _read_own(path, str(data), image_size, skip_unreadable, known)
     except OSError as error:
         raise DataError(f"{error.filename or data}: {error.strerror or error}") from error
     if name in FACTS and path.exists():
-        dataset = _noted(dataset, f"{path} exists too: give ./{path} to use it")
+        dataset = _noted(dataset, f"{path} exists, too; use ./{path} to read it instead")
     return _fitted(dataset, image_size)
 
 
 def load_for(recipe: Recipe) -> Dataset:
-    """The data set of a recipe."""
+    """Load the data set of a recipe."""
     return load_dataset(
         recipe.data,
-        extra=recipe.extra_data,
-        image_size=recipe.image_size,
-        skip_unreadable=recipe.skip_unreadable,
+        extra_data=recipe.feed.extra_data,
+        image_size=recipe.feed.image_size,
+        skip_unreadable=recipe.feed.skip_unreadable,
     )
 
 
 def _unknown(data: str, name: str) -> str:
     if name == "imagenet":
         return (
-            "imagenet: not supported by name yet; a folder with train/<class>/ and val/<class>/ is, if it "
-            "fits in memory at --image-size"
+            "imagenet: not supported by name yet; use a folder with train/<class>/ and val/<class>/, which must fit "
+            "in memory at its image_size="
         )
     if "/" in data or "\\" in data or data.endswith((".npz", ".parquet")):
         return f"{data}: no such file or folder"
     return f"{data}: no such data set, file or folder; {nearest(data, FACTS)}, or a path"
 
 
-def _read_own(path: Path, source: str, image_size: int | None, skip_unreadable: bool) -> Dataset:
-    """Read the user's own files, and see whether they are a published set after all."""
+def _read_own(
+    path: Path, source: str, image_size: int | None, skip_unreadable: bool, known: Iterable[Facts]
+) -> Dataset:
+    """Read the user's own files, and check whether they are a published set after all."""
     if not path.is_dir():
         if path.suffix.lower() != ".npz":
-            raise UsageError(f"{path}: a single file must be an .npz; for images or parquet files give their folder")
+            raise UsageError(f"{path}: a single file must be an .npz; for images or parquet files use their folder")
         dataset = read_npz(path, source)
     elif (parquet := find_parquet(path)) is not None:
         dataset = read_parquet(parquet, source, image_size=image_size, skip_unreadable=skip_unreadable)
@@ -103,21 +112,21 @@ def _read_own(path: Path, source: str, image_size: int | None, skip_unreadable: 
     else:
         dataset = read_folder(path, source, image_size=image_size, skip_unreadable=skip_unreadable)
     own_name = path.resolve().stem if path.is_file() else path.resolve().name
-    facts = recognise(dataset.train.images, len(dataset.test), len(dataset.class_names))
+    facts = recognize(dataset.train.images, len(dataset.test), len(dataset.class_names), known)
     if facts is not None:
         numbered = dataset.class_names == tuple(str(label) for label in range(len(dataset.class_names)))
         names = facts.class_names if numbered else dataset.class_names
         dataset = replace(dataset, name=facts.name, facts=facts, class_names=names)
-        return _noted(dataset, f"recognised as {facts.title}: counts, size, classes and channel means are equal")
+        return _noted(dataset, f"recognized as {facts.title}: counts, size, classes and channel means are equal")
     if own_name in FACTS:
         title = FACTS[own_name].title
         dataset = replace(dataset, name=f"{own_name}-own")
-        return _noted(dataset, f"called {own_name} but not the published {title}: treated as data of your own")
+        return _noted(dataset, f"called {own_name} but not the published {title}: treated as your own data")
     return replace(dataset, name=own_name)
 
 
 def _fitted(dataset: Dataset, image_size: int | None) -> Dataset:
-    """Bring all images to the size asked for, or to the default where they are too large to keep."""
+    """Resize all images to the given size, or to the default if they are too large to keep."""
     height, width = dataset.train.images.shape[1:3]
     size = image_size or (None if is_native(height, width) else DEFAULT_SIDE_PX)
     if size is None or (height, width) == (size, size):
@@ -127,7 +136,7 @@ def _fitted(dataset: Dataset, image_size: int | None) -> Dataset:
         for split in (dataset.train, dataset.test)
     )
     fitted = replace(dataset, train=train, test=test)
-    return _noted(fitted, f"all images brought from {width} x {height} to {size} x {size} px")
+    return _noted(fitted, f"all images resized from {width} x {height} to {size} x {size} px")
 
 
 def _noted(dataset: Dataset, note: str) -> Dataset:

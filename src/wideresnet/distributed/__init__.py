@@ -1,1 +1,1 @@
-"""Several processes that train one network."""
+"""Several processes that train one network: the world, gradients, synchronized normalization, the launcher."""

@@ -1,4 +1,4 @@
-"""Batch normalisation over the images of all processes, on any device."""
+"""Batch normalization over the images of all processes."""
 
 from __future__ import annotations
 
@@ -9,25 +9,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wideresnet.distributed.world import all_gather, all_reduce
+from wideresnet.distributed.collectives import all_gather, all_reduce
 
 
-class SyncBatchNorm2d(nn.SyncBatchNorm):
-    """In training, normalises by mean and variance over all processes' images; in evaluation a plain BatchNorm2d.
+def synchronize_norms(network: nn.Module, *, on_gpu: bool = False) -> None:
+    """Replace every BatchNorm2d by a synchronized one, in place; parameters and buffers stay the same tensors.
 
-    Same parameters, buffers and names as BatchNorm2d. PyTorch's own SyncBatchNorm is for GPUs only; this is for any
-    device, so that what trains on GPUs is tested on CPUs. Processes may hold different numbers of images.
+    On a GPU that is PyTorch's own SyncBatchNorm, with its fused kernels. It refuses tensors on a CPU, and the compiler
+    has no rule for it: in both cases `SyncBatchNorm2d` takes its place.
+
+    Args:
+        network: the network of this process.
+        on_gpu: whether it trains on a GPU and is not compiled.
+    """
+    kind = nn.SyncBatchNorm if on_gpu else SyncBatchNorm2d
+    for parent in list(network.modules()):
+        for name, norm in parent.named_children():
+            if type(norm) is nn.BatchNorm2d:
+                sync = kind(norm.num_features, norm.eps, norm.momentum, device="meta")
+                for own in (*norm._parameters, *norm._buffers):
+                    setattr(sync, own, getattr(norm, own))
+                parent.register_module(name, sync.train(norm.training))
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Normalizes by mean and variance over all processes' images in training; in evaluation it is a plain BatchNorm2d.
+
+    It has the parameters, buffers and names of BatchNorm2d, and works on any device. Processes may have different
+    numbers of images.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+        """Normalize (B, C, H, W), which keeps its shape."""
         if not self.training or input.is_meta:  # meta: shapes only, nothing to exchange
-            return super(nn.SyncBatchNorm, self).forward(input)  # a plain BatchNorm2d's
+            return super().forward(input)
         if torch.compiler.is_compiling():
-            return _without_compiler(self._normalise_together, input)
-        return self._normalise_together(input)
+            return _without_compiler(self._normalize_over_processes, input)
+        return self._normalize_over_processes(input)
 
-    def _normalise_together(self, input: Tensor) -> Tensor:
+    def _normalize_over_processes(self, input: Tensor) -> Tensor:
         mean, var, count = batch_statistics(input)
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -38,26 +58,21 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
             unbiased = var * (count / (count - 1).clamp(min=1))
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             self.num_batches_tracked.add_(1)
-        return cast(Tensor, _Normalise.apply(input, self.weight, self.bias, mean, var, count, self.eps))
-
-
-def synchronise_norms(network: nn.Module) -> None:
-    """Put a `SyncBatchNorm2d` in the place of every BatchNorm2d; parameters and buffers stay the same tensors."""
-    for parent in list(network.modules()):
-        for name, norm in parent.named_children():
-            if type(norm) is nn.BatchNorm2d:
-                sync = SyncBatchNorm2d(norm.num_features, norm.eps, norm.momentum, device="meta")
-                for own in (*norm._parameters, *norm._buffers):
-                    setattr(sync, own, getattr(norm, own))
-                parent.register_module(name, sync.train(norm.training))
+        return cast(Tensor, _Normalize.apply(input, self.weight, self.bias, mean, var, count, self.eps))
 
 
 @torch.no_grad()
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and biased variance (C,) of each channel over all processes, and the number of values; float32 or float64.
+    """Compute the statistics of each channel over all processes.
 
-    The variances within the processes and between their means are added up (Chan, Golub & LeVeque 1979): sums of
-    squares would cancel where a mean is large.
+    The variances within the processes and between their means are added (Chan, Golub & LeVeque 1979), because sums of
+    squares lose all digits if a mean is large.
+
+    Args:
+        x: (B, C, H, W) of any floating type, this process's part.
+
+    Returns:
+        Mean (C,), biased variance (C,) and number of values per channel, float64 if x is, else float32.
     """
     x = x if x.dtype == torch.float64 else x.float()
     var, mean = torch.var_mean(x, dim=(0, 2, 3), unbiased=False)
@@ -70,8 +85,8 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, (counts * (variances + (means - mean) ** 2)).sum(0) / total, total
 
 
-class _Normalise(torch.autograd.Function):
-    """(x - mean) / sqrt(var + eps) * weight + bias, where mean and var are those of all processes' x."""
+class _Normalize(torch.autograd.Function):
+    """(x - mean) / sqrt(var + eps) * weight + bias, with mean and var over all processes' x."""
 
     @staticmethod
     def forward(
@@ -85,11 +100,12 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var, count = ctx.saved_tensors
         scale = (var + ctx.eps).rsqrt()
-        # the gradient as if mean and var were constants, and the sums over this process's images ...
+        # first the gradient as if mean and var were constants, and the sums over this process's images ...
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             gradients[0], x, weight, mean, var, mean, scale, False, ctx.eps, [True, True, True]
         )
-        # ... then what they pass on to x, for which every process's images count (Ioffe & Szegedy 2015, section 3)
+        # ... then the part through mean and var, to which every process's images contribute (Ioffe & Szegedy 2015,
+        # section 3)
         sums = torch.cat((dweight, dbias))
         all_reduce(sums)
         dscale, dshift = (part.view(-1, 1, 1) / count for part in sums.chunk(2))
@@ -99,5 +115,5 @@ class _Normalise(torch.autograd.Function):
 
 
 def _without_compiler(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Call a function that talks to other processes: the compiler goes on before it and after it."""
+    """Call a function that communicates: the compiler stops before it and continues after it."""
     return torch.compiler.disable(function)(x)  # type: ignore[call-arg, arg-type, return-value]

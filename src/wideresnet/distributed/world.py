@@ -1,14 +1,13 @@
-"""Several processes that train one network: who they are, what they exchange, how they end together.
+"""Several processes that train one network: who they are, what they agree on, how they end together.
 
-They are started by torchrun, or by `wrn train --processes N`, which calls torchrun's own machinery (see `launch`).
-Every process holds all training images and the whole network, makes its share of each batch, and after the exchange of
+They are started by torchrun, or by `wrn train --processes N`, which calls torchrun's own launcher (see `launch`). Every
+process has all training images and the whole network, computes its share of each batch, and after the exchange of
 gradients takes the same step as the others, so that all weights stay equal to the last bit. Processes on several
-machines must see the same run folder. Only the first process writes and speaks.
+machines must see the same run folder. Only the first process writes and reports.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
@@ -20,33 +19,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-from torch.distributed.rendezvous import rendezvous
+from torch import Tensor
 
-from wideresnet.base.console import console
-from wideresnet.base.errors import UsageError, WRNError
+from wideresnet.base.errors import UsageError
 from wideresnet.base.seeding import seed_of
-from wideresnet.data.feeds.resident import share_of
-from wideresnet.spec.recipe import Recipe
+from wideresnet.distributed.collectives import all_reduce_max, broadcast, noticing_loss
+from wideresnet.machine.cpu import usable_cpus
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 TIMEOUT = timedelta(minutes=10)
-"""What a process waits for the others: a killed one is noticed at once, this is for one that hangs. It is far more than
-a step, an evaluation's last batch or a compilation takes."""
+"""How long a process waits for the others. One that was killed is noticed at once; this is for one that hangs. It is
+much longer than a step, the last batch of an evaluation, or a compilation takes."""
 
 SIGN_OFF_S = 1.0
-"""In which those that are left say so, before the others are named as missing."""
+"""How long the remaining processes have to sign off before the others are reported as missing."""
 
-_visits = itertools.count()  # one job of torchrun may train several times; each time has keys of its own in its store
-
-
-class LostProcess(WRNError):
-    """Another process has ended or no longer answers."""
+_visits = itertools.count()  # one torchrun job may train several times, each time with its own keys in the store
 
 
 @dataclass(frozen=True)
@@ -54,12 +48,12 @@ class World:
     """The processes that train together, seen from one of them.
 
     Attributes:
-        rank: this process, from 0; 0 is the one that writes and speaks.
+        rank: number of this process, from 0; process 0 writes and reports.
         size: number of processes.
-        local_rank: this process among those of its machine; it uses the GPU of this number.
-        depth: what stochastic depth draws from, the same in all processes.
+        local_rank: number of this process on its machine, which is also the number of its GPU.
+        depth: the generator of stochastic depth, equal in all processes.
         store: the launcher's key-value store, which outlives the processes; None for a single process.
-        launcher_pid: process that started this one.
+        launcher_pid: the process that started this one.
     """
 
     rank: int = 0
@@ -71,16 +65,19 @@ class World:
 
     @staticmethod
     def single() -> World:
-        """One process alone."""
+        """Return the world of one process alone."""
         return World()
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes and reports."""
         return self.rank == 0
 
     def use(self, device: str) -> None:
         """Make "cuda" mean this process's own GPU.
+
+        Args:
+            device: "cpu" or "cuda"; nothing happens for "cpu".
 
         Raises:
             UsageError: there are more processes than GPUs.
@@ -89,57 +86,49 @@ class World:
             return
         if self.local_rank >= (num_gpus := torch.cuda.device_count()):
             raise UsageError(
-                f"processes {self.size}: each needs a GPU of its own and this machine has {num_gpus}; use "
-                f"--processes {num_gpus} or --device cpu"
+                f"processes={self.size}: each needs its own GPU, and this machine has {num_gpus}; use "
+                f"processes={num_gpus} or device='cpu'"
             )
         torch.cuda.set_device(self.local_rank)
 
-    def scaled(self, recipe: Recipe) -> Recipe:
-        """The recipe with batch_size and lr as all processes together take their steps.
-
-        Rule "global": both as they are, so that the result does not depend on the number of processes. Rule "linear":
-        both times the number of processes (Goyal et al. 2017, arXiv 1706.02677, section 2.1).
-
-        Raises:
-            UsageError: a batch with fewer images than processes.
-        """
-        if recipe.batch_rule == "linear":
-            batch_size, lr = recipe.batch_size * self.size, recipe.lr * self.size
-            return dataclasses.replace(recipe, batch_size=batch_size, lr=lr)
-        if recipe.batch_size < self.size:
-            raise UsageError(
-                f"batch_size {recipe.batch_size}: fewer images than the {self.size} processes that share them; use "
-                f"--batch-size {self.size} or more, or --processes {recipe.batch_size} or fewer"
-            )
-        return recipe
-
     def seed_step(self, seed: int, step: int) -> None:
-        """Seed what a step draws: dropout in each process differently, stochastic depth in all as in one alone."""
+        """Seed the random draws of a step: dropout differs between processes, stochastic depth is equal in all.
+
+        Args:
+            seed: the run's seed.
+            step: counted from 0.
+        """
         whole = seed_of(seed, "step", step)
         self.depth.manual_seed(whole)
         own = whole if self.size == 1 else seed_of(seed, "step", step, self.rank)
-        torch.default_generator.manual_seed(own)  # torch.manual_seed also looks for devices of all kinds, at each step
+        torch.default_generator.manual_seed(own)  # cheaper than torch.manual_seed, which looks for devices of all kinds
         if torch.cuda.is_initialized():
             torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(own)
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """The first process passes this block alone, then the others: for work that leaves files for the others to
-        find, such as downloads and decoded images. However long it takes: the launcher ends all if the first one dies.
+        """Run a block in the first process alone, then in the others.
+
+        This is for work that leaves files for the others to find, such as downloads and decoded images. It may take
+        any time; the launcher ends all processes if the first one dies.
         """
         if self.store is None:
             yield
             return
         key = f"passed/{self.store.add(f'first_alone/{self.rank}', 1)}"
-        with _noticing_loss():
+        with noticing_loss():
             while not self.is_first and not self.store.check([key]):
-                time.sleep(0.05)  # not store.wait, which Ctrl-C cannot interrupt
+                time.sleep(0.05)  # store.wait could not be interrupted by Ctrl-C
         yield
         if self.is_first:
             self.store.set(key, "")
 
     def agree(self, value: Any) -> Any:
-        """The first process's value, a JSON one, in every process."""
+        """Return the first process's value in every process.
+
+        Args:
+            value: what JSON can hold; ignored in the other processes.
+        """
         if self.size == 1:
             return value
         content = bytearray(json.dumps(value).encode() if self.is_first else b"")
@@ -150,33 +139,36 @@ class World:
         return json.loads(content)
 
     def any_of(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag, whether it is set in any process: the same answer in all, so that all act at the same step.
+        """Tell for each flag whether it is set in any process. All get the same answer and act at the same step.
 
-        On the host, over gloo, also where gradients go over NCCL: nothing waits for a GPU, and a killed process is
-        noticed here. A process whose launcher is gone is noticed by the first flag, a request to stop.
+        The flags travel between hosts over gloo even if gradients use NCCL: nothing waits for a GPU, and a killed
+        process is noticed here.
+
+        Args:
+            flags: the first one is a request to stop; a process whose launcher has ended sets it, too.
         """
         if self.size == 1:
             return flags
         orphaned = os.getppid() != self.launcher_pid
         told = torch.tensor([flags[0] or orphaned, *flags[1:]], dtype=torch.uint8)
-        all_reduce(told, dist.ReduceOp.MAX)
+        all_reduce_max(told)
         return tuple(bool(flag) for flag in told.tolist())
 
     def meet(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has called this."""
         self.any_of(False)
 
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors by those of the first process."""
+        """Overwrite tensors with those of the first process."""
         if self.size > 1:
             for tensor in tensors:
                 broadcast(tensor)
 
     def gather_rows(self, parts: list[Tensor], counts: list[int]) -> Tensor:
-        """Put all processes' rows together, in order of rank.
+        """Concatenate the rows of all processes in order of rank.
 
         Args:
-            parts: this process's rows, float32 (n, C) each, on the CPU; the first process must have some.
+            parts: this process's rows, float32 (n, C) each, on the CPU; the first process must have at least one.
             counts: number of rows of each process.
 
         Returns:
@@ -193,8 +185,8 @@ class World:
         return every
 
     def name_missing(self) -> str:
-        """Which processes have ended, in words, once one is lost."""
-        _ignore_signals()  # the launcher now ends everyone: let there be time to say why
+        """Describe which processes have ended, after one was lost."""
+        _ignore_signals()  # the launcher now ends all processes; this one still has to say why
         if self.store is None:
             return "a process has ended"
         try:
@@ -204,84 +196,20 @@ class World:
         except RuntimeError:
             return "the launcher has ended"
         if not missing:
-            return f"the {self.size} processes have lost touch"
+            return f"the {self.size} processes have lost their connection"
         names = ", ".join(map(str, missing))
-        return f"process{'es'[: 2 * (len(missing) > 1)]} {names} of {self.size} (from 0) has been killed"
-
-
-class GradientSum:
-    """The exchange of a step: gradients, loss and number of errors of all processes, summed in one message.
-
-    One flat message after the backward pass, not DistributedDataParallel: what counts is `parameter.grad` and not how
-    it came about, so branches that stochastic depth left out, gradients accumulated over several passes, compiled
-    networks and hand-written backward passes all work, and each process weighs by its own number of images. The price
-    is that nothing is sent while the backward pass still runs, and one more copy of the gradients.
-
-    Args:
-        network: its parameters, on one device.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.parameters = list(network.parameters())
-        sizes = [parameter.numel() for parameter in self.parameters]
-        self.message = self.parameters[0].new_zeros(sum(sizes) + 2, requires_grad=False)
-        starts = itertools.accumulate(sizes, initial=0)
-        self.gradients = [  # in the parameters' own memory layout, so that the optimiser finds one piece of memory each
-            self.message.as_strided(parameter.shape, parameter.stride(), start)
-            for parameter, start in zip(self.parameters, starts, strict=False)
-        ]
-
-    @torch.no_grad()
-    def exchange(self, loss: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum over the processes; each parameter's `grad` is then the sum.
-
-        Args:
-            loss: this process's part of the loss, a scalar.
-            errors: number of this process's errors, a scalar.
-
-        Returns:
-            The sums of both.
-        """
-        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-            if parameter.grad is None:  # in every process: stochastic depth draws the same in all
-                gradient.zero_()
-            else:
-                gradient.copy_(parameter.grad)
-            parameter.grad = gradient
-        self.message[-2], self.message[-1] = loss, errors
-        all_reduce(self.message)
-        loss, errors = self.message[-2:].clone()
-        return loss, errors
-
-
-def all_reduce(tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
-    """Combine a tensor over the processes, in place; the result has the same bits in all of them."""
-    with _noticing_loss():
-        dist.all_reduce(tensor, operation)
-
-
-def all_gather(tensor: Tensor) -> Tensor:
-    """Every process's tensor, stacked in order of rank."""
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    with _noticing_loss():
-        dist.all_gather(parts, tensor)
-    return torch.stack(parts)
-
-
-def broadcast(tensor: Tensor, source: int = 0) -> None:
-    """Overwrite a tensor by that of one process."""
-    with _noticing_loss():
-        dist.broadcast(tensor, source)
+        subject, verb = ("process", "was") if len(missing) == 1 else ("processes", "were")
+        return f"{subject} {names} of {self.size} (counted from 0) {verb} killed"
 
 
 @contextmanager
 def join(world: World | None = None) -> Iterator[World]:
-    """Take part in what torchrun has started; a process that torchrun has not started is a world of its own.
+    """Join the processes that torchrun has started; without torchrun, yield a world of this process alone.
 
-    If this process fails, the others end too, and only the first that fails says why; the others leave in silence.
+    If this process fails, the others end, too. Only the first one that fails says why; the others exit silently.
 
     Args:
-        world: processes that are together already; nothing is done then.
+        world: processes that have joined already; then nothing happens.
     """
     if world is not None:
         yield world
@@ -290,70 +218,58 @@ def join(world: World | None = None) -> Iterator[World]:
     if size == 1 or not dist.is_available() or not dist.is_torchelastic_launched():
         yield World.single()
         return
-    _share_cores(int(os.environ["LOCAL_WORLD_SIZE"]))
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    share_cpus(int(os.environ["LOCAL_WORLD_SIZE"]), os.getppid())
     store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     store = PrefixStore(f"wideresnet/{next(_visits)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     world = World(rank, size, int(os.environ["LOCAL_RANK"]), store=store)
-    was_quiet, console().quiet = console().quiet, not world.is_first
     try:
-        world.meet()  # nobody may be gone again while another is still connecting
+        world.meet()  # no process may leave while another one is still connecting
         yield world
     except BaseException as error:
         _leave(world, store, error)
         raise
-    finally:
-        console().quiet = was_quiet
     dist.destroy_process_group()
 
 
-def describe_batch(world: World, recipe: Recipe, num_images: int) -> str:
-    """How a full batch of `num_images` is shared and which lr goes with it, in one line."""
-    shares = [share_of(num_images, rank, world.size) for rank in range(world.size)]
-    sizes = [share.stop - share.start for share in shares]
-    each = f"x {sizes[0]}" if len(set(sizes)) == 1 else f"of {', '.join(map(str, sizes))}"
-    lr = world.scaled(recipe).lr
-    return f"{num_images} images a step: {world.size} processes {each}, lr {lr:g} (rule {recipe.batch_rule})"
+def share_cpus(num_processes: int, launcher_pid: int) -> None:
+    """Divide the usable CPUs among the processes of a machine, unless the user has set OMP_NUM_THREADS.
 
+    torchrun sets OMP_NUM_THREADS to 1 if the user has not. The environment that torchrun itself was started with tells
+    which of the two it was.
 
-@contextmanager
-def _noticing_loss() -> Iterator[None]:
+    Args:
+        num_processes: processes on this machine.
+        launcher_pid: process of torchrun.
+    """
     try:
-        yield
-    except RuntimeError as error:  # what gloo and NCCL raise when the other end is gone, or TIMEOUT has passed
-        raise LostProcess(f"another process has ended or no longer answers ({error})") from error
+        is_users = b"OMP_NUM_THREADS=" in Path(f"/proc/{launcher_pid}/environ").read_bytes()
+    except OSError:  # not Linux
+        is_users = "OMP_NUM_THREADS" in os.environ
+    if not is_users:
+        torch.set_num_threads(max(1, usable_cpus() // num_processes))
 
 
 def _leave(world: World, store: Store, error: BaseException) -> None:
-    """Before this process ends by an error: return if it is to say why, else end in silence."""
+    """Before an error ends this process: return if it is the one to report, else exit silently."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
     _ignore_signals()
     try:
-        speaks = store.add("spoken", 1) == 1
-    except RuntimeError:  # the launcher is gone, and with it the store
-        speaks = world.is_first
-    if not speaks:
+        reports = store.add("reported", 1) == 1
+    except RuntimeError:  # the launcher has ended, and the store with it
+        reports = world.is_first
+    if not reports:
         raise SystemExit(getattr(error, "exit_code", 1)) from None
-    get_error_handler().record_exception(error)  # torchrun shows it; `launch` sees that something was said
+    get_error_handler().record_exception(error)  # for torchrun, which shows it, and for `launch`
 
 
 def _ignore_signals() -> None:
-    """For the last second of a process: the launcher's SIGTERM must not cut off its last words."""
+    """For the last second of a process: the launcher's SIGTERM must not interrupt its report."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-
-
-def _share_cores(num_processes: int) -> None:
-    """Give each process of a machine its part of the cores, unless the user has set OMP_NUM_THREADS.
-
-    torchrun sets OMP_NUM_THREADS to 1 itself where it is not set; the environment that torchrun was started with tells
-    this apart from the user's setting.
-    """
-    try:
-        users = b"OMP_NUM_THREADS=" in Path(f"/proc/{os.getppid()}/environ").read_bytes()
-    except OSError:  # not Linux
-        users = "OMP_NUM_THREADS" in os.environ
-    if not users:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // num_processes))

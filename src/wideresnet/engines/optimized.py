@@ -1,4 +1,4 @@
-"""A network made ready for inference: the fastest exact way that is known for it on this machine."""
+"""Inference in fp32: a snapshot of a network, prepared for speed, with the outputs of the network up to rounding."""
 
 from __future__ import annotations
 
@@ -10,133 +10,148 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from wideresnet.engines.winograd import layers_of, why_not_for
-from wideresnet.kernels import ops
-from wideresnet.networks.blocks import PostActBlock, PreActBlock
-from wideresnet.networks.models import Network, PostActNet, PreActNet
+from wideresnet.engines.description import Description, Ineligible, Layer, describe, norms_to_fold, why_not_now
+from wideresnet.kernels import library, ops
+from wideresnet.networks.models import Network, PostActNet
+
+
+def optimize(network: Network, *, kernels: bool = True) -> Optimized:
+    """Prepare a network for inference. The result is a snapshot: later changes to the network do not affect it.
+
+    On a CPU a pre-activation network for small images runs by the Winograd kernels, with weights transformed once (four
+    times their memory). In other networks each batch normalization that follows a convolution is folded into it.
+
+    Args:
+        network: in any mode; not modified.
+        kernels: whether the Winograd kernels may be used; False means never.
+
+    Returns:
+        A module with the `forward` of the network in evaluation mode, equal up to rounding, without gradients.
+    """
+    return Optimized(network, kernels=kernels)
 
 
 class Optimized(nn.Module):
-    """A snapshot of a network for inference; later changes of the network do not reach it.
+    """See `optimize`.
 
-    On a CPU a pre-activation network for small images runs by the Winograd kernels, its weights transformed once (four
-    times their memory); other networks have their normalisations folded into the convolutions before them. Outputs are
-    those of the network up to rounding.
+    Attributes:
+        network: the copy that runs if the kernels do not.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, *, kernels: bool = True) -> None:
         super().__init__()
         frozen = copy.deepcopy(network).eval().requires_grad_(False)
         self.network = cast("Network", frozen.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         self.is_folded = isinstance(self.network, PostActNet) and _fold(self.network)
-        self._transform()
+        self.kernels = kernels
+        self._prepare()
         self.eval()
 
     @property
     def has_kernels(self) -> bool:
-        """Whether images in fp32 go through the Winograd kernels; in other precisions they never do."""
-        return bool(self.blocks)
+        """Whether the Winograd kernels compute images in fp32. In other precisions they never do."""
+        return self._program is not None
 
     def how(self, precision: str = "fp32") -> str:
-        """What was done, in words."""
+        """Say in words how images of a precision are computed."""
         if self.has_kernels and precision == "fp32":
             return "Winograd kernels, weights transformed beforehand"
-        return "normalisations folded into convolutions, " * self.is_folded + "channels last in memory"
+        return "normalizations folded into convolutions, " * self.is_folded + "channels last in memory"
 
-    def _transform(self) -> None:
-        """Weights in the form that the kernels take on this machine, where they can run."""
-        self.blocks: list[_Block] = []
-        self.last: ops.Normalised | None = None
-        if _kernels_can_run(self.network):
-            trunk = cast("PreActNet", self.network)
-            blocks = [block for group in trunk.groups for block in cast("nn.Sequential", group)]
-            self.blocks = [_Block(cast("PreActBlock", block)) for block in blocks]
-            self.last = ops.normalise_running(cast("nn.BatchNorm2d", trunk.norm))
+    def _prepare(self) -> None:
+        """Transform the weights for the kernels of this machine, if it has any for this network."""
+        self._program: Program | None = None
+        if self.kernels:
+            try:
+                description = describe(self.network)
+            except Ineligible:
+                return
+            if library.why_unavailable() is None:
+                self._program = Program(description)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As of any module; what was computed beforehand is computed again."""
+        """Load weights as any module does, and prepare them again."""
         result = super().load_state_dict(*args, **kwargs)
-        self._transform()
+        self._prepare()
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what another machine may have in another form."""
-        return {**self.__dict__, "blocks": [], "last": None}
+        """Leave out the transformed weights, whose form depends on the machine."""
+        return {**self.__dict__, "_program": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._transform()
+        self._prepare()
 
     def train(self, mode: bool = True) -> Optimized:
-        """Stays in evaluation mode: there is nothing in it that learns."""
+        """Stay in evaluation mode, whatever `mode` is: a snapshot does not train."""
         del mode
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores (B, num_classes) of images (B, C, H, W), as `Network.forward` gives them."""
+        """Compute logits (B, num_classes) of images (B, C, H, W), like `Network.forward`.
+
+        Raises:
+            UsageError: x has another type or shape than the network takes.
+        """
         self.network.check(x)
-        if not self.has_kernels or why_not_for(x) is not None:
+        if self._program is None or why_not_now(x) is not None:
             return self.network(x.contiguous(memory_format=torch.channels_last))
-        trunk = cast("PreActNet", self.network)
-        x = ops.channels_last(trunk.stem(x.contiguous(memory_format=torch.channels_last)))
-        for block in self.blocks:
-            x = block(x)
-        assert self.last is not None
-        x = ops.activate(x, self.last)
-        return trunk.fc(x.mean((2, 3)))
+        return self._program(x)
 
 
-class _Block:
-    """A pre-activation block at test time, all that depends on its weights alone computed beforehand."""
+class Program:
+    """A described network in evaluation mode by the kernels. What depends on the weights alone is computed once."""
 
-    def __init__(self, block: PreActBlock) -> None:
-        self.shortcut = block.shortcut
-        self.layers = [
-            (ops.normalise_running(norm), conv, ops.transform_weight(conv.weight) if ops.fits(conv) else None)
-            for norm, conv in layers_of(block)
+    def __init__(self, description: Description) -> None:
+        self.description = description
+        self.norms = {number: ops.normalize_running(norm) for number, norm in description.norms.items()}
+        self.weights = [
+            ops.transform_weight(layer.conv.weight) if ops.fits(layer.conv) else None for layer in description.layers
         ]
 
     def __call__(self, x: Tensor) -> Tensor:
-        shortcut = x
-        for i, (norm, conv, transformed) in enumerate(self.layers):
-            active = None
-            if i == 0 and self.shortcut is not None:
-                active = ops.activate(x, norm)
-                shortcut = ops.channels_last(F.conv2d(active, self.shortcut.weight, None, self.shortcut.stride))
-            add = shortcut if i == len(self.layers) - 1 else None
-            if transformed is not None:
-                source, prologue = (x, norm) if active is None else (active, None)
-                x, _ = ops.convolve(source, transformed, conv.out_channels, prologue, add)
-                continue
-            active = ops.activate(x, norm) if active is None else active
-            x = ops.channels_last(F.conv2d(active, conv.weight, None, conv.stride, conv.padding))
-            if add is not None:
-                x += add
-        return x
+        """Compute logits (B, num_classes) of float32 images (B, C, H, W), without gradients."""
+        description = self.description
+        stem = description.stem(x.contiguous(memory_format=torch.channels_last))
+        maps, active = {0: ops.channels_last(stem)}, dict[int, Tensor]()
+        for layer, weight, unused in zip(description.layers, self.weights, description.last_uses, strict=True):
+            maps[layer.writes] = self._convolve(layer, weight, maps, active)
+            for number in unused:
+                del maps[number]
+                active.pop(number, None)
+        x = ops.activate(maps[description.output], self.norms[description.output])
+        return description.fc(x.mean((2, 3)))
 
+    def _convolve(
+        self, layer: Layer, weight: Tensor | None, maps: dict[int, Tensor], active: dict[int, Tensor]
+    ) -> Tensor:
+        """Run a layer.
 
-def _kernels_can_run(network: Network) -> bool:
-    images = torch.zeros(1, network.in_channels, 8, 8, dtype=torch.float32, device="cpu")
-    with torch.no_grad():
-        return network.why_no_kernels(images) is None
-
-
-def _can_fold(module: nn.Module) -> bool:
-    """Whether this is a convolution or normalisation like any other, and nothing hangs on to it."""
-    return type(module) in (nn.Conv2d, nn.BatchNorm2d) and not (module._forward_hooks or module._forward_pre_hooks)
+        Args:
+            weight: transformed; None if PyTorch computes this convolution.
+            active: the activated maps that several layers read.
+        """
+        conv, number, is_shared = layer.conv, layer.reads, layer.reads in self.description.shared
+        add = None if layer.adds is None else maps[layer.adds]
+        if weight is not None and not is_shared:  # everything in one kernel
+            return ops.convolve(maps[number], weight, conv.out_channels, self.norms[number], add)[0]
+        source = active[number] if number in active else ops.activate(maps[number], self.norms[number])
+        if is_shared:
+            active[number] = source
+        if weight is not None:
+            return ops.convolve(source, weight, conv.out_channels, None, add)[0]
+        y = ops.channels_last(F.conv2d(source, conv.weight, None, conv.stride, conv.padding))
+        if add is not None:
+            y += add
+        return y
 
 
 def _fold(network: PostActNet) -> bool:
-    """Fold each batch normalisation into the convolution before it; False where there is none."""
-    pairs: list[tuple[nn.Module, str, str]] = [(network, "conv1", "bn1")]
-    for block in network.modules():
-        if isinstance(block, PostActBlock):
-            pairs += [(block, f"conv{i}", f"bn{i}") for i in range(1, block.num_convs + 1)]
-            if block.downsample is not None:
-                pairs.append((block.downsample, "0", "1"))
+    """Fold each batch normalization into the convolution before it. Return whether there was any."""
     folded_any = False
-    for parent, conv_name, norm_name in pairs:
+    for parent, conv_name, norm_name in norms_to_fold(network):
         conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
         if _can_fold(conv) and _can_fold(norm) and norm.running_mean is not None:
             folded = fuse_conv_bn_eval(conv, norm)
@@ -144,3 +159,8 @@ def _fold(network: PostActNet) -> bool:
             setattr(parent, norm_name, nn.Identity())
             folded_any = True
     return folded_any
+
+
+def _can_fold(module: nn.Module) -> bool:
+    """Return whether this is an ordinary convolution or normalization without hooks."""
+    return type(module) in (nn.Conv2d, nn.BatchNorm2d) and not (module._forward_hooks or module._forward_pre_hooks)

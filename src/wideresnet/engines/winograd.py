@@ -1,227 +1,206 @@
-"""The forward and backward pass of pre-activation networks by the kernels: the fast twin of `PreActNet.forward`.
+"""Training by the Winograd kernels: the forward and backward pass of a described network.
 
-A block keeps only what its normalisations saw; activations are computed again on the way back, inside the kernels.
+A block saves only the inputs of its normalizations. Normalized and activated maps, which convolutions read, are
+recomputed inside the kernels in the backward pass.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.module import _has_any_global_hook
 
+from wideresnet.engines.description import Block, Description, Ineligible, Layer, describe_for, why_not_now
+from wideresnet.engines.optimized import Program
 from wideresnet.kernels import ops
-from wideresnet.kernels.library import why_unavailable
-from wideresnet.kernels.ops import Normalised
-from wideresnet.networks.blocks import PreActBlock
-
-if TYPE_CHECKING:
-    from wideresnet.networks.models import PreActNet
+from wideresnet.kernels.ops import Normalized
+from wideresnet.networks.models import Network
 
 
-_KNOWN = (PreActBlock, nn.Linear, nn.ReLU, nn.Dropout, nn.Identity, nn.Sequential, nn.ModuleList)
-"""Modules of a pre-activation network beside convolutions and normalisations: these very classes, no heirs of them."""
+def accelerate(network: Network) -> Accelerated:
+    """Run a network, forward and backward, by the Winograd kernels whenever they compute what plain PyTorch would.
+
+    Whether they do is decided at each call: see `why_no_kernels`. Otherwise the network itself runs. Results agree up
+    to rounding.
+
+    Args:
+        network: keeps its parameters, buffers and mode; nothing is copied.
+
+    Returns:
+        A module with the `forward` of the network.
+    """
+    return Accelerated(network)
 
 
-def why_not(network: PreActNet, x: Tensor) -> str | None:
-    """Why the kernels would not compute what the plain forward pass does, here and now; None where they would."""
-    return why_not_for(x) or _why_not_in(network)
+class Accelerated(nn.Module):
+    """See `accelerate`.
+
+    Attributes:
+        network: the wrapped network.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    @property  # type: ignore[override]
+    def training(self) -> bool:
+        """The mode of the network."""
+        return self.network.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:  # type: ignore[override]
+        """Nothing: `train` and `eval` set the mode of the network, as that of any submodule."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute logits (B, num_classes) of images (B, C, H, W), like `Network.forward`.
+
+        Raises:
+            UsageError: x has another type or shape than the network takes.
+        """
+        self.network.check(x)
+        if why_not_now(x) is not None:  # asked first so that compilers, which trace this line, see no exception
+            return self.network(x)
+        try:
+            description = describe_for(self.network, x)
+        except Ineligible:
+            return self.network(x)
+        return _train(description, x) if self.network.training else Program(description)(x)
 
 
-def why_not_for(x: Tensor) -> str | None:
-    """The same for what may be another at each call, whatever the network: the images and what surrounds the call."""
-    if type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return "the kernels are for fp32 on a CPU"
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
-    ):
-        return "the kernels cannot be traced"
-    return "there are no images" if x.numel() == 0 else None
-
-
-def _why_not_in(network: PreActNet) -> str | None:
-    """The same for the network, whatever its images."""
-    if torch.is_grad_enabled() and not network.training:
-        return "the kernels have no gradients in evaluation mode"
-    if any(type(block) is not PreActBlock for group in network.groups for block in cast("nn.Sequential", group)):
-        return "the kernels are for pre-activation blocks"
-    modules = [module for module in network.modules() if module is not network]
-    if any(module.training != network.training for module in modules):
-        return "the kernels have all modules either in training or in evaluation mode"
-    if _has_any_global_hook():
-        return "the kernels would pass by the hooks of all modules"
-    return next((reason for module in modules if (reason := _why_not(module))), None) or why_unavailable()
-
-
-def _why_not(module: nn.Module) -> str | None:
-    """The same for one module: it must be of a kind that the kernels know, and nothing may hang on to it."""
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return "the kernels would pass by the hooks of its modules"
-    if type(module) is nn.BatchNorm2d:
-        tensors = (module.weight, module.bias, module.running_mean, module.running_var)
-        known = all(t is not None and _is_plain(t) and t.is_contiguous() for t in tensors)
-        if not known or module.momentum is None or not module.track_running_stats or module.num_features % ops.LANES:
-            return f"the kernels are for batch normalisation of multiples of {ops.LANES} channels"
-    elif type(module) is nn.Conv2d:
-        plain = module.bias is None and module.groups == 1 and module.dilation == (1, 1)
-        if not plain or module.padding_mode != "zeros":
-            return "the kernels are for plain convolutions without bias"
-        if not _is_plain(module.weight):
-            return "the kernels are for fp32 on a CPU"
-    elif type(module) not in _KNOWN:
-        return f"the kernels know no {type(module).__name__}"
-    elif type(module) is PreActBlock and type(module.activation) is not nn.ReLU:
-        return "the kernels are for ReLU"
-    return "the kernels leave out no blocks" if getattr(module, "survival", 1) != 1 else None
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-
-
-def forward(network: PreActNet, x: Tensor) -> Tensor:
-    """Logits (B, num_classes), where `why_not` has nothing to say."""
-    x = ops.channels_last(network.stem(x))
-    blocks = [cast(PreActBlock, block) for group in network.groups for block in cast("nn.Sequential", group)]
-    norm = cast("nn.BatchNorm2d", network.norm)
-    if not network.training:
-        for block in blocks:
-            x = _residual_at_test_time(block, x)
-        x = ops.activate(x, ops.normalise_running(norm))
-    else:
-        sums = ops.statistics(x.detach())
-        for block in blocks:
-            x, sums = _Residual.apply(block, sums, x, *block.parameters())  # type: ignore[misc]
-        x = _Activation.apply(norm, sums, x, norm.weight, norm.bias)  # type: ignore[assignment]
-    return network.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
-
-
-def layers_of(block: PreActBlock) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
-    """Each convolution with the normalisation before it."""
-    return cast("list[tuple[nn.BatchNorm2d, nn.Conv2d]]", list(zip(block.norms, block.convs, strict=True)))
+def _train(description: Description, x: Tensor) -> Tensor:
+    x = ops.channels_last(description.stem(x))
+    sums = ops.statistics(x.detach())
+    for block in description.blocks:
+        x, sums = _Residual.apply(block, sums, x, *block.parameters())  # type: ignore[misc]
+    norm = description.norm
+    x = cast("Tensor", _Activation.apply(norm, sums, x, norm.weight, norm.bias))
+    return description.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
 class _Residual(torch.autograd.Function):
-    """A block in training: from its input, and the sums of that and of its square, to the same of its output."""
+    """A block in training.
+
+    Next to each map go the sums of the map and of its square, from which the next normalization takes the statistics
+    of the batch. The kernels compute them while they write the map. No gradient flows through them: the backward pass
+    of the normalization accounts for the statistics.
+    """
 
     @staticmethod
-    def forward(ctx: Any, block: PreActBlock, sums: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, block: Block, sums: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         shortcut, inputs, norms, masks = x, [], [], []
-        layers = layers_of(block)
-        for i, (module, conv) in enumerate(layers):
-            norm = ops.normalise(sums, x.numel() // x.shape[1], module)
+        for i, layer in enumerate(block.convs):
+            norm = ops.normalize(sums, x.numel() // x.shape[1], layer.norm)
             inputs.append(x)
             norms.append(norm)
             mask = active = None
-            if i == 0 and block.shortcut is not None:
+            if i == 0 and block.projection is not None:
+                active = ops.activate(x, norm)  # two convolutions read it
+                shortcut = _convolve(active, block.projection.conv)
+            elif layer.dropout:
                 active = ops.activate(x, norm)
-                shortcut = _convolve(active, block.shortcut)
-            elif i > 0 and isinstance(block.dropout, nn.Dropout):
-                active = ops.activate(x, norm)
-                mask = torch.empty_like(active).bernoulli_(1 - block.dropout.p).div_(1 - block.dropout.p)
+                # Drawn as nn.Dropout draws it, so that both give the same masks for the same seed.
+                mask = torch.empty_like(active).bernoulli_(1 - layer.dropout).div_(1 - layer.dropout)
                 active *= mask
             masks.append(mask)
-            add = shortcut if i == len(layers) - 1 else None
-            x, sums = cast("tuple[Tensor, Tensor]", _forward(conv, x, norm, active, add, summed=True))
+            add = None if layer.adds is None else shortcut
+            x, sums = _forward(layer, x, norm, active, add)
         ctx.block, ctx.norms = block, norms
-        ctx.save_for_backward(*inputs, *masks, *parameters)  # the block may have other parameters on the way back
+        # Parameters are saved because the modules may hold others by the time of the backward pass (functional_call),
+        # and so that PyTorch notices if one is modified in place.
+        ctx.save_for_backward(*inputs, *masks, *parameters)
         ctx.mark_non_differentiable(sums)
         return x, sums
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        block: PreActBlock = ctx.block
+        block: Block = ctx.block
+        # `arrived` is the gradient of the sum: it reaches the last convolution and the shortcut alike.
         arrived = gradient = ops.channels_last(gradients[0])
-        num, names = len(block.convs), [name for name, _ in block.named_parameters()]
-        saved = ctx.saved_tensors
-        inputs, masks, parameters = saved[:num], saved[num : 2 * num], dict(zip(names, saved[2 * num :], strict=True))
-        found: dict[str, Tensor] = {}
-        for i, (_, conv) in reversed(list(enumerate(layers_of(block)))):
+        num, saved = len(block.convs), ctx.saved_tensors
+        inputs, masks, parameters = saved[:num], saved[num : 2 * num], saved[2 * num :]
+        found: list[Tensor | None] = [None] * len(parameters)  # in the order of Block.parameters
+        for i, layer in reversed(list(enumerate(block.convs))):
             x, norm, mask = inputs[i], ctx.norms[i], masks[i]
-            add, through = None, arrived
-            if i == 0 and block.shortcut is not None:
-                weight = parameters["shortcut.weight"]
-                add, found["shortcut.weight"] = _convolve_backward(
-                    arrived, ops.activate(x, norm), block.shortcut, weight
+            gamma, weight = parameters[3 * i], parameters[3 * i + 2]
+            into_activation = into_input = None  # what the shortcut adds to the gradient of the block's input
+            if i == 0 and block.projection is None:
+                into_input = arrived
+            elif i == 0 and block.projection is not None:
+                into_activation, found[-1] = _convolve_backward(
+                    arrived, ops.activate(x, norm), block.projection.conv, parameters[-1]
                 )
-                through = None
-            weight, gamma = parameters[f"convs.{i}.weight"], parameters[f"norms.{i}.weight"]
-            gradient, sums, found[f"convs.{i}.weight"] = _backward(conv, weight, gradient, x, norm, mask, add)
-            gradient, found[f"norms.{i}.weight"], found[f"norms.{i}.bias"] = ops.normalise_backward(
-                gradient, sums, x, norm, gamma, through if i == 0 else None
+            gradient, sums, found[3 * i + 2] = _backward(layer, weight, gradient, x, norm, mask, into_activation)
+            gradient, found[3 * i], found[3 * i + 1] = ops.normalize_backward(
+                gradient, sums, x, norm, gamma, into_input
             )
-        return None, None, gradient, *(found[name] for name in names)
+        return None, None, gradient, *found
 
 
 class _Activation(torch.autograd.Function):
-    """The normalisation and activation that end the trunk, in training."""
+    """The normalization and activation at the end of the trunk, in training."""
 
     @staticmethod
     def forward(ctx: Any, norm: nn.BatchNorm2d, sums: Tensor, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.normalised = ops.normalise(sums, x.numel() // x.shape[1], norm)
+        ctx.normalized = ops.normalize(sums, x.numel() // x.shape[1], norm)
         ctx.save_for_backward(x, *parameters)
-        return ops.activate(x, ctx.normalised)
+        return ops.activate(x, ctx.normalized)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, gamma, _ = ctx.saved_tensors
-        gradient = ops.empty(*x.shape).copy_(gradients[0])  # what arrives is a view of the pool's, to be left alone
-        sums = ops.activate_backward(gradient, x, ctx.normalised)
-        return None, None, *ops.normalise_backward(gradient, sums, x, ctx.normalised, gamma)
-
-
-def _residual_at_test_time(block: PreActBlock, x: Tensor) -> Tensor:
-    shortcut, layers = x, layers_of(block)
-    for i, (module, conv) in enumerate(layers):
-        norm, active = ops.normalise_running(module), None
-        if i == 0 and block.shortcut is not None:
-            active = ops.activate(x, norm)
-            shortcut = _convolve(active, block.shortcut)
-        x, _ = _forward(conv, x, norm, active, shortcut if i == len(layers) - 1 else None)
-    return x
+        gradient = ops.empty(*x.shape).copy_(gradients[0])  # a copy: what arrives is an expanded view from pooling
+        sums = ops.activate_backward(gradient, x, ctx.normalized)
+        return None, None, *ops.normalize_backward(gradient, sums, x, ctx.normalized, gamma)
 
 
 def _forward(
-    conv: nn.Conv2d,
-    x: Tensor,
-    norm: Normalised,
-    active: Tensor | None,
-    add: Tensor | None,
-    *,
-    summed: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """conv(relu(norm(x))) + add and, where asked for, its sums; `active`, where it is known, is what is convolved."""
+    layer: Layer, x: Tensor, norm: Normalized, active: Tensor | None, add: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Compute conv(relu(norm(x))) + add and its sums.
+
+    Args:
+        active: relu(norm(x)), with dropout, if it exists already; else it is fused into the convolution.
+    """
+    conv = layer.conv
     if ops.fits(conv):
         source, prologue = (x, norm) if active is None else (active, None)
         weight = ops.transform_weight(conv.weight)
-        return ops.convolve(source, weight, conv.out_channels, prologue, add, summed=summed)
+        y, sums = ops.convolve(source, weight, conv.out_channels, prologue, add, summed=True)
+        return y, cast("Tensor", sums)
     y = _convolve(ops.activate(x, norm) if active is None else active, conv)
     if add is not None:
         y += add
-    return y, ops.statistics(y) if summed else None
+    return y, ops.statistics(y)
 
 
 def _backward(
-    conv: nn.Conv2d,
+    layer: Layer,
     weight: Tensor,
     gradient: Tensor,
     x: Tensor,
-    norm: Normalised,
+    norm: Normalized,
     mask: Tensor | None,
     add: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Back through `_forward` to the normalisation: the gradient there, its sums, the weights' gradient."""
-    if ops.fits(conv) and mask is None:
+    """Backpropagate through `_forward`, up to the normalization.
+
+    Args:
+        gradient: with respect to the result of the convolution.
+        mask: of dropout, scaled.
+        add: another gradient with respect to the activation.
+
+    Returns:
+        The gradient with respect to the normalized x, its sums for `ops.normalize_backward`, and the gradient with
+        respect to the weight.
+    """
+    conv = layer.conv
+    if ops.fits(conv) and mask is None:  # everything in two kernels, with the activation recomputed inside
         found = ops.convolve_weight_gradient(x, gradient, norm)
         backwards = ops.transform_weight(weight, backwards=True)
         return *ops.convolve_backward(gradient, backwards, x, norm, add), found
@@ -241,11 +220,12 @@ def _backward(
 
 
 def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Convolve by PyTorch: strided and 1x1 convolutions."""
     return ops.channels_last(F.conv2d(x, conv.weight, None, conv.stride, conv.padding))
 
 
 def _convolve_backward(gradient: Tensor, x: Tensor, conv: nn.Conv2d, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the input and of the weights, by PyTorch."""
+    """Compute the gradients with respect to the input and the weight by PyTorch."""
     through, found, _ = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), 1, (True, True, False)
     )

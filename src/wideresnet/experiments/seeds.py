@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress, TaskID
-
-from wideresnet.base.console import bar, console
+from wideresnet.base import progress
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import Dataset
@@ -22,10 +20,10 @@ from wideresnet.experiments.summary import seeds_document, seeds_text
 from wideresnet.report.pages import write_comparison
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import SeedsFolder, read_json, write_json
-from wideresnet.training import Interrupted, Job, Plan, make_plan
-from wideresnet.training.fit import check_checkpoint_every, resumed_recipe
+from wideresnet.training import Interrupted, Job, Plan
+from wideresnet.training.fit import check_checkpoint_every, prepare
 from wideresnet.training.interrupt import StopRequest
-from wideresnet.training.setup import prepare
+from wideresnet.training.resolve import resumed_recipe
 
 STOPPED = Interrupted.exit_code
 
@@ -92,20 +90,19 @@ def fit_seeds(
     stopped = False
     if waiting:
         dataset = dataset or load_for(recipe)
-        with console().status("measuring a few steps: the fastest configuration, memory, time"):
-            job = prepare(recipe, dataset)
-            plan, recipe, device = make_plan(job, resumed=resume), job.recipe, job.device
+        job, plan = prepare(recipe, dataset, resumed=resume)
+        recipe, device = job.recipe.replace(**job.execution.settled()), job.execution.device
         if announce:
             announce(job, plan)
         del job, dataset  # their memory is for the workers
         if device == "cpu" and resume:  # so that each run has as many threads as it began with
             at_once = at_once or most
-        pace, num_threads = make_pace(device, plan, recipe.batch_size, num_seeds, at_once, _say)
+        pace, num_threads = make_pace(device, plan, recipe.schedule.batch_size, num_seeds, at_once, progress.report)
 
         def start(seed: int) -> Worker:
             run = folder.run(seed)
             job = {
-                "recipe": dataclasses.replace(recipe, seed=seed).to_json(),
+                "recipe": recipe.replace(seed=seed).to_json(),
                 "out": str(run.path),
                 "resume": run.is_run(),
                 "checkpoint_every_s": checkpoint_every_s,
@@ -123,7 +120,7 @@ def fit_seeds(
             raise Interrupted(f"interrupted; continue from the last checkpoints with: {again}") from None
         seconds, most, rates = seconds + time.monotonic() - started, pace.at_once, pace.rates or rates
     else:
-        _say(f"{folder.path}: all {num_seeds} seeds have finished; nothing to train")
+        progress.report(f"{folder.path}: all {num_seeds} seeds have finished; nothing to train")
     summary = seeds_document(folder, recipe, seeds, seconds, most, rates)
     write_json(folder.summary, summary)
     if summary["n"] > 1:
@@ -139,10 +136,6 @@ def fit_seeds(
     return summary
 
 
-def _say(text: str) -> None:
-    console().print(text, markup=False)
-
-
 def _is_done(folder: SeedsFolder, seed: int) -> bool:
     run = folder.run(seed)
     return run.result.is_file() and run.report.is_file()
@@ -152,7 +145,7 @@ def _name_others(folder: SeedsFolder, seeds: Sequence[int]) -> None:
     """Name the runs in the folder that are not asked for, so that nobody believes they are in the mean."""
     asked = {folder.run(seed).path for seed in seeds}
     if others := sorted(path.name for path in folder.path.glob("seed*") if path.is_dir() and path not in asked):
-        _say(f"left as they are and not counted: {', '.join(others)}")
+        progress.report(f"left as they are and not counted: {', '.join(others)}")
 
 
 def _train(
@@ -169,24 +162,30 @@ def _train(
         The seeds that failed, and whether training was stopped before the end.
     """
     waiting, failed = deque(seeds), list[int]()
-    running: dict[Worker, TaskID | None] = {}  # each with its line of the display, once it trains
-    progress = bar("loss {task.fields[loss]}", "error {task.fields[error]}")
-    with StopRequest() as stop, progress:
+    running: dict[Worker, progress.Task | None] = {}  # each with its line of progress, once it trains
+    lines: dict[Worker, ExitStack] = {}
+    with StopRequest() as stop, ExitStack() as display:
         try:
             while running or (waiting and not stop.asked):
                 while waiting and len(running) < pace.at_once and not stop.asked:
                     seed = waiting.popleft()
                     running[start(seed)] = None
-                    _say(f"seed {seed}: started, log in {folder.log(seed)}")
+                    progress.report(f"seed {seed}: started, log in {folder.log(seed)}")
                 time.sleep(0.1)
                 for worker, line in list(running.items()):
                     if stop.asked:
                         worker.stop()
                     if worker.report:
-                        running[worker] = _show(progress, line, worker.seed, worker.report, recipe, plan)
+                        # added late, so that the speed of a resumed run does not count the steps before
+                        if line is None:
+                            lines[worker] = display.enter_context(ExitStack())
+                            line = running[worker] = lines[worker].enter_context(
+                                progress.task("", total=plan.num_steps, fields=("loss", "error"))
+                            )
+                        _show(line, worker.seed, worker.report, recipe, plan)
                     if (code := worker.poll()) is not None:
-                        if (line := running.pop(worker)) is not None:
-                            progress.remove_task(line)
+                        running.pop(worker)
+                        lines.pop(worker, ExitStack()).close()
                         _say_end(folder, worker, code)
                         if code and not (code == STOPPED and stop.asked):
                             failed.append(worker.seed)
@@ -197,25 +196,22 @@ def _train(
     return sorted(failed), stop.asked
 
 
-def _show(progress: Progress, line: TaskID | None, seed: int, report: Report, recipe: Recipe, plan: Plan) -> TaskID:
-    """Update the line of a seed. It is added late, so that a resumed run's speed does not count the steps before."""
-    if line is None:
-        line = progress.add_task("", total=plan.num_steps, completed=report.step, loss="-", error="-")
-    progress.update(
-        line,
-        description=f"seed {seed}  epoch {(report.step - 1) // plan.steps_per_epoch + 1}/{recipe.epochs}",
+def _show(line: progress.Task, seed: int, report: Report, recipe: Recipe, plan: Plan) -> None:
+    """Update the line of a seed."""
+    line.update(
+        description=f"seed {seed}  epoch {(report.step - 1) // plan.steps_per_epoch + 1}/{recipe.schedule.epochs}",
         completed=report.step,
         loss=f"{report.loss:.3f}",
         error=f"{report.error_pct:.1f} %",
     )
-    return line
 
 
 def _say_end(folder: SeedsFolder, worker: Worker, code: int) -> None:
     if code == 0:
         result = folder.run(worker.seed).read_result()
-        _say(f"seed {worker.seed}: test error {result['test_error_pct']:.2f} %, {human_seconds(result['seconds'])}")
+        error, seconds = result["test_error_pct"], result["seconds"]
+        progress.report(f"seed {worker.seed}: test error {error:.2f} %, {human_seconds(seconds)}")
     elif code == STOPPED:
-        _say(f"seed {worker.seed}: stopped{' and saved' if worker.message else ''}")
+        progress.report(f"seed {worker.seed}: stopped{' and saved' if worker.message else ''}")
     else:
-        _say(f"seed {worker.seed} failed: {worker.problem(code)} (log: {folder.log(worker.seed)})")
+        progress.report(f"seed {worker.seed} failed: {worker.problem(code)} (log: {folder.log(worker.seed)})")

@@ -7,8 +7,8 @@ log of the seed.
 
 from __future__ import annotations
 
+import logging
 import os
-import shlex
 import signal
 import sys
 import time
@@ -16,13 +16,20 @@ import traceback
 
 import torch
 
+from wideresnet.base import progress
 from wideresnet.base.child import Parent
 from wideresnet.base.errors import WRNError
 from wideresnet.data.load import load_for
-from wideresnet.report.pages import write_report
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training import Interrupted, fit
-from wideresnet.training.summary import announce_run
+from wideresnet.training.summary import summarize
+
+
+class _Log(progress.Silent):
+    """Reports epochs as lines of the log."""
+
+    def report(self, message: str) -> None:
+        print(message, flush=True)
 
 
 def main() -> int:
@@ -38,8 +45,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # the training loop heeds the first one; more do no harm
         signal.signal(number, lambda *_: None)
     parent.when_gone(_ask_to_stop)
-    # TO CONNECT: give `fit` below `command=job["command"]` as soon as it takes it, and delete the next line
-    sys.argv = shlex.split(job["command"] or "python")
+    progress.set_reporter(_Log())
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     if job["num_threads"] is not None:
         torch.set_num_threads(job["num_threads"])
         job["recipe"]["threads"] = job["num_threads"]
@@ -51,10 +58,10 @@ def main() -> int:
             dataset=dataset,
             resume=job["resume"],
             checkpoint_every_s=job["checkpoint_every_s"],
-            announce=lambda job, plan: announce_run(job, plan, None),
+            command=job["command"],
+            announce=lambda job, plan: print(*summarize(job, plan, None).lines(), sep="\n"),
             watch=lambda step, loss, error_pct: parent.say(step=step, loss=loss, error_pct=error_pct),
         )
-        write_report(job["out"], dataset)
         return 0
     except WRNError as error:
         return _fail(parent, str(error), error.exit_code)

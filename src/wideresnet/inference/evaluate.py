@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from wideresnet.base.console import bar
+from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.metrics import class_errors, confusion, top_k_error
 from wideresnet.data import Dataset, load_dataset
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import fit_to_size
+from wideresnet.engines import optimize, quantize
 from wideresnet.engines.evaluate import evaluate, pick_inference_precision
-from wideresnet.engines.int8 import Quantised
+from wideresnet.engines.int8 import Quantized
 from wideresnet.machine.device import pick_device
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights, read_weights
@@ -81,12 +82,11 @@ def evaluate_weights(
         network = quantized
         more.append(quantized.how)
     else:
-        network = read.network.to(device).optimize()
+        network = optimize(read.network.to(device))
         precision = pick_inference_precision(_precision_of_run(precision, device, Path(weights)), network, device)
     started = time.monotonic()
     labels = dataset.test.labels
-    with bar() as progress:
-        task = progress.add_task("evaluating", total=len(images))
+    with progress.task("evaluating", total=len(images)) as task:
         result = evaluate(
             network,
             images,
@@ -94,7 +94,7 @@ def evaluate_weights(
             read.preprocessing,
             device=device,
             precision=precision,
-            advance=lambda num: progress.advance(task, num),
+            advance=lambda num: task.update(advance=num),
         )
     seconds = time.monotonic() - started
     if not result.logits.isfinite().all():
@@ -144,11 +144,12 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _quantize(weights: Weights, dataset: Dataset) -> Quantised:
+def _quantize(weights: Weights, dataset: Dataset) -> Quantized:
     """Quantize the network to int8 by training images that are spread evenly over the set."""
     every = max(1, len(dataset.train) // NUM_CALIBRATION_IMAGES)
     images, _ = _fit(weights, dataset, dataset.train.images[::every][:NUM_CALIBRATION_IMAGES])
-    return weights.network.quantise(torch.cat(list(evaluation_batches(images, weights.preprocessing, device="cpu"))))
+    batches = evaluation_batches(images, weights.preprocessing, device="cpu")
+    return quantize(weights.network, torch.cat(list(batches)))
 
 
 def _fit(weights: Weights, dataset: Dataset, images: np.ndarray) -> tuple[np.ndarray, list[str]]:

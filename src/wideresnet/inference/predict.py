@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wideresnet.base.console import console, track
+from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, silent_pillow
+from wideresnet.engines import optimize
+from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
 from wideresnet.weights.hub import Weights, read_weights
 
@@ -28,7 +29,7 @@ _NOTES = {
     "16-bit": "scaled from 16 to 8 bits",
     "EXIF rotation": "turned upright by EXIF",
     "alpha": "transparency laid over white",
-    "colour": "converted from color to grayscale",
+    "color": "converted from color to grayscale",
     "first frame": "first of several frames",
     "grayscale": "converted from grayscale to RGB",
 }
@@ -97,7 +98,7 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
             raise UsageError(f"{path}: no image file in this folder; known are {', '.join(sorted(EXTENSIONS))}")
         if len(found) < len(inside):
             others = f"{path}: left out {len(inside) - len(found)} files without an image extension"
-            console().print(others, markup=False)
+            progress.report(others)
         files += found
     if not files:
         raise UsageError("no images: name image files, or a folder that has some")
@@ -123,8 +124,8 @@ def _decode(
             notes.append(f"resized from {image.shape[1]} x {image.shape[0]} to {size[1]} x {size[0]} px")
         return fit_to_size(image, size), notes, ""
 
-    with silent_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = list(track(pool.map(decode_one, files), "Reading images", len(files)))
+    with silent_pillow(), ThreadPoolExecutor(usable_cpus()) as pool:
+        decoded = list(progress.track(pool.map(decode_one, files), "Reading images", len(files)))
     images, notes, failures = zip(*decoded, strict=True)
     return [image for image in images if image is not None], list(notes), list(failures)
 
@@ -134,7 +135,7 @@ def _probabilities(weights: Weights, images: np.ndarray, device: str, where: str
     """Compute probabilities, float64 (N, classes), of images, uint8 (N, H, W, C)."""
     network: nn.Module = weights.network.to(device)
     if len(images) >= MANY_IMAGES:
-        network = weights.network.optimize()
+        network = optimize(weights.network)
     batches = evaluation_batches(images, weights.preprocessing, device=device)
     logits = torch.cat([network(batch).double().cpu() for batch in batches])
     if not logits.isfinite().all():

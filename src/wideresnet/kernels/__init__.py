@@ -1,1 +1,1 @@
-"""Arithmetic of our own for CPUs: C code that is compiled once on the machine it runs on, and its use from PyTorch."""
+"""Kernels for CPUs, written in C and compiled once on the machine they run on, and their use from PyTorch."""

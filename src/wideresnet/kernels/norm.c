@@ -1,4 +1,4 @@
-/* Batch normalisation and ReLU around convolutions that are not done by Winograd's algorithm, and the parts of them that
+/* Batch normalization and ReLU around convolutions that are not done by Winograd's algorithm, and the parts of them that
  * need the statistics of a whole batch first.
  *
  * Maps are float, channels last: `num` positions of `C` channels, a multiple of 16. Sums are taken over blocks of
@@ -43,8 +43,8 @@ int wrn_statistics(const float *x, long num, long C, double *sums, int threads) 
 }
 
 /* From the sums of x and of its square: mean and 1 / standard deviation of the batch, the running statistics moved towards
- * it, and scale and shift such that scale x + shift is the normalised x. */
-void wrn_normalise(const double *sums, long num, long C, const float *gamma, const float *beta, float eps,
+ * it, and scale and shift such that scale x + shift is the normalized x. */
+void wrn_normalize(const double *sums, long num, long C, const float *gamma, const float *beta, float eps,
                    float momentum, float *running_mean, float *running_var, float *mean, float *rstd, float *scale,
                    float *shift) {
     for (long c = 0; c < C; c++) {
@@ -92,9 +92,9 @@ int wrn_activate_backward(float *g, const float *x, long num, long C, const floa
     return 0;
 }
 
-/* Backwards through the normalisation, from what `wrn_activate_backward` leaves: the gradients of x (plus `add`, where
+/* Backwards through the normalization, from what `wrn_activate_backward` leaves: the gradients of x (plus `add`, where
  * given; g itself may be dx), gamma and beta. `factor` is scratch (3, C). */
-void wrn_normalise_backward(const float *g, const float *x, const float *add, const double *sums, long num, long C,
+void wrn_normalize_backward(const float *g, const float *x, const float *add, const double *sums, long num, long C,
                             const float *gamma, const float *mean, const float *rstd, float *factor, float *dx,
                             float *dgamma, float *dbeta, int threads) {
     for (long c = 0; c < C; c++) {

@@ -1,4 +1,4 @@
-/* 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3), with the normalisation and activation before them, the sum and
+/* 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3), with the normalization and activation before them, the sum and
  * the statistics after them done on the way: what a Wide ResNet's block needs in training and at test time, on a CPU.
  *
  * Maps are float, channels last: (B, H, W, C), C a multiple of 16. A map is cut into tiles of 4x4 outputs, which see 6x6
@@ -260,12 +260,12 @@ INLINE void output_tile(const float *M, long stride_f, Shape s, Place p, long c,
 
 /* y (B, H, W, out) = conv(relu(a x + b)) + add.
  *
- * a, b: (in), or NULL for no normalisation and activation. add: like y, or NULL.
+ * a, b: (in), or NULL for no normalization and activation. add: like y, or NULL.
  * Where `gate` (like y) is given, y is a gradient that passes backwards through relu(gate_a gate + gate_b): it is zeroed
- * where that was zero, and sums (2, out) gets the sums over the map of y and of y (gate - centre).
+ * where that was zero, and sums (2, out) gets the sums over the map of y and of y (gate - center).
  * Else sums, if given, gets those of y and of its square. Returns 0, or 1 without memory. */
 int wrn_conv(const float *x, long B, long H, long W, long in, long out, const float *a, const float *b, const float *U,
-             const float *add, const float *gate, const float *gate_a, const float *gate_b, const float *centre,
+             const float *add, const float *gate, const float *gate_a, const float *gate_b, const float *center,
              float *y, double *sums, int threads) {
     Shape s = {B, H, W, in};
     long tiles = num_tiles(s), panels = up(out, NB) / NB, size_f = in * panels * NB;
@@ -300,7 +300,7 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
             double *part = partial + blk * 2 * out;
             long at0 = ((places[0].image * H + places[0].top) * W + places[0].left) * out;
             for (long c = from; c < least(to, out); c += VL) {
-                Sums around = {gate ? LOAD(centre + c) : (vec){0}, {0}, {0}};
+                Sums around = {gate ? LOAD(center + c) : (vec){0}, {0}, {0}};
                 if (sums && !gate) { /* squares around the block's first output lose no digits */
                     for (int i = 0; i < 5; i++)
                         for (int j = 0; j < 5; j++) around.point += LOAD(M + (i * 6 + j) * m_f + c - from);
@@ -330,7 +330,7 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
 
 /* ---- gradient of the weights ------------------------------------------------------------------------------------------ */
 
-/* dw (out, 3, 3, in), from the convolution's input x, normalised and activated where a is given, and the gradient g of
+/* dw (out, 3, 3, in), from the convolution's input x, normalized and activated where a is given, and the gradient g of
  * its output. Work is divided among threads by tiles, each with sums of its own, and where those would be too large by
  * output channels too; the sums are added in order. Returns 0, or 1 without memory. */
 int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, long W, long in, long out, const float *a,

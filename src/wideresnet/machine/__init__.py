@@ -1,1 +1,1 @@
-"""The machine at hand: device, memory, description."""
+"""The machine at hand: CPUs, memory, device, description. Imports work on every platform."""

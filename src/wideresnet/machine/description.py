@@ -1,4 +1,4 @@
-"""What the run runs on, for its record."""
+"""What a run ran on, for its record."""
 
 from __future__ import annotations
 
@@ -6,25 +6,35 @@ import importlib.metadata
 import os
 import platform
 import shlex
-import sys
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
 
+from wideresnet.machine.cpu import usable_cpus
 
-def describe(device: str) -> dict[str, Any]:
-    """Hardware, versions and command, for `env.json`."""
+
+def describe(device: str, command: Sequence[str] | str | None = None) -> dict[str, Any]:
+    """Describe hardware, versions and command for `env.json`.
+
+    Args:
+        device: "cpu" or "cuda".
+        command: what was typed, as words or as one line; None if the run was started from Python.
+
+    Returns:
+        Values for JSON. The folder of the program that was typed is left out: a record tells no path of the machine
+        that the user has not typed as an argument.
+    """
     versions = {name: importlib.metadata.version(name) for name in ("wideresnet", "torch", "torchvision", "numpy")}
     versions["torch"] = str(torch.__version__)  # with its build, e.g. +cpu, which the package's metadata leaves out
-    started = Path(sys.argv[0])
-    is_wrn = started.name == "wrn" or started.parts[-2:] == ("wideresnet", "__main__.py")
     return {
-        "command": " ".join(["wrn", *map(shlex.quote, sys.argv[1:])]) if is_wrn else "python",
+        "command": _command_line(command),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "num_cpus": os.cpu_count(),
+        "usable_cpus": usable_cpus(),
         "num_threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
@@ -34,8 +44,21 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def hardware_name(device: str) -> str:
-    """The processor that computes, and how many of it."""
+    """Name the processor that computes and how many there are, e.g. "8 x AMD EPYC"."""
     return torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} x {_cpu_name()}"
+
+
+def _command_line(command: Sequence[str] | str | None) -> str:
+    """The command in one line, its program without a folder."""
+    try:
+        words = shlex.split(command) if isinstance(command, str) else list(command or ())
+    except ValueError:  # an unbalanced quotation mark
+        words = str(command).split()
+    if not words:
+        return "python"
+    path = PureWindowsPath(words[0])  # which reads the slashes of other systems, too
+    is_wrn = path.stem == "wrn" or path.parts[-2:] == ("wideresnet", "__main__.py")  # wrn.exe, python -m wideresnet
+    return shlex.join(["wrn" if is_wrn else path.name, *words[1:]])
 
 
 def _cpu_name() -> str:

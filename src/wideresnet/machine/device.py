@@ -1,47 +1,31 @@
-"""The device, and the precision that is fastest there."""
+"""The device, and the precision that is fastest on it."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from wideresnet.base.errors import UsageError
 
+CLEARLY_FASTER = 1.2
+"""bf16 must be this many times as fast as fp32 to be chosen: below that, its rounding is not worth the gain. This
+package's choice."""
 
-def pick_device(wanted: str) -> str:
-    """ "cpu" or "cuda"; "auto" takes cuda where there is one.
 
-    Raises:
-        UsageError: cuda is asked for and there is none.
+def conv_seconds(dtype: torch.dtype, device: str) -> float:
+    """Time 3x3 convolutions of 160 channels, the widest kind in WRN-28-10's first group.
+
+    Args:
+        dtype: of images and weights.
+        device: "cpu" or "cuda".
+
+    Returns:
+        Seconds, the best of six runs; each run has enough convolutions to hide the cost of a GPU's launches.
     """
-    has_cuda = torch.cuda.is_available()
-    if wanted == "cuda" and not has_cuda:
-        raise UsageError("device cuda: PyTorch sees no CUDA device here; use --device cpu")
-    return "cuda" if has_cuda and wanted != "cpu" else "cpu"
-
-
-def pick_precision(wanted: str, device: str) -> str:
-    """ "fp32" or "bf16"; "auto" measures one wide convolution both ways and takes bf16 where it is 1.2 times as fast.
-
-    A measurement, not a processor's name: bf16 loses on CPUs without matrix units for it, and wins on GPUs with them.
-
-    Raises:
-        UsageError: bf16 is asked for on a GPU that cannot.
-    """
-    if device == "cuda" and wanted == "bf16" and not torch.cuda.is_bf16_supported():
-        raise UsageError("precision bf16: this GPU has no bf16; start with --precision fp32, or use another device")
-    if wanted != "auto":
-        return wanted
-    if device == "cuda" and not torch.cuda.is_bf16_supported():
-        return "fp32"
-    return "bf16" if _conv_seconds(torch.float32, device) > 1.2 * _conv_seconds(torch.bfloat16, device) else "fp32"
-
-
-def _conv_seconds(dtype: torch.dtype, device: str) -> float:
-    """Seconds of 3x3 convolutions of 160 channels, the best of six; enough of them to hide a GPU's launches."""
     num_images, side_px, num_convs = (128, 32, 10) if device == "cuda" else (8, 16, 1)
     images, weight = (
         torch.ones(*shape, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
@@ -59,14 +43,58 @@ def _conv_seconds(dtype: torch.dtype, device: str) -> float:
     return best
 
 
+def pick_device(wanted: str) -> str:
+    """Pick the device to compute on.
+
+    Args:
+        wanted: "cpu", "cuda", or "auto" for cuda if there is a GPU.
+
+    Returns:
+        "cpu" or "cuda".
+
+    Raises:
+        UsageError: cuda is wanted and PyTorch sees no GPU.
+    """
+    has_cuda = torch.cuda.is_available()
+    if wanted == "cuda" and not has_cuda:
+        raise UsageError("device='cuda': PyTorch sees no CUDA device; use device='cpu'")
+    return "cuda" if has_cuda and wanted != "cpu" else "cpu"
+
+
+def pick_precision(wanted: str, device: str, measure: Callable[[torch.dtype, str], float] = conv_seconds) -> str:
+    """Pick the precision to compute in.
+
+    "auto" measures instead of looking at the processor's name: bf16 loses on CPUs without matrix units for it, and
+    wins on most GPUs.
+
+    Args:
+        wanted: "fp32", "bf16", or "auto" for bf16 if it is clearly faster.
+        device: "cpu" or "cuda".
+        measure: returns the seconds that a piece of work takes, given its type and the device.
+
+    Returns:
+        "fp32" or "bf16".
+
+    Raises:
+        UsageError: bf16 is wanted on a GPU that does not support it.
+    """
+    if device == "cuda" and wanted == "bf16" and not torch.cuda.is_bf16_supported():
+        raise UsageError("precision='bf16': this GPU does not support bf16; use precision='fp32' or another device")
+    if wanted != "auto":
+        return wanted
+    if device == "cuda" and not torch.cuda.is_bf16_supported():
+        return "fp32"
+    return "bf16" if measure(torch.float32, device) > CLEARLY_FASTER * measure(torch.bfloat16, device) else "fp32"
+
+
 def make_deterministic(wanted: bool) -> None:
-    """Let PyTorch take only algorithms whose bits do not depend on a GPU's timing, or any again."""
+    """Restrict PyTorch to algorithms whose results do not depend on a GPU's timing, or lift that restriction."""
     if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product comes
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at the first matrix product
     torch.use_deterministic_algorithms(wanted)
 
 
 def synchronise(device: str) -> None:
-    """Wait for the device, before a clock is read."""
+    """Wait until the device has finished, before a clock is read."""
     if device == "cuda":
         torch.cuda.synchronize()

@@ -1,99 +1,132 @@
-"""Memory of the process and of the device: in use, at the peak, available."""
+"""Memory of the process and of the device: in use, at the peak, available.
+
+On Linux they are read from `proc` and from the control groups; `root` is the folder that holds both.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import os
-import resource
+import mmap
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from wideresnet.machine.cgroups import ControlGroup, control_groups
 
-def peak_memory_mib(device: str) -> float:
-    """Peak since the last reset: of PyTorch's allocations on a GPU, of the whole process on a CPU; MiB."""
+ROOT = Path("/")
+
+# malloc.h of glibc: never take memory by mmap, never hand the top of the heap back
+_M_MMAP_MAX, _NO_MMAP = -4, 0
+_M_TRIM_THRESHOLD, _NO_TRIM = -1, 2**31 - 1
+
+
+def peak_memory_mib(device: str, root: Path = ROOT) -> float:
+    """Return the peak since the last reset.
+
+    Args:
+        device: "cuda" for PyTorch's allocations on the GPU, "cpu" for the whole process.
+        root: the folder that holds `proc`.
+
+    Returns:
+        MiB; 0 if the system does not say (Windows).
+    """
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    try:  # rather than getrusage, which may give the peak of the program that started this one
-        lines = Path("/proc/self/status").read_text().splitlines()
+    with suppress(OSError, StopIteration):  # first, because getrusage may give the peak of the parent process
+        lines = (root / "proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # macOS counts bytes, Linux KiB
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory for the next step, instead of handing it back and having it zeroed page by page."""
+    """Let glibc keep freed memory for the next step; else every page comes back zeroed by the kernel, at a cost."""
     if sys.platform == "linux":
-        with suppress(AttributeError, OSError):
-            no_mmap, no_trim = (-4, 0), (-1, 2**31 - 1)  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
-            for setting in (no_mmap, no_trim):
+        with suppress(AttributeError, OSError):  # another C library
+            for setting in ((_M_MMAP_MAX, _NO_MMAP), (_M_TRIM_THRESHOLD, _NO_TRIM)):
                 ctypes.CDLL(None).mallopt(*setting)
 
 
-def reset_peak_memory(device: str) -> bool:
-    """Let the peak start again from what is held now; False where the system does not allow it."""
+def reset_peak_memory(device: str, root: Path = ROOT) -> bool:
+    """Start the peak again from what is in use now.
+
+    Args:
+        device: "cpu" or "cuda".
+        root: the folder that holds `proc`.
+
+    Returns:
+        Whether the system can do this.
+    """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return True
     if sys.platform == "linux":
-        with suppress(AttributeError, OSError):  # what `keep_memory` keeps is not in use
+        with suppress(AttributeError, OSError):  # memory kept by `keep_memory` is not in use
             ctypes.CDLL(None).malloc_trim(0)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set size
+        (root / "proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set size
     except OSError:
         return False
     return True
 
 
-def memory_in_use_bytes(device: str) -> int:
-    """Memory held now: by PyTorch's tensors on a GPU, by the whole process on a CPU."""
+def memory_in_use_bytes(device: str, root: Path = ROOT) -> int:
+    """Return the memory held now: by PyTorch's tensors on a GPU, by the whole process on a CPU.
+
+    Args:
+        device: "cpu" or "cuda".
+        root: the folder that holds `proc`.
+
+    Returns:
+        Bytes; on a system other than Linux the peak so far, which is the best known bound.
+    """
     if device == "cuda":
         return torch.cuda.memory_allocated()
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):  # not Linux: the peak so far is the best that is known
-        return int(peak_memory_mib(device) * 2**20)
+        return int((root / "proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except (OSError, ValueError, IndexError):
+        return int(peak_memory_mib(device, root) * 2**20)
 
 
-def available_memory_bytes(device: str) -> int:
-    """Memory that can be had now, within the limits of the container; 0 where the system does not say."""
-    if device == "cuda":  # what PyTorch has reserved and does not use can be had too
+def available_memory_bytes(device: str, root: Path = ROOT) -> int:
+    """Return the memory that can still be allocated, within the limits of the container.
+
+    Args:
+        device: "cpu" or "cuda".
+        root: the folder that holds `proc` and `sys`.
+
+    Returns:
+        Bytes; 0 if the system does not say (macOS, Windows).
+    """
+    if device == "cuda":  # what PyTorch has reserved and does not use is available to it, too
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = (root / "proc/meminfo").read_text().splitlines()
         available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 2**10
     except (OSError, StopIteration):
         return 0
-    return max(1, min([available, *_left_in_cgroups(Path("/"))]))
+    left = (_left_in(group) for group in control_groups("memory", root))
+    return max(1, min([available, *(num_bytes for num_bytes in left if num_bytes is not None)]))
 
 
-def _left_in_cgroups(root: Path) -> list[int]:
-    """Bytes left under the memory limit of each control group that this process is in, file cache counted as free.
+def _left_in(group: ControlGroup) -> int | None:
+    """Bytes left under the memory limit of a control group, its file cache counted as free; None without a limit.
 
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
     """
+    if group.version == 2:
+        limit, used, cache = "memory.max", "memory.current", "inactive_file"
+    else:
+        limit, used, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
     try:
-        entries = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
-    except OSError:
-        return []
-    left = []
-    for _, controllers, path in entries:
-        if controllers == "":  # version 2
-            mount, limit, used, cache = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            mount, limit, used = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            cache = "total_inactive_file"
-        else:
-            continue
-        group = Path(path.lstrip("/"))
-        for place in (root / mount / group, *(root / mount / parent for parent in group.parents)):
-            try:
-                most, now = int((place / limit).read_text()), int((place / used).read_text())
-                lines = (place / "memory.stat").read_text().splitlines()
-            except (OSError, ValueError):  # no limit there ("max"), or a path of outside the container
-                continue
-            left.append(most - now + sum(int(n) for key, n in map(str.split, lines) if key == cache))
-    return left
+        most, now = int((group.folder / limit).read_text()), int((group.folder / used).read_text())
+        lines = (group.folder / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):  # "max", or a folder that only exists outside the container
+        return None
+    return most - now + sum(int(num_bytes) for key, num_bytes in map(str.split, lines) if key == cache)

@@ -1,4 +1,4 @@
-"""The residual blocks: pre-activation, of which every B(...) and every l is a value, and post-activation."""
+"""Residual blocks: one pre-activation block for every kernel list and depth factor, and one post-activation block."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAKY_SLOPE = 0.1  # the slope of the semi-supervised and robustness codes: FixMatch, MixMatch, Madry et al.
-MAX_NORM_GROUPS = 16  # the group count of the differentially private WRNs (De et al. 2022, arXiv 2204.13650)
+LEAKY_SLOPE = 0.1  # as in the semi-supervised and robustness codes: FixMatch, MixMatch, Madry et al.
+MAX_NORM_GROUPS = 16  # groups of the differentially private WRNs (De et al. 2022, arXiv 2204.13650)
 
 
 @dataclass(frozen=True)
 class Style:
-    """What is the same in every block of a network.
+    """The options shared by all blocks of a network.
 
     Attributes:
         activation: "relu", "leaky_relu" or "silu".
-        norm: "batch", or "group" (the most groups, at most 16, that divide the channels).
-        bn_momentum: weight of the newest batch in the running statistics, PyTorch's meaning.
-        bn_eps: added to the variance, of group normalisation too.
-        dropout: probability before each convolution of a block but its first.
+        norm: "batch", or "group" (the largest number of groups, at most 16, that divides the channels).
+        bn_momentum: weight of the current batch in the running statistics (PyTorch's convention).
+        bn_eps: added to the variance, also in group normalization.
+        dropout: probability of dropout before each convolution of a block except the first.
     """
 
     activation: str = "relu"
@@ -38,7 +38,7 @@ class Style:
         return nn.GroupNorm(groups, channels, self.bn_eps)
 
     def make_activation(self) -> nn.Module:
-        """In place where the gradient needs only the result: it gets what a normalisation or a sum made."""
+        """In place if the gradient needs only the result: nobody else reads the output of a normalization or a sum."""
         if self.activation == "relu":
             return nn.ReLU(inplace=True)
         if self.activation == "leaky_relu":
@@ -50,26 +50,26 @@ class Style:
 
 
 class PreActBlock(nn.Module):
-    """A residual block that normalises and activates before each convolution.
+    """A residual block that normalizes and activates before each convolution.
 
-    Where it changes the number of channels or the resolution, the first normalisation and activation are
-    shared by the residual branch and by a 1x1 projection without normalisation; else the shortcut is the
-    identity. Dropout stands before each convolution but the first.
+    If the block changes the number of channels or the resolution, the residual branch and a 1x1 projection (without
+    normalization) share the first normalization and activation. Otherwise the shortcut is the identity. Dropout
+    precedes each convolution except the first.
 
     Args:
-        in_channels: channels of the input (B, in_channels, H, W).
+        in_channels: channels of the input.
         widths: output channels of each convolution.
         kernels: kernel size of each convolution, all odd.
-        style: activation, normalisation and dropout.
+        style: activation, normalization and dropout.
         stride: 1, or 2 to halve the resolution (rounded up).
-        stride_at: which convolution has the stride; the paper's blocks have it at their first, also a 1x1.
+        stride_at: index of the convolution with the stride. In the paper's blocks it is the first, even if that is 1x1.
         survival: probability that the branch is computed in training (stochastic depth).
-        preactivated: the input is already normalised and activated, as after the ImageNet stem.
+        preactivated: the input is already normalized and activated, as after the ImageNet stem.
 
     Source: Wide Residual Networks, Sections 2 and 2.4, Figure 1; He et al. 2016b, Figure 1 and its appendix.
     """
 
-    draws: torch.Generator | None = None  # of stochastic depth; None: PyTorch's global generator
+    draws: torch.Generator | None = None  # for stochastic depth; None: PyTorch's global generator
 
     def __init__(
         self,
@@ -101,6 +101,7 @@ class PreActBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if projects else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute shortcut + branch: (B, in_channels, H, W) -> (B, widths[-1], H / stride, W / stride), rounded up."""
         dropped = is_dropped(self)
         if dropped and self.shortcut is None:
             return x
@@ -115,24 +116,24 @@ class PreActBlock(nn.Module):
 
 
 class PostActBlock(nn.Module):
-    """A residual block that normalises and activates after each convolution, with torchvision's names.
+    """A residual block that normalizes and activates after each convolution. Parameters have torchvision's names.
 
     Args:
-        in_channels: channels of the input (B, in_channels, H, W).
+        in_channels: channels of the input.
         widths: output channels of each convolution.
         kernels: kernel size of each convolution, all odd.
-        style: activation, normalisation and dropout (before each convolution but the first).
+        style: activation, normalization and dropout (before each convolution except the first).
         stride: 1, or 2 to halve the resolution (rounded up).
-        stride_at: which convolution has the stride; torchvision's bottlenecks have it at their 3x3.
+        stride_at: index of the convolution with the stride. In torchvision's bottlenecks it is the 3x3.
         cardinality: groups of the convolutions larger than 1x1.
-        projection: where shapes differ, a normalised 1x1 convolution; else every other pixel of the input
-            with zeros for the channels that it lacks, which has no parameters (He et al.'s option A).
+        projection: if shapes differ, the shortcut is a normalized 1x1 convolution. If False, it is a subsampled
+            input padded with zero channels, without parameters (He et al.'s option A).
         survival: probability that the branch is computed in training (stochastic depth).
 
     Source: He et al. 2016a, Sections 3.2, 3.3 and 4.2; torchvision.models.resnet for names and stride.
     """
 
-    draws: torch.Generator | None = None  # of stochastic depth; None: PyTorch's global generator
+    draws: torch.Generator | None = None  # for stochastic depth; None: PyTorch's global generator
 
     def __init__(
         self,
@@ -168,8 +169,9 @@ class PostActBlock(nn.Module):
             self.downsample = nn.Sequential(conv, style.make_norm(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute relu(shortcut + branch), or another activation; shapes as in `PreActBlock.forward`."""
         if is_dropped(self):
-            # The activation of an identity shortcut would overwrite the block's own input: work on a copy.
+            # The in-place activation of an identity shortcut would overwrite the block's input: use a copy.
             shortcut = self.shortcut(x)
             return self.activation(shortcut.clone() if shortcut is x else shortcut)
         y = x
@@ -188,23 +190,24 @@ class PostActBlock(nn.Module):
 
 
 def is_dropped(block: PreActBlock | PostActBlock) -> bool:
-    """Whether stochastic depth leaves out this block's branch: a draw for each batch, in training only."""
+    """Draw whether stochastic depth skips this block's branch: once per batch, in training only."""
     if not block.training or block.survival == 1:
         return False
     return torch.rand((), device="cpu", generator=block.draws).item() >= block.survival
 
 
 def draw_depth_from(network: nn.Module, draws: torch.Generator) -> None:
-    """Have a network's stochastic depth draw from a generator of its own, apart from dropout, which by default shares
-    PyTorch's global one with it.
-    """
+    """Give stochastic depth a separate generator; by default it shares PyTorch's global one with dropout."""
     for module in network.modules():
         if isinstance(module, PreActBlock | PostActBlock):
             module.draws = draws
 
 
 def add_branch(block: PreActBlock | PostActBlock, branch: Tensor, shortcut: Tensor) -> Tensor:
-    """The sum of both; at test time the branch counts by its probability (Huang et al. 2016, Equation 5)."""
+    """Return branch + shortcut. In evaluation the branch is scaled by its survival probability.
+
+    Source: Huang et al. 2016, Equation 5.
+    """
     if not block.training and block.survival != 1:
         branch = branch * block.survival
     branch += shortcut

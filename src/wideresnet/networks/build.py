@@ -1,9 +1,24 @@
-"""`create`: from a name and its options to a network with its first weights."""
+"""`create`: from a name and its options to a network with initial weights.
+
+Initialization:
+
+| layer | distribution | source |
+|---|---|---|
+| convolution, init="fan_in" | N(0, 2 / fan_in), a variance | He et al. 2015; the authors' code since 2016-09 |
+| convolution, init="fan_out" | N(0, 2 / fan_out), a variance | the authors' code before 2016-09 |
+| normalization scale, bn_scale="one" | 1 | the authors' code before 2016-05-17; PyTorch |
+| normalization scale, bn_scale="uniform" | U(0, 1) | the authors' code since 2016-05-17 |
+| normalization shift | 0 | the authors' code; PyTorch |
+| linear weight | U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)) | Torch's default, which PyTorch kept |
+| linear bias | 0 | the authors' code |
+
+Convolution: fan_in = input channels / groups * kernel area, fan_out = output channels * kernel area.
+"""
 
 from __future__ import annotations
 
-import math
 import warnings
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
@@ -13,9 +28,9 @@ from wideresnet.base.format import nearest
 from wideresnet.networks.blocks import Style
 from wideresnet.networks.models import Network, PostActNet, PreActNet
 from wideresnet.spec.names import NetworkName, parse
-from wideresnet.spec.recipe import CHOICES
+from wideresnet.spec.options import NetworkOptions
 
-MAX_COUNT = 10**7  # classes or channels: far beyond any data set, small enough for every product of sizes
+MAX_COUNT = 10**7  # classes or channels: far beyond any data set; products of sizes still fit in 64 bits
 
 
 def create(
@@ -24,84 +39,64 @@ def create(
     *,
     family: str | None = None,
     in_channels: int = 3,
-    dropout: float = 0.0,
-    activation: str = "relu",
-    norm: str = "batch",
-    bn_momentum: float = 0.1,
-    bn_eps: float = 1e-5,
-    init: str = "fan_in",
-    bn_scale: str = "one",
-    stochastic_depth: float | None = None,
+    **options: Any,
 ) -> Network:
-    """Builds a network by name, with weights that are a function of PyTorch's seed.
+    """Build a network by name. Its initial weights are a function of PyTorch's seed.
 
     Args:
-        name: as in `WRN-28-10`; see `wideresnet.spec.names.parse`.
+        name: for example `WRN-28-10`; see `wideresnet.parse`.
         num_classes: number of outputs, at least 1.
-        family: "cifar" or "imagenet", for names that both have.
+        family: "cifar" or "imagenet", for names that exist in both.
         in_channels: channels of the images, at least 1.
-        dropout: probability in [0, 1) before each convolution of a block but its first; the paper's is 0.3 on
-            CIFAR and 0.4 on SVHN (Section 3, "Dropout in residual blocks").
-        activation: "relu" (the paper), "leaky_relu" (slope 0.1) or "silu".
-        norm: "batch" (the paper) or "group" (the most groups, at most 16, that divide the channels).
-        bn_momentum: weight of the newest batch in the running statistics, in (0, 1].
-        bn_eps: added to the variance, above 0.
-        init: "fan_in" (the authors' code since 2016-09) or "fan_out" (before): He normal for convolutions.
-            The linear layer has PyTorch's uniform weights, which are Torch's, and bias 0.
-        bn_scale: "one", or "uniform" for U(0, 1) (the authors' code since 2016-05-17).
-        stochastic_depth: probability in (0, 1] that the last block's branch is computed for a training batch;
-            that of earlier blocks falls to it linearly from 1 (Huang et al. 2016; 0.5 there). None for all.
+        options: fields of `spec.options.NetworkOptions`:
+            dropout: probability in [0, 1) before each convolution of a block except the first. The paper uses 0.3 on
+                CIFAR and 0.4 on SVHN (Section 3, "Dropout in residual blocks").
+            activation: "relu" (the paper), "leaky_relu" (slope 0.1) or "silu".
+            norm: "batch" (the paper) or "group" (the largest number of groups, at most 16, that divides the channels).
+            bn_momentum: weight of the current batch in the running statistics, in (0, 1].
+            bn_eps: added to the variance, above 0.
+            init: "fan_in" or "fan_out", initialization of the convolutions: see the table above.
+            bn_scale: "one" or "uniform", initial scale of the normalizations: see there.
+            stochastic_depth: probability in (0, 1] that the last block's branch is computed for a training batch. It
+                decreases linearly with depth from 1 (Huang et al. 2016, who use 0.5). None: every branch is computed.
 
     Returns:
         The network in training mode, float32.
 
     Raises:
-        UsageError: an unknown name, or an option outside its range.
+        UsageError: an unknown name or option, or an option outside its range.
     """
     if isinstance(name, NetworkName):
         name, family = str(name), family or name.family
     parsed = parse(name, family)
     _check_count("num_classes", num_classes)
     _check_count("in_channels", in_channels)
-    _check_number("dropout", dropout, 0 <= _number(dropout) < 1, "in [0, 1)")
-    _check_number("bn_momentum", bn_momentum, 0 < _number(bn_momentum) <= 1, "in (0, 1]")
-    _check_number("bn_eps", bn_eps, 0 < _number(bn_eps) < math.inf, "above 0, as 1e-5")
-    _check_choice("activation", activation)
-    _check_choice("norm", norm)
-    _check_choice("init", init)
-    _check_choice("bn_scale", bn_scale)
-    if stochastic_depth is not None:
-        _check_number("stochastic_depth", stochastic_depth, 0 < _number(stochastic_depth) <= 1, "in (0, 1], or None")
-    if norm == "group" and bn_momentum != 0.1:
-        warnings.warn(f"bn_momentum={bn_momentum} has no effect with norm='group'", stacklevel=2)
-    if dropout and parsed.convs_per_block == 1:
-        warnings.warn(f"dropout={dropout} has no effect in {parsed}: its blocks have one convolution", stacklevel=2)
-
-    style = Style(activation, norm, bn_momentum, bn_eps, dropout)
+    known = [field.name for field in fields(NetworkOptions)]
+    if unknown := sorted(options.keys() - set(known)):
+        raise UsageError(f"{unknown[0]}=: no option of a network; {nearest(unknown[0], known)}")
+    chosen = NetworkOptions(**options)
+    if chosen.norm == "group" and chosen.bn_momentum != NetworkOptions().bn_momentum:
+        warnings.warn(f"bn_momentum {chosen.bn_momentum} has no effect with norm group", stacklevel=2)
+    if chosen.dropout and parsed.convs_per_block == 1:
+        warnings.warn(
+            f"dropout {chosen.dropout} has no effect in {parsed}: its blocks have one convolution", stacklevel=2
+        )
+    style = Style(chosen.activation, chosen.norm, chosen.bn_momentum, chosen.bn_eps, chosen.dropout)
     kind = PreActNet if parsed.preactivation else PostActNet
-    network = kind(parsed, num_classes, in_channels, style, _survival(sum(parsed.num_blocks), stochastic_depth))
-    _initialise(network, init, bn_scale)
-    network.options = {
-        "family": parsed.family,
-        "in_channels": in_channels,
-        "dropout": dropout,
-        "activation": activation,
-        "norm": norm,
-        "bn_momentum": bn_momentum,
-        "bn_eps": bn_eps,
-        "init": init,
-        "bn_scale": bn_scale,
-        "stochastic_depth": stochastic_depth,
-    }
+    survival = _survival(sum(parsed.num_blocks), chosen.stochastic_depth)
+    network = kind(parsed, num_classes, in_channels, style, survival)
+    _initialize(network, chosen.init, chosen.bn_scale)
+    network.options = {"family": parsed.family, "in_channels": in_channels, **chosen.to_json()}
     return network
 
 
 def _survival(num_blocks: int, last: float | None) -> list[float]:
-    """Survival probability of each block: 1 - l/L * (1 - last), Huang et al. 2016, Equation 4."""
+    """Return each block's survival probability: 1 - l/L * (1 - last). Source: Huang et al. 2016, Equation 4."""
     return [1 - (i + 1) / num_blocks * (1 - (1 if last is None else last)) for i in range(num_blocks)]
 
 
-def _initialise(network: Network, init: str, bn_scale: str) -> None:
+def _initialize(network: Network, init: str, bn_scale: str) -> None:
+    """Apply the table above; PyTorch's constructors have already set what is not mentioned here."""
     mode = "fan_in" if init == "fan_in" else "fan_out"
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -111,21 +106,6 @@ def _initialise(network: Network, init: str, bn_scale: str) -> None:
     nn.init.zeros_(network.fc.bias)
 
 
-def _number(value: Any) -> float:
-    """The value as a number to compare; NaN, which no range holds, for what is none."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-
-
-def _check_number(option: str, value: Any, legal: bool, rule: str) -> None:
-    if not legal:
-        raise UsageError(f"{option}={value!r}: must be a number {rule}")
-
-
 def _check_count(option: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_COUNT:
         raise UsageError(f"{option}={value!r}: must be a whole number from 1 to {MAX_COUNT}")
-
-
-def _check_choice(option: str, value: Any) -> None:
-    if value not in CHOICES[option]:
-        raise UsageError(f"{option}={value!r}: {nearest(str(value), CHOICES[option])}")

@@ -1,9 +1,10 @@
-"""What a network costs, without running any arithmetic: parameters, multiply-accumulates, training memory."""
+"""Parameters, multiply-accumulates and training memory of a network, from shapes alone."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +15,18 @@ from wideresnet.base.errors import UsageError
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.models import Network
 
-MAX_SIZE = 2**16  # px and images: beyond any data, and the bytes of a batch still fit in 64 bits
+MAX_SIZE = 2**16  # px and images: beyond any data set; the bytes of a batch still fit in 64 bits
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage of a network, for one image.
+    """The cost of one stage of a network, for one image.
 
     Attributes:
         name: as in `features`, then "fc".
-        shape: of its output for one image: (channels, height, width) or (channels,).
-        params: number of trained values.
-        macs: multiply-accumulates of its convolutions and linear layers.
+        shape: shape of the output for one image: (channels, height, width) or (channels,).
+        params: number of trainable values.
+        macs: multiply-accumulates of the convolutions and linear layers.
     """
 
     name: str
@@ -36,16 +37,16 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs at an input size.
+    """The cost of a network at an input size.
 
     Attributes:
         input_size: height and width, px.
-        batch_size: the batch that `activation_bytes` is for.
-        params: number of trained values.
+        batch_size: images in the batch for `activation_bytes`.
+        params: number of trainable values.
         buffers: number of values in buffers: running statistics and counters.
         macs: multiply-accumulates of one image's forward pass: direct convolutions and linear layers.
-        activation_bytes: what autograd keeps of the whole batch between forward and backward in float32.
-        stages: the stages of a `Network` in order, empty for any other module; their params and macs add up.
+        activation_bytes: tensors that autograd saves for the backward pass of the whole batch, float32.
+        stages: the stages of a `Network` in order; empty for any other module. Their params and macs add up.
     """
 
     input_size: tuple[int, int]
@@ -58,28 +59,28 @@ class Cost:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one image's forward pass: a multiplication and an addition per MAC."""
+        """Floating-point operations of one image's forward pass: one multiplication and one addition per MAC."""
         return 2 * self.macs
 
     @property
     def training_flops(self) -> int:
-        """Forward and backward of one image: the gradients of inputs and weights cost a forward pass each."""
+        """FLOPs of one image's forward and backward pass: input and weight gradients cost one forward pass each."""
         return 3 * self.flops
 
 
 def cost(model: nn.Module, input_size: int | tuple[int, int], batch_size: int = 128) -> Cost:
-    """Counts parameters, multiply-accumulates and training memory from shapes; model and seed do not change.
+    """Count parameters, multiply-accumulates and training memory from shapes. Model and seed do not change.
 
     Args:
-        model: a module that takes images (B, C, H, W); C is its `in_channels`, else its first convolution's.
+        model: a module that takes images (B, C, H, W). C is that of a `Network`, or of the first convolution.
         input_size: side, or (height, width), of the images, px.
-        batch_size: images in the batch that the memory is for.
+        batch_size: images in the batch for `activation_bytes`.
 
     Returns:
-        The counts; FLOPs as properties.
+        The counts; FLOPs are properties.
 
     Raises:
-        UsageError: a size that is no such number, or a model without convolution whose input is unknown.
+        UsageError: a size out of range, or a model without a convolution, whose input channels are unknown.
     """
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     if len(size) != 2 or not all(isinstance(n, int) and 1 <= n <= MAX_SIZE for n in (*size, batch_size)):
@@ -107,7 +108,7 @@ def cost(model: nn.Module, input_size: int | tuple[int, int], batch_size: int = 
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy in float32 that has shapes but no values."""
+    """Return a float32 copy with shapes but no values."""
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
@@ -125,34 +126,45 @@ def _in_channels(model: nn.Module) -> int:
     raise UsageError(f"cost: {type(model).__name__} has no convolution to tell how many channels its input has")
 
 
-def _measure(model: nn.Module, images: Tensor) -> tuple[dict[nn.Module, int], int]:
-    """One forward pass: MACs an image of each module, and bytes of the distinct tensors autograd keeps."""
-    macs: dict[nn.Module, int] = {}
+def saved_bytes(forward: Callable[[], object], model: nn.Module) -> int:
+    """Count the bytes of the distinct tensors that autograd saves for the backward pass, without the model's own.
+
+    Args:
+        forward: runs a forward pass, of any implementation, on any device (also "meta").
+        model: its parameters and buffers do not count.
+    """
+    # Storages are compared by identity, since tensors on the meta device all have the address 0.
+    own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
     saved: dict[int, torch.UntypedStorage] = {}
-    parameters = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            saved[storage._cdata] = storage  # kept alive, so that its identity is not reused
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+def _measure(model: nn.Module, images: Tensor) -> tuple[dict[nn.Module, int], int]:
+    """Run one forward pass. Return the MACs per image of each module, and the bytes that autograd saves."""
+    macs: dict[nn.Module, int] = {}
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         weight = module.weight
         assert isinstance(weight, Tensor)
         macs[module] = macs.get(module, 0) + output.numel() // inputs[0].shape[0] * weight[0].numel()
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
-            saved[storage._cdata] = storage  # kept alive, so that its address is not used again
-        return tensor
-
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(count)
-    # A dropout may draw even without values: the caller's seed must not notice.
-    with (
-        torch.random.fork_rng(devices=[]),
-        torch.enable_grad(),
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-    ):
-        model(images)
-    return dict(macs), sum(storage.nbytes() for storage in saved.values())
+    counted = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    handles = [module.register_forward_hook(count) for module in counted]
+    # Dropout may draw even from meta tensors: the caller's seed must not change.
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        activation_bytes = saved_bytes(lambda: model(images), model)
+    for handle in handles:
+        handle.remove()
+    return macs, activation_bytes
 
 
 def _stages(model: Network, images: Tensor, macs: dict[nn.Module, int]) -> tuple[StageCost, ...]:

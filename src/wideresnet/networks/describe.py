@@ -1,4 +1,4 @@
-"""What a network is and costs before anything runs."""
+"""Structure and cost of a network, without running it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def describe(
     family: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Describes a network: its structure, its cost and what its name's depth counts. Nothing is computed.
+    """Describe a network: its structure, its cost and what the depth in its name counts. Nothing is computed.
 
     Args:
-        name: as in `WRN-28-10`.
+        name: for example `WRN-28-10`.
         num_classes: outputs; None for the paper's: 10 at 32x32, 1000 at ImageNet size.
         input_size: side, or (height, width), of the images, px; None for 32 or 224.
         in_channels: channels of the images.
-        batch_size: images in the training batch that `activation_bytes` is for.
-        family: "cifar" or "imagenet", for names that both have.
-        options: any further option of `create`.
+        batch_size: images in the training batch for `activation_bytes`.
+        family: "cifar" or "imagenet", for names that exist in both.
+        options: any other option of `create`.
 
     Returns:
         JSON-ready: network, family, depth_meaning, num_blocks, kernels, num_classes, options, input_size
-        (height, width), batch_size, params, buffers, weight_bytes (float32), macs and flops of one image's
-        forward pass, training_flops of its forward and backward, activation_bytes (float32, the batch),
-        stages (name, shape, params, macs) and published (the rows of the paper's tables on this network).
+        (height, width), batch_size, params, buffers, weight_bytes (float32), macs and flops (one image, forward
+        pass), training_flops (one image, forward and backward pass), activation_bytes (float32, the batch),
+        stages (name, shape, params, macs) and published (the rows of the paper's tables about this network).
 
     Raises:
-        UsageError: an unknown name or an option outside its range.
+        UsageError: an unknown name, or an option outside its range.
     """
     parsed = parse(name, family)
     usual_classes, usual_size = paper.USUAL_DATA[parsed.family]

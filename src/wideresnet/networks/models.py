@@ -1,32 +1,26 @@
-"""The two kinds of network, as stems, groups of blocks and a linear classifier."""
+"""The two kinds of network: a stem, groups of blocks, global average pooling and a linear classifier."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wideresnet.base.errors import UsageError
-from wideresnet.engines import winograd as fast
 from wideresnet.networks.blocks import PostActBlock, PreActBlock, Style
 from wideresnet.spec.names import NetworkName
 
-if TYPE_CHECKING:
-    from wideresnet.engines.int8 import Quantised
-    from wideresnet.engines.optimized import Optimized
-
 
 class Network(nn.Module):
-    """A residual network: stem, groups of blocks, global average pool, linear.
+    """A residual network in plain PyTorch: stem, groups of blocks, global average pooling, linear layer.
 
     Attributes:
-        name: what the network's name says.
+        name: the parsed name.
         num_classes: number of outputs.
-        in_channels: channels of the images it takes.
+        in_channels: channels of the input images.
         options: JSON-ready; `create(str(net.name), net.num_classes, **net.options)` builds the same network.
-        kernels: use this package's own kernels wherever they compute what PyTorch's would: the same up to rounding.
     """
 
     maxpool: nn.Module
@@ -38,29 +32,28 @@ class Network(nn.Module):
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.options: dict[str, Any] = {}
-        self.kernels = False
 
     def enter(self, x: Tensor) -> Tensor:
-        """The stem's output (B, stem channels, H', W') for images (B, in_channels, H, W)."""
+        """Apply the stem: (B, in_channels, H, W) -> (B, stem channels, H', W')."""
         raise NotImplementedError
 
     def trunk(self) -> list[nn.Module]:
-        """The groups of blocks, in order."""
+        """Return the groups of blocks in order."""
         raise NotImplementedError
 
     def finish(self, x: Tensor) -> Tensor:
-        """What is pooled, from the last group's output."""
+        """Turn the output of the last group into the map that is pooled."""
         raise NotImplementedError
 
     def stage_modules(self) -> dict[str, list[nn.Module]]:
-        """The modules that hold each stage's parameters; the stages are those of `features`, then "fc"."""
+        """Return the modules with the parameters of each stage: the stages of `features`, then "fc"."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores.
+        """Compute class scores.
 
         Args:
-            x: images (B, in_channels, H, W) of a floating type, normalised as in training; any size.
+            x: floating-point images (B, in_channels, H, W) of any size, normalized as in training.
 
         Returns:
             Logits (B, num_classes).
@@ -69,44 +62,24 @@ class Network(nn.Module):
             UsageError: x has another type or shape.
         """
         self.check(x)
-        if self.kernels and self.why_no_kernels(x) is None:
-            return fast.forward(self, x)  # type: ignore[arg-type]
         x = self.maxpool(self.enter(x))
         for group in self.trunk():
             x = group(x)
         return self.fc(_pool(self.finish(x)))
 
-    def optimize(self) -> Optimized:
-        """A snapshot for inference, as fast as this machine is known to run it: see `networks.optimized.Optimized`."""
-        from wideresnet.engines.optimized import Optimized  # which knows the networks of this module
-
-        return Optimized(self)
-
-    def quantise(self, images: Tensor) -> Quantised:
-        """A snapshot for inference in 8 bits on a CPU, faster still but not exact: see `networks.quantised.Quantised`.
-
-        Args:
-            images: preprocessed training images (N, in_channels, H, W); a few hundred do.
-        """
-        from wideresnet.engines.int8 import Quantised
-
-        return Quantised(self, images)
-
-    def why_no_kernels(self, x: Tensor) -> str | None:
-        """Why this package's kernels would not compute what `forward(x)` does; None where they would."""
-        if not isinstance(self, PreActNet) or self.stem_norm is not None:
-            return "the kernels are for pre-activation networks for small images"
-        return fast.why_not(self, x)
-
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        """The named stages of Table 1: "conv1" (the stem), "conv2" and on (output of each group), "pooled".
+        """Compute the named stages of Table 1.
 
         Args:
-            x: as for `forward`.
+            x: images, as for `forward`.
 
         Returns:
-            Maps (B, channels, H, W), in pre-activation networks as the residual sum leaves them, before the
-            next normalisation; "pooled" is (B, channels), the input of the linear layer.
+            "conv1" (the stem), "conv2" and so on (the output of each group): maps (B, channels, H, W). In
+            pre-activation networks these are the residual sums before the next normalization. "pooled" is
+            (B, channels), the input of the linear layer.
+
+        Raises:
+            UsageError: x has another type or shape.
         """
         self.check(x)
         stages = {"conv1": self.enter(x)}
@@ -117,24 +90,24 @@ class Network(nn.Module):
         return stages
 
     def check(self, x: Tensor) -> None:
-        """Raise a UsageError for what `forward` does not take."""
+        """Raise a UsageError if `forward` does not accept x."""
         if not isinstance(x, torch.Tensor):
             raise UsageError(f"{self.name}: the input is a {type(x).__name__}, not a tensor (B, C, H, W)")
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise UsageError(f"{self.name}: the input has shape {tuple(x.shape)}, not (B, {self.in_channels}, H, W)")
         if not x.is_floating_point():
-            raise UsageError(f"{self.name}: the input is {x.dtype}; normalise the images to a floating type first")
+            raise UsageError(f"{self.name}: the input is {x.dtype}; normalize the images to a floating type first")
 
 
 class PreActNet(Network):
-    """Wide residual networks for 32x32 images and pre-activation ResNets.
+    """Wide residual networks for 32x32 images, and pre-activation ResNets.
 
-    The stem is a 3x3 convolution, or ImageNet's 7x7 one with stride 2, normalisation, activation and max
-    pool, after which the first block does not normalise and activate once more (He et al. 2016b, appendix). A
-    normalisation and an activation end the trunk.
+    The stem is a 3x3 convolution. For ImageNet it is a 7x7 convolution with stride 2, normalization, activation and
+    max pooling; the first block then skips its first normalization and activation (He et al. 2016b, appendix). The
+    trunk ends with a normalization and an activation.
 
     Source: Wide Residual Networks, Table 1; He et al. 2016b; fb.resnet.torch's preresnet for ImageNet. The
-    32x32 bottlenecks have their stride at the first 1x1 (He et al.'s own code), ImageNet's at the 3x3.
+    32x32 bottlenecks have the stride at the first 1x1 (He et al.'s own code), those for ImageNet at the 3x3.
     """
 
     def __init__(
@@ -185,7 +158,7 @@ class PreActNet(Network):
 
 
 class PostActNet(Network):
-    """Original ResNets, ResNeXt and the ImageNet WRNs, with torchvision's names: its weights load unchanged.
+    """Original ResNets, ResNeXt and the ImageNet WRNs. torchvision's weights load unchanged.
 
     Source: He et al. 2016a, Table 1 and Section 4.2 (32x32: shortcuts without parameters); Wide Residual
     Networks, Section 3, Tables 7 and 8; torchvision.models.resnet.
@@ -245,5 +218,5 @@ def _maxpool(imagenet: bool) -> nn.Module:
 
 
 def _pool(x: Tensor) -> Tensor:
-    """Averages over the whole map, whatever its size: (B, C, H, W) -> (B, C)."""
+    """Average over the whole map, of any size: (B, C, H, W) -> (B, C)."""
     return F.adaptive_avg_pool2d(x, 1).flatten(1)

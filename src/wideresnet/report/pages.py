@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,9 @@ from wideresnet.report.runs import Predictions, Run, read_predictions, read_run
 from wideresnet.report.statistics import group_equal, settings_of, summarize, varying
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
-from wideresnet.spec.recipe import SETTLED, Recipe, show_value
+from wideresnet.spec.execution import SETTLED
+from wideresnet.spec.fields import show_value
+from wideresnet.spec.recipe import FIELDS, GROUPS, Recipe, overridden
 from wideresnet.spec.record import write_atomic
 
 NUM_SAMPLES, NUM_WRONG_SAMPLES = 16, 6
@@ -136,7 +137,7 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
 
 def _headline(run: Run) -> list[str]:
     recipe, result, env = run.recipe, run.result, run.env
-    body = [html.title(f"{recipe.network} on {run.data_name}", f"{recipe.recipe} recipe, seed {recipe.seed}")]
+    body = [html.title(f"{recipe.network} on {run.data_name}", f"{recipe.name} recipe, seed {recipe.seed}")]
     if result is None:
         curve, split = run.curve, _SPLITS[run.curve.split]
         sofar = f"{curve.error_pct[-1]:.2f} %" if curve.error_pct else "-"
@@ -175,13 +176,15 @@ def _peak_memory(result: dict[str, Any]) -> str:
 
 
 def _curves_section(run: Run) -> list[str]:
-    every = "every epoch" if run.recipe.eval_every == 1 else f"every {run.recipe.eval_every} epochs and the last"
+    every = (
+        "every epoch" if run.recipe.feed.eval_every == 1 else f"every {run.recipe.feed.eval_every} epochs and the last"
+    )
     about = (
         f"Evaluated on {_SPLITS[run.curve.split]} after {every}. Training values are averages over an epoch's "
         "augmented batches, while the weights still change. The legend gives the last values."
     )
-    if run.recipe.label_smoothing:
-        about += f" The training loss is for labels smoothed by {run.recipe.label_smoothing:g}; the other loss is not."
+    if smoothing := run.recipe.optimizer.label_smoothing:
+        about += f" The training loss is for labels smoothed by {smoothing:g}; the other loss is not."
     return [html.heading("Curves"), html.curves_picture([run.curve]), html.paragraph(about, "muted")]
 
 
@@ -242,20 +245,23 @@ def _mistakes_section(predictions: Predictions) -> list[str]:
 
 def _recipe_section(run: Run, dataset: Dataset | None) -> list[str]:
     base, about = _named_recipe(run, dataset)
-    changed = recipes.overridden(run.recipe, base) if base else {}
-    for name in SETTLED:  # decided by the run, from the data and the machine
-        if base and getattr(base, name) in ("auto", None):
-            changed.pop(name, None)
-    groups: dict[str, list[tuple[str, str, str | None, str]]] = {}
-    for field in dataclasses.fields(Recipe):
-        value = show_value(getattr(run.recipe, field.name))
-        was = show_value(changed[field.name][0]) if field.name in changed else None
-        groups.setdefault(field.metadata["group"], []).append((field.name, value, was, field.metadata["help"]))
+    changed = overridden(run.recipe, base) if base else {}
+    for key in (*SETTLED, "family"):  # by the run itself, from the data and the machine
+        if base and base.values()[key] in ("auto", None):
+            changed.pop(key, None)
+    values = {key: show_value(value) for key, value in run.recipe.values().items()}
+    groups = {
+        group: [
+            (key, values[key], show_value(changed[key][0]) if key in changed else None, FIELDS[key].metadata["help"])
+            for key in keys
+        ]
+        for group, keys in GROUPS.items()
+    }
     if base:
         about = (
-            f"Marked: {len(changed)} fields that differ from the {run.recipe.recipe} recipe."
+            f"Marked: {len(changed)} fields that differ from the {run.recipe.name} recipe."
             if changed
-            else (f"Exactly the {run.recipe.recipe} recipe.")
+            else (f"Exactly the {run.recipe.name} recipe.")
         )
     folder = run.folder
     again = ["wrn", "train", run.recipe.network, "--data", run.recipe.data]
@@ -273,11 +279,11 @@ def _named_recipe(run: Run, dataset: Dataset | None) -> tuple[Recipe | None, str
     """The named recipe for this network and data; or None, and why it is unknown."""
     recipe, name = run.recipe, run.result["dataset"] if run.result else ""
     num_train = len(dataset.train) if dataset else FACTS[name].num_train if name in FACTS else None
-    if recipe.recipe not in recipes.RECIPES:
-        return None, f"Every field; {recipe.recipe!r} is not a recipe of this package, so none is marked as changed."
+    if recipe.name not in recipes.RECIPES:
+        return None, f"Every field; {recipe.name!r} is not a recipe of this package, so none is marked as changed."
     if num_train is None:
         return None, "Every field; a recipe depends on the data, which is unknown here, so none is marked."
-    return recipes.resolve(recipe.recipe, recipe.network, recipe.data, known_as=name, num_train=num_train), ""
+    return recipes.base_of(recipe.name, recipe.network, recipe.data, known_as=name, num_train=num_train), ""
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
@@ -299,7 +305,7 @@ def _median_table(runs: Sequence[Run]) -> str:
             (
                 first.recipe.network,
                 first.data_name,
-                first.recipe.recipe,
+                first.recipe.name,
                 differs,
                 f"{over.median:.2f}",
                 f"{over.min:.2f} to {over.max:.2f}" if over.n > 1 else "-",
@@ -320,7 +326,7 @@ def _runs_table(runs: Sequence[Run]) -> str:
                 run.curve.label,
                 run.recipe.network,
                 run.data_name,
-                run.recipe.recipe,
+                run.recipe.name,
                 differs,
                 run.recipe.seed,
                 f"{result['params']:,}" if result else "-",

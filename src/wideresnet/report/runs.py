@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ class Run:
     @property
     def progress(self) -> str:
         """Finished epochs of all: "3 of 200"."""
-        return f"{self.curve.epochs[-1]} of {self.recipe.epochs}"
+        return f"{self.curve.epochs[-1]} of {self.recipe.schedule.epochs}"
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 
 def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path) -> Curve:
-    split = "val" if recipe.holdout else "test"
+    split = "val" if recipe.feed.holdout else "test"
     try:
         train = {
             name: [float(record[name]) for record in records]
@@ -138,7 +137,7 @@ def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path
         evaluated_epochs=[int(epoch) for epoch in evaluated["epoch"]],
         error_pct=evaluated[f"{split}_error_pct"],
         loss=evaluated[f"{split}_loss"],
-        lr_is_stepped=recipe.schedule == "steps",
+        lr_is_stepped=recipe.schedule.kind == "steps",
     )
 
 
@@ -171,7 +170,7 @@ def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predicti
     problem = ""
     try:
         # SVHN's extra images are for training only, and are 1.3 GB
-        dataset = dataset or load_for(dataclasses.replace(run.recipe, extra_data=False))
+        dataset = dataset or load_for(run.recipe.replace(extra_data=False))
     except WRNError as error:
         problem = f"No pictures, because the data could not be loaded again: {error}"
     if dataset is not None and not np.array_equal(dataset.test.labels, labels):

@@ -7,13 +7,13 @@ records.
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from wideresnet.spec.recipe import ELSEWHERE, Recipe
+from wideresnet.spec.execution import ELSEWHERE
+from wideresnet.spec.recipe import Recipe
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ def settings_of(recipe: Recipe, data_name: str) -> dict[str, Any]:
         recipe: the recipe that the run ended with.
         data_name: the name of the data set, which stands in for the path that it was read from.
     """
-    settings = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Recipe)}
+    settings = recipe.values()
     for name in ("seed", "eval_every", *ELSEWHERE):
         del settings[name]
     return settings | {"data": data_name}

@@ -1,6 +1,6 @@
 """The grammar of network names: what `WRN-28-10` and its relatives mean, in numbers that a builder can use.
 
-`parse` reads a name, `str` writes it canonically; given the family the two are inverse.
+`parse` reads a name in any common spelling, `str` writes it canonically; given the family the two are inverse.
 Sources: Wide Residual Networks (Zagoruyko & Komodakis, arXiv 1605.07146v4), Tables 1-8; He et al. 2016a
 (arXiv 1512.03385) for ResNet; He et al. 2016b (arXiv 1603.05027) for PreActResNet; Xie et al. 2017
 (arXiv 1611.05431) for ResNeXt.
@@ -16,6 +16,8 @@ from fractions import Fraction
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import nearest
+from wideresnet.spec.catalog import CATALOG
+from wideresnet.spec.spellings import to_grammar
 
 FAMILIES = ("cifar", "imagenet")  # networks for 32x32 images (three groups), for 224x224 images (four groups)
 
@@ -30,29 +32,18 @@ IMAGENET_BLOCKS = {
 }
 BASIC_DEPTHS = (18, 34)
 BOTTLENECK_DEPTHS = (50, 101, 152)
-RESNEXT = (
-    (50, 32, 4),
-    (101, 32, 8),
-    (101, 64, 4),
-)  # depth, cardinality, base width: those with public weights
+RESNEXT = ((50, 32, 4), (101, 32, 8), (101, 64, 4))  # depth, cardinality, base width: those with public weights
 
-MAX_DEPTH, MAX_WIDTH = 10_000, 1_000  # far beyond anything published: what is larger is a slip of the pen
+MAX_LENGTH = 64  # of a name, in characters
+MAX_DEPTH, MAX_WIDTH = 10_000, 1_000  # far beyond anything published: a larger number is a typing error
 MAX_DEEPENING = 4  # Table 3 ends at l = 4
-LEGAL_KERNELS, MAX_CONVS = (
-    (1, 3, 5, 7),
-    8,
-)  # odd, so that a convolution keeps the map's size; the paper: 1 and 3
+LEGAL_KERNELS = (1, 3, 5, 7)  # odd, so that a convolution keeps the size of the map; the paper has 1 and 3
+MAX_CONVS = 8  # in a block; the paper has 4
 MAX_AMBIGUOUS_WIDTH = 3  # Table 7 ends at k = 3: a wider WRN-34-k was never an ImageNet network
 FIRST_BOTTLENECK_DEPTH = 164  # He et al. 2016b: 110 is basic (1.7M), 164 and 1001 are bottlenecks
 
 _PREFIXES = {"wrn": "WRN", "resnet": "ResNet", "preact": "PreActResNet", "resnext": "ResNeXt"}
 _GRAMMAR = "WRN-n-k, WRN-n-k-B(3,1,3), WRN-n-k-l3, WRN-50-2-bottleneck, ResNet-n, PreActResNet-n, ResNeXt-50-32x4d"
-_SPELLINGS = {
-    "wide-?res(?:idual)?-?net(?:work)?|wrn": "WRN",
-    "pre-?act(?:ivation)?-?resnet": "PreActResNet",
-    "resnext": "ResNeXt",
-    "resnet": "ResNet",
-}
 
 
 @dataclass(frozen=True)
@@ -61,13 +52,13 @@ class NetworkName:
 
     Attributes:
         kind: "wrn", "resnet", "preact" (pre-activation ResNet) or "resnext".
-        family: "cifar" (three groups of 16, 32, 64 channels) or "imagenet" (four of 64, 128, 256, 512).
-        depth: n as the name writes it; `depth_meaning` says what it counts.
+        family: "cifar" (three groups of 16, 32, 64 channels) or "imagenet" (four groups of 64, 128, 256, 512).
+        depth: n as in the name; `depth_meaning` says what it counts.
         num_blocks: residual blocks in each group.
         kernels: kernel size of each convolution of a block, in order.
         width: widening factor k.
-        bottleneck: 1x1, 3x3, 1x1 with four times the channels at the end; only the inner ones are widened.
-        literal_depth: the name is written with -l (Table 3's way of counting) and not with -B (Table 2's).
+        bottleneck: blocks of 1x1, 3x3, 1x1 with four times the channels at the end; only the inner ones are widened.
+        literal_depth: the name has the ending -l, with the depth of Table 3; without it the depth is Table 2's.
         cardinality: groups of the 3x3 convolution of a ResNeXt block.
         base_width: channels of each of those groups in the first stage.
     """
@@ -84,6 +75,7 @@ class NetworkName:
     base_width: int = 64
 
     def __str__(self) -> str:
+        """Return the canonical name, which `parse` reads back given the family."""
         prefix = f"{_PREFIXES[self.kind]}-{self.depth}"
         if self.kind == "wrn":
             ending = "-bottleneck" if self.bottleneck else _ending(self.kernels, self.literal_depth)
@@ -96,12 +88,12 @@ class NetworkName:
 
     @property
     def convs_per_block(self) -> int:
-        """Convolutions in a block's residual branch: the deepening factor l."""
+        """Number of convolutions in a block's residual branch: the deepening factor l."""
         return len(self.kernels)
 
     @property
     def preactivation(self) -> bool:
-        """Whether normalisation and activation come before each convolution, else after (He et al. 2016a)."""
+        """Whether normalization and activation precede each convolution (He et al. 2016b) or follow it (2016a)."""
         return self.kind == "preact" or (self.kind == "wrn" and self.family == "cifar")
 
     @property
@@ -111,10 +103,11 @@ class NetworkName:
 
     @property
     def group_widths(self) -> tuple[tuple[int, ...], ...]:
-        """Output channels of each convolution of a block, for each group."""
+        """Number of output channels of each convolution of a block, for each group."""
         bases = [self.stem_channels * 2**g for g in range(len(self.num_blocks))]
         if not self.bottleneck:
             return tuple((round(base * self.width),) * len(self.kernels) for base in bases)
+        # ResNeXt: 32x4d has 32 * 4 = 128 inner channels in the first group, where ResNet-50 has 64
         inner = [round(base * self.width * self.base_width / 64) * self.cardinality for base in bases]
         return tuple((width, width, 4 * base) for width, base in zip(inner, bases, strict=True))
 
@@ -128,101 +121,77 @@ class NetworkName:
             return f"depth {n}{formula}: {counted} the linear layer; projections are not counted"
         if self.kernels == (3, 3) or self.literal_depth:
             formula = f"3Nl + 4, l = {convs}, N = {each} (Table 3)" if convs != 2 else f"6N + 4, N = {each}"
+            # a projection widens a group's first block; with k = 1 the first group is no wider than the stem
             projections = "3 projections" + (" (really 2: k = 1 needs none in the first)" if self.width == 1 else "")
             return f"depth {n} = {formula}: {counted} {projections}; the linear layer is not counted"
         return (
-            f"depth {n} is Table 2's label, N = (n - 4) / 6 = {each} whatever a block holds: "
-            f"really {blocks * convs} convolutions in {blocks} blocks, besides the first and the projections"
+            f"depth {n} is Table 2's label, N = (n - 4) / 6 = {each} for every kind of block: "
+            f"really {blocks * convs} convolutions in {blocks} blocks, plus the first one and the projections"
         )
 
 
 def parse(name: str, family: str | None = None) -> NetworkName:
-    """Reads a network name.
+    """Read a network name.
+
+    Common spellings are accepted: case does not matter; `_`, a blank or nothing can stand for a hyphen; `x` can
+    separate depth and width; `WideResNet` means WRN; `B313` means B(3,1,3). `wide_resnet50_2` is torchvision's name
+    of WRN-50-2-bottleneck.
 
     `WRN-34-k` names a 32x32 network (34 = 6N + 4) and one of Table 7's ImageNet networks. Without a family it
-    is an error for k <= 3, and the 32x32 network beyond, which is what WRN-34-10 means wherever it is used.
-    `ResNet-50` and its kind are the ImageNet networks unless the family says otherwise.
+    is an error for k <= 3, and the 32x32 network above, which is what WRN-34-10 means in the literature.
+    `ResNet-50` and its relatives are the ImageNet networks unless the family says otherwise.
 
     Args:
-        name: as in `WRN-28-10`; upper or lower case, surrounding blanks are ignored.
+        name: e.g. "WRN-28-10", "wrn_28_10" or "WRN-40-2-B(3,1,3)".
         family: "cifar" or "imagenet" to decide between two readings; None lets the name decide.
 
     Returns:
         The network; `str` of it is the canonical name, and `parse(str(network), network.family) == network`.
 
     Raises:
-        UsageError: no such network; the message names the rule and the nearest legal names.
+        UsageError: there is no such network; the message names the rule and the nearest legal names.
     """
     text = _checked_text(name)
-    if family is not None and family not in FAMILIES:
-        raise UsageError(f"family {_shown(family)}: {nearest(str(family), FAMILIES)}")
+    _check_family(family)
     network = _read(text, family)
     if network is None:
-        raise UsageError(f"{_shown(text)} is no network name ({_GRAMMAR}){_suggestion(text)}")
+        raise UsageError(f"{_shown(text)} is not a network name ({_GRAMMAR}){_suggestion(text)}")
     return network
 
 
 def is_ambiguous(name: str) -> bool:
-    """Whether a name is legal in both families and needs `family=`: WRN-34-k with k <= 3, as in Table 7."""
-    match = re.fullmatch(r"wrn-0*34-([0-9]+(?:\.[0-9]+)?)", _checked_text(name).lower())
+    """Tell whether a name is legal in both families and needs `family=`: WRN-34-k with k <= 3, as in Table 7."""
+    match = re.fullmatch(r"wrn-0*34-([0-9]+(?:\.[0-9]+)?)", to_grammar(_checked_text(name)) or "")
     return match is not None and 0 < Fraction(match[1]) <= MAX_AMBIGUOUS_WIDTH
 
 
 def list_networks(family: str | None = None) -> tuple[str, ...]:
-    """Canonical names of the networks that the paper reports or compares with, and of some much used since.
+    """List canonical names of the networks that the paper reports or compares with, and of some much used since.
 
     Args:
         family: "cifar" or "imagenet" for those networks alone; None for both.
 
     Returns:
-        Names without repetition. A name that both families have, as WRN-34-2, stands in the list of each, and
+        Names without repetition. A name that both families have, such as WRN-34-2, appears in the list of each, and
         once in the list of both; it needs its family to be built, so `for family in FAMILIES: for name in
         list_networks(family): create(name, family=family)` visits every network.
     """
-    if family is None:
-        return tuple(dict.fromkeys(_PUBLISHED["cifar"] + _PUBLISHED["imagenet"]))
-    if family not in FAMILIES:
-        raise UsageError(f"family {_shown(family)}: {nearest(str(family), FAMILIES)}")
-    return _PUBLISHED[family]
+    _check_family(family)
+    return CATALOG[family] if family else tuple(dict.fromkeys(CATALOG["cifar"] + CATALOG["imagenet"]))
 
 
-_PUBLISHED = {
-    "cifar": (
-        # Table 2
-        *(
-            "WRN-40-2-B(1,3,1)",
-            "WRN-40-2-B(3,1)",
-            "WRN-40-2-B(1,3)",
-            "WRN-40-2-B(3,1,1)",
-            "WRN-28-2",
-            "WRN-22-2-B(3,1,3)",
-        ),
-        # Table 3
-        *("WRN-40-2-l1", "WRN-40-2", "WRN-40-2-l3", "WRN-40-2-l4"),
-        # Tables 4, 5, 6 and 9
-        *("WRN-40-1", "WRN-40-4", "WRN-40-8", "WRN-40-10", "WRN-28-10", "WRN-28-12", "WRN-22-8", "WRN-22-10"),
-        *("WRN-16-4", "WRN-16-8", "WRN-16-10", "WRN-52-1"),
-        # Not in the paper, much used since: small students, semi-supervised and robust training
-        *("WRN-16-1", "WRN-16-2", "WRN-34-2", "WRN-34-10", "WRN-70-16"),
-        # Table 5, what it compares with
-        *("ResNet-110", "ResNet-1202", "PreActResNet-110", "PreActResNet-164", "PreActResNet-1001"),
-    ),
-    "imagenet": (
-        # Table 7
-        *("WRN-18-1", "WRN-18-1.5", "WRN-18-2", "WRN-18-3", "WRN-34-1", "WRN-34-1.5", "WRN-34-2"),
-        # Table 8
-        *("ResNet-50", "ResNet-101", "ResNet-152", "WRN-50-2-bottleneck", "PreActResNet-200"),
-        # Not in the paper: the rest of the family, for which torchvision publishes weights
-        *("ResNet-18", "ResNet-34", "WRN-101-2-bottleneck"),
-        *("ResNeXt-50-32x4d", "ResNeXt-101-32x8d", "ResNeXt-101-64x4d"),
-    ),
-}
+def _check_family(family: str | None) -> None:
+    if family is not None and family not in FAMILIES:
+        raise UsageError(f"family={_shown(family)}: {nearest(str(family), FAMILIES)}")
 
 
 def _read(text: str, family: str | None) -> NetworkName | None:
-    """The network of a name; None where it has another shape, an error where a number is illegal."""
-    match = re.fullmatch(r"(wrn|resnet|preactresnet|resnext)-([0-9]+)(.*)", text.lower())
-    if match is None or not (text.isascii() and text.isprintable()):
+    """Return the network of a name; None if it looks like no network's, an error if a number in it is illegal.
+
+    Here and below `text` is what the user wrote, for messages; what is read is the grammar's form of it.
+    """
+    match = re.fullmatch(r"(wrn|resnet|preactresnet|resnext)-([0-9]+)(.*)", to_grammar(text) or "")
+    if match is None:
         return None
     kind, depth, rest = match[1], int(match[2]), match[3]
     if depth > MAX_DEPTH:
@@ -236,7 +205,7 @@ def _read(text: str, family: str | None) -> NetworkName | None:
 
 def _read_wrn(text: str, depth: int, rest: str, family: str | None) -> NetworkName | None:
     if not rest:
-        raise UsageError(f"{text}: the widening factor k is missing; write WRN-n-k, as in WRN-28-10")
+        raise UsageError(f"{text}: the widening factor k is missing; write WRN-n-k, e.g. WRN-{depth}-10")
     match = re.fullmatch(r"-([0-9]+(?:\.[0-9]+)?)(-.*)?", rest)
     if match is None:
         return None
@@ -247,21 +216,26 @@ def _read_wrn(text: str, depth: int, rest: str, family: str | None) -> NetworkNa
     if ending and family == "imagenet":
         raise UsageError(f"{text}: {ending[:2]} is for 32x32 networks; leave out family='imagenet'")
     if is_ambiguous(text) and family is None:
-        _read_width(text, k, 64)
+        _read_width(text, k, 64)  # a width that is illegal in both readings is the worse mistake
         raise UsageError(
-            f"{text} names two networks: the 32x32 one, 34 = 6*5+4 (family='cifar'), and Table 7's for "
-            "ImageNet (family='imagenet'); say which with family= or --family"
+            f"{text} names two networks: the one for 32x32 images, 34 = 6*5+4, and Table 7's for ImageNet; "
+            "choose with family='cifar' or family='imagenet'"
         )
-    if family == "imagenet" or (family is None and not ending and depth == 18):  # 18 is not 6N+4
+    # of Table 7's depths, 34 = 6N+4 is also a 32x32 network's, and 18 is not: without a family, 18 means ImageNet
+    if family == "imagenet" or (family is None and not ending and depth == 18):
         _check_imagenet(text, family, depth, BASIC_DEPTHS, f"WRN-{{}}-{k}".format)
         return _imagenet("wrn", depth, width=_read_width(text, k, 64))
     kernels, literal = _read_block(text, ending)
+    # Table 2 keeps N = (n - 4) / 6 whatever the block holds, so that all its networks have as many blocks; in Table 3
+    # a block of l convolutions counts as l, so that all its networks have as many convolutions
     step = 3 * len(kernels) if literal else 6
     rule = f"depth must be {step}N+4" + (f" for l = {len(kernels)}" if literal else "")
+    # WRN-50-2 is how many call WRN-50-2-bottleneck
     also = f", WRN-{depth}-{k}-bottleneck" if depth in BOTTLENECK_DEPTHS and not (ending or family) else ""
     write = f"WRN-{{}}-{k}{_ending(kernels, literal)}".format
     blocks = _read_depth(text, depth, step, 4, rule, write, also)
     width = _read_width(text, k, 16)
+    # -l2 is the plain block, and both ways of counting agree on it: one network, one canonical name
     return NetworkName("wrn", "cifar", depth, blocks, kernels, width, literal_depth=literal and len(kernels) != 2)
 
 
@@ -274,8 +248,9 @@ def _read_resnet(text: str, kind: str, depth: int, rest: str, family: str | None
         _check_imagenet(text, family, depth, legal, f"{prefix}-{{}}".format)
         network = _imagenet(kind, depth)
         if rest and (rest == "-bottleneck") != network.bottleneck:
-            raise UsageError(f"{text}: at ImageNet size the depth decides the block; write {prefix}-{depth}")
+            raise UsageError(f"{text}: for ImageNet the depth decides the block; write {prefix}-{depth}")
         return network
+    # three groups of N blocks, each of two convolutions (basic) or three (bottleneck), plus stem and linear layer
     bottleneck = rest == "-bottleneck" or (not rest and kind == "preact" and _is_preact_bottleneck(depth, "cifar"))
     step, kernels = (9, (1, 3, 1)) if bottleneck else (6, (3, 3))
     block = f" for {'bottleneck' if bottleneck else 'basic'} blocks" if kind == "preact" else ""
@@ -310,6 +285,11 @@ def _is_preact_bottleneck(depth: int, family: str) -> bool:
 def _check_imagenet(
     text: str, family: str | None, depth: int, legal: tuple[int, ...], write: Callable[[int], str]
 ) -> None:
+    """Check that an ImageNet network is not asked for as another one and has a published depth.
+
+    Args:
+        write: the name of the same network with another depth.
+    """
     if family == "cifar":
         raise UsageError(f"{text} is an ImageNet network; leave out family='cifar'")
     if depth not in legal:
@@ -323,7 +303,13 @@ def _check_imagenet(
 def _read_depth(
     text: str, depth: int, step: int, offset: int, rule: str, write: Callable[[int], str], also: str
 ) -> tuple[int, ...]:
-    """Blocks of each of three groups: N, N, N with depth = step * N + offset."""
+    """Return the blocks of each of three groups: N, N, N with depth = step * N + offset.
+
+    Args:
+        rule: the rule in words, for a message.
+        write: the name of the same network with another depth.
+        also: more suggestions, to end the message with.
+    """
     num_blocks, left = divmod(depth - offset, step)
     if left or num_blocks < 1:
         close = sorted({offset + step * max(1, n) for n in (num_blocks, num_blocks + 1)})
@@ -332,8 +318,8 @@ def _read_depth(
 
 
 def _read_width(text: str, k: str, channels: int) -> float:
-    """The widening factor; the narrowest group has `channels` * k channels, which must be a whole number."""
-    width = Fraction(k)
+    """Return the widening factor; the narrowest group has `channels` * k channels, which must be a whole number."""
+    width = Fraction(k)  # exact, whatever the number of digits
     if width > MAX_WIDTH:
         raise UsageError(f"{text}: the widening factor k must be at most {MAX_WIDTH}")
     if width == 0 or (width * channels).denominator != 1:
@@ -342,25 +328,25 @@ def _read_width(text: str, k: str, channels: int) -> float:
             f"{text}: {channels}k = {float(width * channels):g} must be a whole number of channels, "
             f"at least 1; nearest k = {_width_text(float(legal))}"
         )
-    return float(width)  # a multiple of 1/64: exact
+    return float(width)  # a multiple of 1/64, which a float holds exactly
 
 
 def _read_block(text: str, ending: str) -> tuple[tuple[int, ...], bool]:
-    """Kernel sizes of a block from the end of a name, and whether the depth is literal (-l)."""
+    """Return the kernel sizes of a block from the ending of a name, and whether the depth is literal (-l)."""
     if not ending:
         return (3, 3), False
     if re.fullmatch(r"-b\(.*\)-l[0-9]+|-l[0-9]+-b\(.*\)", ending):
-        raise UsageError(f"{text}: -B(...) and -l both set the block's convolutions; give one of them")
+        raise UsageError(f"{text}: -B(...) and -l both set the convolutions of a block; use one of them")
     if match := re.fullmatch(r"-l([0-9]+)", ending):
         if not 1 <= int(match[1]) <= MAX_DEEPENING:
-            raise UsageError(f"{text}: l must be from 1 to {MAX_DEEPENING}, as in -l3")
+            raise UsageError(f"{text}: l must be from 1 to {MAX_DEEPENING}, e.g. -l3")
         return (3,) * int(match[1]), True
     if match := re.fullmatch(r"-b\((.*)\)", ending):
-        kernels = [int(size) if re.fullmatch(" *[0-9]+ *", size) else 0 for size in match[1].split(",")]
+        kernels = [int(size) if re.fullmatch("[0-9]+", size) else 0 for size in match[1].split(",")]
         if len(kernels) > MAX_CONVS or not all(size in LEGAL_KERNELS for size in kernels):
-            raise UsageError(f"{text}: B(...) takes 1 to {MAX_CONVS} kernel sizes, each 1, 3, 5 or 7, as in B(3,1,3)")
+            raise UsageError(f"{text}: B(...) takes 1 to {MAX_CONVS} kernel sizes, each 1, 3, 5 or 7, e.g. B(3,1,3)")
         return tuple(kernels), False
-    raise UsageError(f"{text}: unknown ending {ending}; -B(3,1,3), -l3 or -bottleneck")
+    raise UsageError(f"{text}: unknown ending {ending}; use -B(3,1,3), -l3 or -bottleneck")
 
 
 def _ending(kernels: tuple[int, ...], literal: bool) -> str:
@@ -376,10 +362,10 @@ def _width_text(width: float) -> str:
 def _checked_text(name: object) -> str:
     if not isinstance(name, str):
         kind = type(name).__name__
-        raise UsageError(f"a network name is text, as 'WRN-28-10', not {_shown(name)} ({kind})")
+        raise UsageError(f"a network name is a string such as 'WRN-28-10', not {_shown(name)} ({kind})")
     text = name.strip()
-    if len(text) > 64:
-        raise UsageError(f"{_shown(text)}: a network name has at most 64 characters, as 'WRN-28-10'")
+    if len(text) > MAX_LENGTH:
+        raise UsageError(f"{_shown(text)}: a network name has at most {MAX_LENGTH} characters")
     return text
 
 
@@ -390,23 +376,7 @@ def _shown(value: object) -> str:
 
 
 def _suggestion(text: str) -> str:
-    """The name that was probably meant: other spellings first, then the most similar published name."""
-    other = re.sub(r"[\s_]+", "-", text.lower())
-    for spelling, prefix in _SPELLINGS.items():
-        if match := re.fullmatch(f"(?:{spelling})-?(.*)", other):
-            rest = match[1]
-            if prefix == "WRN":  # wrn-28x10, wrn-d28-k10
-                rest = re.sub(r"[dnkw](?=[0-9])", "", rest).replace("x", "-")
-            for candidate in (f"{prefix}-{rest}", f"{prefix}-{rest}-bottleneck"):
-                if _is_legal(candidate):
-                    return f"; did you mean {candidate}?"
-    published = {name.lower(): name for name in list_networks()}
-    close = difflib.get_close_matches(other, published, n=1, cutoff=0.5)
-    return f"; did you mean {published[close[0]]}?" if close else ""
-
-
-def _is_legal(text: str) -> bool:
-    try:
-        return len(text) <= 64 and (is_ambiguous(text) or _read(text, None) is not None)
-    except UsageError:
-        return False
+    """The most similar name of the catalog, as the end of a message."""
+    names = {name.lower(): name for name in list_networks()}
+    close = difflib.get_close_matches(to_grammar(text) or "", names, n=1, cutoff=0.5)
+    return f"; did you mean {names[close[0]]}?" if close else ""

@@ -1,6 +1,6 @@
 """The paper's published figures, as data to compare with: Tables 2 to 9 and Figure 4 of arXiv 1605.07146v4.
 
-Errors are in percent. What the paper got wrong, or counts in another way, is stated in the row it concerns.
+Errors are in percent. If the paper has a mistake or counts differently, the row says so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from wideresnet.spec.names import parse
 
 USUAL_DATA = {"cifar": (10, 32), "imagenet": (1000, 224)}
-"""Classes, and side of the images (px), of the data that the paper trained a family of networks on."""
+"""Number of classes and side of the images (px) of the data that the paper trained each family of networks on."""
 
 FIGURE4_MS = {
     "PreActResNet-164": 85,
@@ -19,14 +19,14 @@ FIGURE4_MS = {
     "WRN-16-10": 164,
     "WRN-28-10": 312,
 }
-"""Figure 4: milliseconds of a training step of 32 images on a Titan X with cuDNN v5; two thin networks, three wide.
+"""Figure 4: milliseconds per training step of 32 images on a Titan X with cuDNN v5; two thin networks, three wide.
 
-The errors that it prints beside WRN-40-4 and WRN-28-10 are those of WRN-40-8 and WRN-22-8 in Table 4.
+The errors that it prints next to WRN-40-4 and WRN-28-10 are those of WRN-40-8 and WRN-22-8 in Table 4.
 """
 
 FIGURE4_BATCH_SIZE = 32
 
-# Exact counts of parameters of more such networks, 10 outputs: arithmetic on layer shapes.
+# Exact parameter counts of more such networks, for 10 classes: arithmetic on layer shapes.
 EXACT_PARAMS = {
     "WRN-16-4": 2_748_890,
     "WRN-28-2": 1_467_610,
@@ -36,7 +36,7 @@ EXACT_PARAMS = {
     "WRN-70-16": 266_796_506,
 }
 
-_COUNTED_WITHOUT_NORM = "10.2M counts the convolutions alone (10.18M); with normalisation and linear layer it has 10.3M"
+_COUNTED_WITHOUT_NORM = "10.2M counts the convolutions alone (10.18M); with normalization and linear layer it has 10.3M"
 _NOT_1001 = "the table prints 10.2M, PreActResNet-1001's size; this network has 19.4M (He et al. 2016a, Table 6)"
 
 
@@ -47,17 +47,17 @@ class Result:
     Attributes:
         table: its number in the paper.
         network: canonical name, or the name of a network that this package does not build.
-        family: "cifar" or "imagenet"; None for a network that this package does not build.
+        family: "cifar" or "imagenet"; None if this package does not build the network.
         preprocessing: "zca", "mean_std" or "imagenet" (single 224x224 crop); SVHN is always divided by 255.
-        dropout: probability, 0.3 on CIFAR and 0.4 on SVHN where the paper says "with dropout".
-        stochastic_depth: survival probability of the last block, None without.
+        dropout: probability: 0.3 on CIFAR and 0.4 on SVHN if the paper says "with dropout".
+        stochastic_depth: survival probability of the last block; None if all blocks are always computed.
         params_exact: for 10 classes at 32x32; arithmetic on layer shapes that the printed figure rounds.
         params_printed: as in the paper, in millions.
-        params_note: why the network's own count does not round to the printed one; empty where it does.
+        params_note: why the network's true count does not round to the printed one; empty if it does.
         cifar10_pct, cifar100_pct, svhn_pct: test error.
         top1_pct, top5_pct: ImageNet validation error.
-        seconds_per_epoch: training time of Table 2, s.
-        milliseconds_per_batch: Table 8, batches of 16, ms.
+        seconds_per_epoch: training time in Table 2, s.
+        milliseconds_per_batch: time of a batch of 16 in Table 8, ms.
         note: anything else a reader must know to compare.
     """
 
@@ -81,7 +81,7 @@ class Result:
 
 
 def results(table: int | None = None, network: str | None = None, family: str | None = None) -> tuple[Result, ...]:
-    """The published rows of a table, of a network, or both; all of them without arguments.
+    """Select the published rows of a table, of a network, or of both; all rows without arguments.
 
     Args:
         table: number of the table, 2 to 9.
@@ -89,7 +89,7 @@ def results(table: int | None = None, network: str | None = None, family: str | 
         family: for names that both families have.
 
     Returns:
-        Rows in the paper's order; none for a network that it does not report.
+        Rows in the paper's order; none for a network that the paper does not report.
     """
     rows = [row for row in RESULTS if table in (None, row.table)]
     if network is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +9,29 @@ from typing import Any
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import nearest
-from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.options import NetworkOptions
+from wideresnet.spec.recipe import (
+    FIELDS,
+    FeedOptions,
+    OptimizerOptions,
+    Recipe,
+    ScheduleOptions,
+    read_recipe_values,
+)
 
 
 def paper(network: str, data: str, known_as: str = "", num_train: int = 50_000) -> Recipe:
-    """What Zagoruyko & Komodakis ran; CIFAR's values, or SVHN's, and for other data CIFAR's schedule.
+    """Return what Zagoruyko & Komodakis ran: CIFAR's values, or SVHN's; for other data CIFAR's schedule.
 
     Args:
         network: name of the network.
-        data: what `--data` takes; it is kept in the recipe.
-        known_as: the data set that `data` turned out to be ("cifar10", "svhn", ...), where that is known.
+        data: as for `--data`; it is kept in the recipe.
+        known_as: the data set that `data` turned out to be ("cifar10", "svhn", ...), if that is known.
         num_train: not used, the paper's schedule counts epochs.
 
     CIFAR: 200 epochs of 390 steps of 128 images; lr 0.1 for 59 epochs, then 0.02 from the 60th, 0.004 from the 120th,
-    0.0008 from the 160th. Source: paper, section 3; the authors' train.lua and scripts/train_cifar.sh.
+    0.0008 from the 160th. BN scales start from U(0, 1).
+    Source: paper, section 3; the authors' train.lua, models/wide-resnet.lua and scripts/train_cifar.sh.
     SVHN: 160 epochs on train + extra; lr 0.01, times 0.1 at 80 and 120; pixels / 255, no augmentation; dropout 0.4.
     Source: paper, section 3. (The authors' code would apply CIFAR's mean and std to SVHN's bytes.)
     """
@@ -31,15 +39,20 @@ def paper(network: str, data: str, known_as: str = "", num_train: int = 50_000) 
     known = _known(known_as, data)
     if known == "svhn":
         return Recipe(
-            network=network, data=data, recipe="paper",
-            epochs=160, lr=0.01, lr_drop_epochs=(80, 120), lr_drop_factor=0.1,
-            preprocessing="scale", flip=False, crop_padding=0, extra_data=_known(data) == "svhn", dropout=0.4,
+            network=network, data=data, name="paper",
+            schedule=ScheduleOptions(epochs=160, lr=0.01, lr_drop_epochs=(80, 120), lr_drop_factor=0.1),
+            feed=FeedOptions(preprocessing="scale", flip=False, crop_padding=0, extra_data=_known(data) == "svhn"),
+            network_options=NetworkOptions(dropout=0.4, bn_scale="uniform"),
         )  # fmt: skip
-    return Recipe(network=network, data=data, recipe="paper", flip=known != "digits")
+    return Recipe(
+        network=network, data=data, name="paper",
+        feed=FeedOptions(flip=known != "digits"),  # a mirrored digit is another one, or none
+        network_options=NetworkOptions(bn_scale="uniform"),
+    )  # fmt: skip
 
 
 def quick(network: str, data: str, known_as: str = "", num_train: int = 50_000) -> Recipe:
-    """A short modern schedule for CPUs and impatient people: one cycle, smoothed labels, small images first.
+    """Return a short modern schedule for CPUs and impatient people: one cycle, smoothed labels, small images first.
 
     Args:
         num_train: number of training images; small sets get more epochs, so that a run has 1,500 steps or 200 epochs.
@@ -52,7 +65,7 @@ def quick(network: str, data: str, known_as: str = "", num_train: int = 50_000) 
 
 
 def fast(network: str, data: str, known_as: str = "", num_train: int = 50_000) -> Recipe:
-    """The least time to a good accuracy: `quick` with fewer epochs, most on smaller images, and few evaluations.
+    """Return the least time to a good accuracy: `quick` with fewer epochs, most on smaller images, few evaluations.
 
     Args:
         num_train: as for `quick`.
@@ -65,7 +78,7 @@ def fast(network: str, data: str, known_as: str = "", num_train: int = 50_000) -
 
 
 def _one_cycle(
-    recipe: str,
+    name: str,
     network: str,
     known: str,
     data: str,
@@ -83,17 +96,21 @@ def _one_cycle(
     epochs = max(least_epochs, min(200, math.ceil(1500 / max(1, num_train // batch_size))))
     small_images = known == "digits"  # 8x8: smaller ones hold no digit, and a shift by 4 pixels leaves none
     return Recipe(
-        network=network, data=data, recipe=recipe,
-        epochs=epochs, batch_size=batch_size, schedule="one_cycle", lr=0.3, warmup_fraction=0.15,
-        reset_momentum_at_drops=False, label_smoothing=0.1, bn_scale="one",
-        flip=known not in ("digits", "svhn"), eval_every=max(1, epochs // num_evaluations),
-        crop_padding=1 if small_images else 4, padding_mode="zero" if small_images else "reflection",
-        image_scales=((0.0, 1.0),) if small_images else image_scales,
+        network=network, data=data, name=name,
+        schedule=ScheduleOptions(epochs=epochs, batch_size=batch_size, kind="one_cycle", lr=0.3, warmup_fraction=0.15),
+        optimizer=OptimizerOptions(reset_momentum_at_drops=False, label_smoothing=0.1),
+        feed=FeedOptions(
+            flip=known not in ("digits", "svhn"),
+            crop_padding=1 if small_images else 4,
+            padding_mode="zero" if small_images else "reflection",
+            image_scales=((0.0, 1.0),) if small_images else image_scales,
+            eval_every=max(1, epochs // num_evaluations),
+        ),
     )  # fmt: skip
 
 
 def _known(*names: str) -> str:
-    """The first name given, as the data sets spell their names: "CIFAR-10" -> "cifar10"."""
+    """Return the first name given, spelled as the data sets spell theirs: "CIFAR-10" -> "cifar10"."""
     return next((name for name in names if name), "").lower().replace("-", "")
 
 
@@ -109,31 +126,44 @@ def resolve(
     known_as: str = "",
     num_train: int = 50_000,
 ) -> Recipe:
-    """The recipe of a name or a `recipe.json`, with overrides on top: function < file < overrides.
+    """Return the recipe of a name or a recipe file with overrides on top: function < file < overrides.
 
     Args:
-        recipe: "paper", "quick", "fast", or the path of a recipe file.
-        overrides: field -> value; network and data given here or as arguments win over a file's.
+        recipe: "paper", "quick", "fast", or the path of a recipe file; fields that it leaves out come from the recipe
+            that it names, or from `paper`.
+        overrides: flat key -> value; network and data given here or as arguments win over a file's.
+        known_as, num_train: as for `paper` and `quick`.
 
     Raises:
-        UsageError: no such recipe, or a value that its field refuses.
+        UsageError: no such recipe or field, or a value that its field refuses.
+        DataError: a file that cannot be read.
     """
-    if recipe in RECIPES:
-        base = RECIPES[recipe](network, data, known_as, num_train)
-    elif Path(recipe).is_file():
-        base = Recipe.from_file(Path(recipe))
-    else:
+    values = {} if recipe in RECIPES else _file_values(recipe)
+    base = base_of(recipe, network, data, known_as=known_as, num_train=num_train)
+    return base.replace(**{**values, "network": network, "data": data, **(overrides or {})})
+
+
+def base_of(recipe: str, network: str, data: str, *, known_as: str = "", num_train: int = 50_000) -> Recipe:
+    """Return the named recipe, or the one that a recipe file starts from, without any change.
+
+    Raises:
+        UsageError, DataError: as for `resolve`.
+    """
+    name = recipe
+    if recipe not in RECIPES:
+        values = _file_values(recipe)
+        name = values.get("recipe", "paper")
+        if not isinstance(name, str) or name not in RECIPES:
+            if missing := sorted(FIELDS.keys() - values.keys() - {"network", "data"}):
+                raise UsageError(
+                    f"{recipe}: recipe={name!r}: {nearest(str(name), RECIPES)}; {len(missing)} fields that the file "
+                    f"leaves out ({missing[0]}, ...) come from a named recipe"
+                )
+            return Recipe.flat(**values)
+    return RECIPES[name](network, data, known_as, num_train)
+
+
+def _file_values(recipe: str) -> dict[str, Any]:
+    if not Path(recipe).is_file():
         raise UsageError(f"recipe {recipe!r}: {nearest(recipe, RECIPES)}, or the path of a recipe.json")
-    changes = {"network": network, "data": data, **(overrides or {})}
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    if unknown := sorted(set(changes) - known):
-        raise UsageError(f"recipe field {unknown[0]!r} does not exist; {nearest(unknown[0], sorted(known))}")
-    return dataclasses.replace(base, **changes)
-
-
-def overridden(recipe: Recipe, base: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Field -> (base's value, recipe's value) wherever the two differ."""
-    pairs = {
-        field.name: (getattr(base, field.name), getattr(recipe, field.name)) for field in dataclasses.fields(Recipe)
-    }
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return read_recipe_values(Path(recipe))

@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind, and the only place that knows its file names."""
+"""The run folder: the files of a run, and the only place that knows their names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wideresnet.base.errors import DataError, UsageError, WRNError
 from wideresnet.spec.recipe import Recipe
 
 CONFIG, MODEL, MATRICES = "config.json", "model.safetensors", "preprocessing.safetensors"
-"""The files of a weights folder, alone or in a run's: the Hugging Face hub's names, and ZCA's matrices."""
+"""The files of a weights folder, alone or within a run folder: the Hugging Face hub's names, and ZCA's matrices."""
 
 
 class RunFolder:
@@ -40,18 +40,18 @@ class RunFolder:
 
     @property
     def own(self) -> tuple[Path, ...]:
-        """All that a run leaves, `recipe.json` last: while that is there the folder is known for a run's."""
+        """All files of a run, `recipe.json` last: as long as it exists the folder is known as a run's."""
         files = [path for name, path in vars(self).items() if name not in ("path", "recipe")]
         return (*files, self.recipe)
 
     def is_used(self) -> bool:
-        """Whether anything is in the folder, other than what a kill left half written; a file in its place counts."""
+        """Tell whether the folder holds anything but half-written files of a kill; a file in its place counts."""
         if not self.path.is_dir():
             return self.path.exists()
         return any(not _is_part(path) for path in self.path.iterdir())
 
     def is_run(self) -> bool:
-        """Whether the folder holds a run that has started."""
+        """Tell whether the folder holds a run that has started."""
         return self.recipe.is_file()
 
     def check_free(self, *, overwrite: bool = False) -> None:
@@ -63,21 +63,21 @@ class RunFolder:
         if not self.is_used():
             return
         if not self.is_run():
-            raise UsageError(f"--out {self.path}: exists and is not a run folder; choose another --out")
+            raise UsageError(f"out={self.path}: exists and is not a run folder; choose another out=")
         if not overwrite:
             raise UsageError(
-                f"--out {self.path}: holds a run already; go on with it by --resume, replace it by --overwrite, "
-                "or choose another --out"
+                f"out={self.path}: holds a run already; continue it with resume=True, replace it with overwrite=True, "
+                "or choose another out="
             )
         own = {path.name for path in self.own}
         if strangers := [path.name for path in self.path.iterdir() if path.name not in own and not _is_part(path)]:
             raise UsageError(
-                f"--overwrite --out {self.path}: holds {sorted(strangers)[0]!r} too, which is not the run's; "
-                "choose another --out"
+                f"overwrite=True: {self.path} holds {sorted(strangers)[0]!r} too, which is not the run's; "
+                "choose another out="
             )
 
     def create(self, *, overwrite: bool = False) -> None:
-        """Make the folder, and empty it of a run as `check_free` allows.
+        """Make the folder, and remove a run from it as `check_free` allows.
 
         Raises:
             UsageError: the folder is used.
@@ -92,12 +92,12 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def resume_command(self, num_processes: int = 1) -> str:
-        """What to type to go on with the run."""
+        """Return the command that continues the run."""
         processes = f" --processes {num_processes}" if num_processes > 1 else ""
         return f"wrn train --resume --out {shlex.quote(str(self.path))}{processes}"
 
     def read_result(self) -> dict[str, Any]:
-        """What a finished run came to.
+        """Return the result of a finished run.
 
         Raises:
             DataError: the file is damaged.
@@ -105,11 +105,11 @@ class RunFolder:
         return read_json(self.result)
 
     def read_recipe(self) -> Recipe:
-        """The recipe of the run in this folder."""
+        """Read the recipe of the run in this folder."""
         return Recipe.from_file(self.recipe)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The records of finished epochs, in order; a last line cut off by a kill is left out.
+        """Read the records of finished epochs, in order; a last line cut off by a kill is left out.
 
         Raises:
             DataError: another line is not the record of an epoch.
@@ -131,7 +131,7 @@ class RunFolder:
         return records
 
     def write_metrics(self, records: Iterable[dict[str, Any]]) -> None:
-        """Replace the records, e.g. by those up to the checkpoint that a run goes on from."""
+        """Replace the records, e.g. by those up to the checkpoint that a run continues from."""
         write_atomic(self.metrics, "".join(_line(record) for record in records).encode())
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -145,8 +145,8 @@ class RunFolder:
 
 
 class SeedsFolder:
-    """What `wrn train --seeds N` leaves: an ordinary run folder for each seed, with what its process said in a log
-    beside it, `seeds.json`, which sums them up, and `comparison.html`.
+    """The folder of several seeds: an ordinary run folder and a log for each, `seeds.json`, which summarizes them, and
+    `comparison.html`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -155,15 +155,15 @@ class SeedsFolder:
         self.page = self.path / "comparison.html"
 
     def run(self, seed: int) -> RunFolder:
-        """The run of a seed."""
+        """Return the run of a seed."""
         return RunFolder(self.path / f"seed{seed}")
 
     def log(self, seed: int) -> Path:
-        """What the process of a seed said."""
+        """Return the log of a seed's process."""
         return self.path / f"seed{seed}.log"
 
     def is_begun(self) -> bool:
-        """Whether training of several seeds has started here."""
+        """Tell whether training of several seeds has started here."""
         return self.summary.is_file()
 
     def check_free(self) -> None:
@@ -174,24 +174,24 @@ class SeedsFolder:
         """
         if self.is_begun():
             raise UsageError(
-                f"--out {self.path}: holds several seeds already; go on with them by --resume, or choose another --out"
+                f"out={self.path}: holds several seeds already; continue them with resume=True, or choose another out="
             )
         if RunFolder(self.path).is_used():
-            raise UsageError(f"--out {self.path}: exists and is not empty; choose another --out for several seeds")
+            raise UsageError(f"out={self.path}: exists and is not empty; choose another out= for several seeds")
 
     def check_begun(self) -> None:
-        """Refuse to go on where nothing has begun.
+        """Refuse to continue if nothing has begun.
 
         Raises:
             UsageError: there are no seeds here.
         """
         if RunFolder(self.path).is_run():
-            raise UsageError(f"--resume {self.path}: holds a single run, not several; leave out --seeds")
+            raise UsageError(f"resume=True: {self.path} holds a single run, not several; leave out seeds=")
         if not self.is_begun():
-            raise UsageError(f"--resume {self.path}: no seeds there; leave out --resume to start them")
+            raise UsageError(f"resume=True: {self.path} holds no seeds; leave out resume=True to start them")
 
     def read_recipe(self) -> Recipe:
-        """The recipe of the first seed; the others differ from it in the seed alone.
+        """Read the recipe of the first seed; the others differ from it in the seed alone.
 
         Raises:
             DataError: the file is damaged.
@@ -202,7 +202,7 @@ class SeedsFolder:
         return Recipe.from_json(recipe)
 
     def resume_command(self, num_seeds: int) -> str:
-        """What to type to go on."""
+        """Return the command that continues the seeds."""
         return f"wrn train --resume --seeds {num_seeds} --out {shlex.quote(str(self.path))}"
 
 
@@ -211,7 +211,7 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a kill left half written."""
+    """Remove half-written files that a kill left behind."""
     for path in folder.glob(".*.part"):
         if _is_part(path):
             path.unlink(missing_ok=True)
@@ -260,10 +260,10 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def _full_disk(error: OSError, path: Path, num_bytes: int) -> Exception:
-    """What a full disk is called; any other error stays what it is."""
+    """Turn a full disk into a WRNError; return any other error as it is."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
     return WRNError(
         f"{path}: no space left on the disk for {num_bytes:,} bytes; what was saved before is whole: free some space "
-        "and go on with --resume"
+        "and continue with resume=True"
     )

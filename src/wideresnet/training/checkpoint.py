@@ -23,12 +23,12 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A point from which a run goes on.
+    """A point from which a run continues.
 
     Attributes:
         step: steps done so far.
         tensors: name -> tensor: weights, buffers, momentum, averaged weights.
-        progress: plain JSON values: sums of the epoch under way, seconds so far.
+        progress: plain JSON values: sums of the current epoch, seconds so far.
     """
 
     step: int
@@ -54,15 +54,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the newest first."""
+    """List the checkpoints of a folder, the newest first."""
     return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), reverse=True)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole.
+    """Find the newest checkpoint that is whole.
 
     Returns:
-        The checkpoint (None where the folder has none), and a sentence for each damaged one that was passed over.
+        The checkpoint (None if the folder has none), and a sentence for each damaged one that was skipped.
 
     Raises:
         WRNError: there are checkpoints and every one is damaged.
@@ -72,14 +72,14 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         try:
             found = _read(path)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            damaged.append(f"checkpoint {path.name} is damaged ({error}); falling back to the one before")
+            damaged.append(f"checkpoint {path.name} is damaged ({error}); falling back to the previous one")
         else:
             for bad in list_checkpoints(folder)[: len(damaged)]:  # or it would count as one of the two that are kept
                 bad.rename(bad.with_suffix(".damaged"))
             return found, damaged
     if damaged:
         raise WRNError(
-            f"{folder}: all {len(damaged)} checkpoints are damaged; start again with --overwrite, or put a copy back"
+            f"{folder}: all {len(damaged)} checkpoints are damaged; start again with overwrite=True, or put a copy back"
         )
     return None, damaged
 

@@ -1,29 +1,38 @@
-"""`fit`: from a recipe to a run folder, new or gone on with."""
+"""`fit`: from a recipe to a run folder, in eight stages: load, resolve, feed, network, autotune, plan, run, report."""
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from wideresnet.base.console import console
+from wideresnet.base import progress
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_bytes
 from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
-from wideresnet.distributed.world import LostProcess, World, join
+from wideresnet.distributed.collectives import LostProcess
+from wideresnet.distributed.sync_norm import synchronize_norms
+from wideresnet.distributed.world import World, join
 from wideresnet.machine.description import describe
-from wideresnet.spec.names import parse
-from wideresnet.spec.recipe import ELSEWHERE, SETTLED, Recipe
-from wideresnet.spec.recipes import overridden
+from wideresnet.machine.device import make_deterministic, pick_device
+from wideresnet.machine.threads import limit_threads
+from wideresnet.networks.blocks import draw_depth_from
+from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder, read_json, remove_parts, write_json
+from wideresnet.training.configure import configure, make_forward
 from wideresnet.training.interrupt import Interrupted
-from wideresnet.training.loop import Run
+from wideresnet.training.loop import Run, Watch
+from wideresnet.training.optimizer import make_optimizer
+from wideresnet.training.preflight.autotune import autotune_together
 from wideresnet.training.preflight.plan import Plan, make_plan
-from wideresnet.training.setup import Job, prepare
+from wideresnet.training.preflight.trial import StepShape
+from wideresnet.training.resolve import check_processes, resolve_network, resumed_recipe
+from wideresnet.training.schedules import make_schedule, shared_batch
+from wideresnet.training.setup import Job, build_feed, build_network, check_smallest_part, notes_on
+
+Announce = Callable[[Job, Plan], None]
 
 
 def fit(
@@ -34,30 +43,32 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     checkpoint_every_s: float = 60.0,
-    announce: Callable[[Job, Plan], None] | None = None,
-    watch: Callable[[int, float, float], None] | None = None,
+    announce: Announce | None = None,
+    watch: Watch | None = None,
     world: World | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Train a network and leave a record.
 
-    Called in each of several processes that torchrun has started, they train one network together, see
-    `training.distributed`.
+    If torchrun has started several processes and each of them calls this, they train one network together, see
+    `distributed.world`.
 
     Args:
         recipe: everything that decides the result.
         out: the run folder; must not exist, unless `resume` or `overwrite`.
-        dataset: the recipe's data, where it is loaded already.
-        resume: go on from the newest checkpoint in `out`; on a CPU the weights come out bit-identical to those of a run
+        dataset: the recipe's data, if it is loaded already.
+        resume: continue from the newest checkpoint in `out`; on a CPU the weights are bit-identical to those of a run
             that was never stopped.
-        overwrite: replace a run that is in `out`.
+        overwrite: replace the run that is in `out`.
         checkpoint_every_s: seconds of work that a kill may cost.
         announce: called with what is about to run, before the first step.
         watch: called about twice a second with the steps done, the epoch's loss so far and its training error so far,
             percent.
-        world: the processes that train together, where they are together already.
+        world: the processes that train together, if they have joined already.
+        command: the command line, for the record.
 
     Returns:
-        What `result.json` holds; `test_error_pct` is that of the last epoch.
+        The content of `result.json`; `test_error_pct` is that of the last epoch.
 
     Raises:
         UsageError: recipe, data and folder do not fit each other, or data or batch do not fit into memory.
@@ -65,51 +76,115 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
     """
     check_checkpoint_every(checkpoint_every_s)
+    limit_threads()
     folder = RunFolder(out)
     with join(world) as world:
-        go_on = f"go on from the last checkpoint with: {folder.resume_command(world.size)}"
         try:
-            return _fit(recipe, folder, dataset, resume, overwrite, checkpoint_every_s, announce, watch, world)
+            recipe, notes = _resume(folder, recipe, world) if resume else (recipe, ())
+            if resume and folder.result.is_file():
+                return folder.read_result()
+            if world.is_first and not resume:
+                folder.check_free(overwrite=overwrite)
+            job, plan = prepare(recipe, dataset, world, resumed=resume, notes=notes)
+            if world.is_first:
+                if announce:
+                    announce(job, plan)
+                _open_folder(folder, job, plan, resume=resume, overwrite=overwrite, command=command)
+            result = Run(job, plan, folder, checkpoint_every_s, watch).train(resume)
+            if world.is_first:
+                from wideresnet.report.pages import write_report  # drawing libraries: not needed before this
+
+                write_report(folder.path, dataset)
+            return result
         except KeyboardInterrupt:  # a second Ctrl-C, or one outside the steps
-            raise Interrupted(f"interrupted; {go_on}") from None
+            if not folder.is_run():
+                raise Interrupted("interrupted before the first step; nothing was written") from None
+            raise Interrupted("interrupted; continue from the last checkpoint with resume=True") from None
         except LostProcess as lost:
-            raise LostProcess(f"{world.name_missing()}: the run has stopped; {go_on}") from lost
+            raise LostProcess(
+                f"{world.name_missing()}: the run has stopped; continue from the last checkpoint with resume=True"
+            ) from lost
 
 
-def _fit(
+def prepare(
     recipe: Recipe,
-    folder: RunFolder,
-    dataset: Dataset | None,
-    resume: bool,
-    overwrite: bool,
-    checkpoint_every_s: float,
-    announce: Callable[[Job, Plan], None] | None,
-    watch: Callable[[int, float, float], None] | None,
-    world: World,
-) -> dict[str, Any]:
-    if resume:
-        recipe = _recipe_to_resume(folder, recipe)
-        if folder.result.is_file():
-            console().print(f"{folder.path}: this run has finished; nothing to resume", markup=False)
-            return folder.read_result()
-        if _has_other_processes(folder, recipe, world.size):
-            recipe = dataclasses.replace(recipe, threads=None)  # of a process, when there were more or fewer of them
-    elif world.is_first:
-        folder.check_free(overwrite=overwrite)
-    if dataset is None:
-        with world.first_alone():
-            dataset = load_for(recipe)
-    with console().status("trying a few steps: the fastest way, memory, time") if world.is_first else nullcontext():
-        job = prepare(recipe, dataset, world)
-        plan = make_plan(job, resumed=resume)
-    if world.is_first:
-        if announce:
-            announce(job, plan)
-        _open_folder(folder, job, plan, resume=resume, overwrite=overwrite)
-    return Run(job, plan, folder, checkpoint_every_s, watch).train(resume)
+    dataset: Dataset | None = None,
+    world: World | None = None,
+    *,
+    resumed: bool = False,
+    notes: tuple[str, ...] = (),
+) -> tuple[Job, Plan]:
+    """Make a run ready: the stages before its first step. Nothing is written.
+
+    Args:
+        dataset: the recipe's data, if it is loaded already.
+        world: the processes that train together; None: this one alone.
+        resumed: the run has begun, so its batch cannot change anymore.
+        notes: told with those of the stages.
+
+    Raises:
+        UsageError: recipe and data do not fit each other, or do not fit into memory.
+    """
+    world = world or World.single()
+    device = pick_device(recipe.machine.device)
+    world.use(device)
+    if device == "cuda":
+        make_deterministic(recipe.machine.deterministic)
+
+    # load: the images in memory
+    with world.first_alone():
+        dataset = dataset or load_for(recipe)
+
+    # resolve: the recipe is final
+    recipe = resolve_network(recipe, dataset)
+
+    # feed: the training set on the device
+    data = build_feed(recipe, dataset, device, world)
+
+    # network: with its initial weights
+    num_images, in_channels = data.feed.num_images, dataset.train.images.shape[3]
+    network, network_notes = build_network(recipe, len(data.class_names), in_channels)
+    check_smallest_part(recipe, data, network, world.size)
+
+    with progress.status("timing a few steps: fastest configuration, memory, time"):
+        # autotune: the machine decides what the recipe leaves open
+        shape = StepShape.of(recipe, data.feed)
+        execution, told = autotune_together(recipe, shape, network, device, num_images, world)
+        network = configure(network.to(device), execution)
+        if world.size > 1:
+            draw_depth_from(network, world.depth)
+            if recipe.schedule.sync_bn:
+                synchronize_norms(network, on_gpu=device == "cuda" and not execution.compile)
+        _, lr = shared_batch(recipe.schedule, world.size)
+        job = Job(
+            recipe=recipe,
+            execution=execution,
+            data=data,
+            network=network,
+            forward=make_forward(network, execution),
+            optimizer=make_optimizer(network, recipe.optimizer),
+            schedule=make_schedule(recipe, data.feed.num_batches, lr),
+            notes=(*notes, *data.notes, *network_notes, *notes_on(recipe, network, data, device, world), *told),
+            world=world,
+        )
+
+        # plan: steps, time and memory
+        return job, make_plan(job, resumed=resumed)
 
 
-def _open_folder(folder: RunFolder, job: Job, plan: Plan, *, resume: bool, overwrite: bool) -> None:
+def _resume(folder: RunFolder, asked: Recipe, world: World) -> tuple[Recipe, tuple[str, ...]]:
+    """Return the stored recipe with what may change on resuming, and notes."""
+    if not folder.is_run():
+        raise UsageError(f"resume=True: {folder.path} holds no run; leave out resume=True to start one")
+    stored = folder.read_recipe()
+    note = "" if folder.result.is_file() else check_processes(folder, stored, world.size)
+    # threads are those of one process: with more or fewer processes the machine decides anew
+    return resumed_recipe(folder.path, stored, asked, keep_threads=not note), (note,) if note else ()
+
+
+def _open_folder(
+    folder: RunFolder, job: Job, plan: Plan, *, resume: bool, overwrite: bool, command: str | None
+) -> None:
     """Write what is known before the first step."""
     if resume:
         for place in (folder.path, folder.checkpoint):
@@ -117,9 +192,9 @@ def _open_folder(folder: RunFolder, job: Job, plan: Plan, *, resume: bool, overw
     else:
         folder.create(overwrite=overwrite)
         _check_space(folder, plan)
-        write_json(folder.recipe, job.recipe.to_json())
-    env = {**describe(job.device), "num_processes": job.world.size}
-    if resume and folder.env.is_file():  # what it ends on, under the command that it began with
+        write_json(folder.recipe, {**job.recipe.to_json(), **job.execution.settled()})
+    env = {**describe(job.execution.device, command), "num_processes": job.world.size}
+    if resume and folder.env.is_file():  # the machine that it ends on, the command that it began with
         env["command"] = read_json(folder.env).get("command", env["command"])
     write_json(folder.env, env)
 
@@ -127,58 +202,7 @@ def _open_folder(folder: RunFolder, job: Job, plan: Plan, *, resume: bool, overw
 def check_checkpoint_every(checkpoint_every_s: float) -> None:
     """Refuse a time that is none."""
     if not checkpoint_every_s >= 0:
-        raise UsageError(f"checkpoint_every_s {checkpoint_every_s}: must be 0 or more seconds")
-
-
-def _recipe_to_resume(folder: RunFolder, asked: Recipe) -> Recipe:
-    if not folder.is_run():
-        raise UsageError(f"--resume {folder.path}: no run there; leave out --resume to start one")
-    return resumed_recipe(folder.path, folder.read_recipe(), asked)
-
-
-def resumed_recipe(path: Path, stored: Recipe, asked: Recipe) -> Recipe:
-    """The stored recipe, with the asked device.
-
-    Raises:
-        UsageError: anything else differs.
-    """
-    settled = dataclasses.replace(
-        asked,
-        **{name: getattr(stored, name) for name in SETTLED if getattr(asked, name) in ("auto", None)},
-    )
-    for name, (old, new) in overridden(settled, stored).items():
-        if name == "network" and str(parse(old, stored.family)) == new:  # only spelt differently
-            continue
-        if name not in ELSEWHERE:
-            raise UsageError(
-                f"--resume {path}: that run has {name} {old}, asked for is {new}; leave the flag out, or start "
-                "a new run with another --out"
-            )
-    return dataclasses.replace(stored, **{name: getattr(settled, name) for name in ELSEWHERE})
-
-
-def _has_other_processes(folder: RunFolder, recipe: Recipe, now: int) -> bool:
-    """Whether a run goes on with another number of processes; refuses to, unless that changes only the rounding.
-
-    It does where batch and lr stay the same and normalisation does not depend on how a batch is split. Else what came
-    out would be a run that no recipe and no number of processes describes.
-
-    Raises:
-        UsageError: the numbers would be those of another run.
-    """
-    before = read_json(folder.env).get("num_processes", 1) if folder.env.is_file() else now
-    if now == before:
-        return False
-    if recipe.batch_rule == "linear":
-        why = "under batch_rule linear its batch and lr would change"
-    elif recipe.norm == "batch" and not recipe.sync_bn:
-        why = "without sync_bn each process normalises by its own share of a batch, so it would be another run"
-    else:
-        masks = "; dropout draws other masks from here on" if recipe.dropout else ""
-        console().print(f"the run had {before} and goes on with {now} processes: the same up to rounding{masks}")
-        return True
-    fix = f"with --processes {before}" if before > 1 else "without --processes"
-    raise UsageError(f"--resume {folder.path}: the run has num_processes {before}, now {now}: {why}; go on {fix}")
+        raise UsageError(f"checkpoint_every={checkpoint_every_s}: must be 0 or more seconds")
 
 
 def _check_space(folder: RunFolder, plan: Plan) -> None:
@@ -186,6 +210,6 @@ def _check_space(folder: RunFolder, plan: Plan) -> None:
     needed, free = 3 * 3 * 4 * plan.params, shutil.disk_usage(folder.path).free
     if free < needed:
         raise WRNError(
-            f"{folder.path}: no space left on the disk: checkpoints need {human_bytes(needed)}, free are "
-            f"{human_bytes(free)}; make room or choose another --out"
+            f"{folder.path}: no space left on the disk: checkpoints need {human_bytes(needed)}, {human_bytes(free)} is "
+            "free; make room or choose another out="
         )

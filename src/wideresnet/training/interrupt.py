@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that the loop honours after the step under way."""
+"""Ctrl-C and SIGTERM as a request that the loop honors after the current step."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from wideresnet.base.errors import WRNError
 
 
 class Interrupted(WRNError):
-    """The run was asked to stop and can go on later; exit code 130, as shells have it for Ctrl-C."""
+    """The run was asked to stop and can be resumed; exit code 130, as in shells after Ctrl-C."""
 
     exit_code = 130
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM only sets `asked`; a second one ends the program at once."""
+    """Within its block the first SIGINT or SIGTERM only sets `asked`; a second one ends the program at once."""
 
     def __init__(self) -> None:
         self.asked = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only in the main thread
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 import math
 import shutil
 import time
@@ -11,142 +11,154 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
-from wideresnet.base.console import bar, console
+from wideresnet.base import progress
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import ImageSet
-from wideresnet.distributed.world import GradientSum
+from wideresnet.distributed.gradients import make_exchange
+from wideresnet.engines import optimize
 from wideresnet.engines.evaluate import EVALUATION_BATCH, Evaluation, evaluate
 from wideresnet.machine.device import synchronise
 from wideresnet.machine.memory import peak_memory_mib
+from wideresnet.networks import Network
 from wideresnet.spec.record import RunFolder, write_atomic, write_json
+from wideresnet.training.averaging import average_weights
 from wideresnet.training.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 from wideresnet.training.interrupt import Interrupted, StopRequest
-from wideresnet.training.preflight.autotune import compiled
 from wideresnet.training.preflight.plan import Plan
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
 from wideresnet.training.step import Meter, train_step
 from wideresnet.weights.hub import Weights, write_weights
 
+Watch = Callable[[int, float, float], None]
+"""Called with the steps done, the epoch's loss so far, and its training error so far in percent."""
+
+LOOK_EVERY_S = 0.5
+"""How often the progress is read; on a GPU each time waits for the device."""
+
+log = logging.getLogger(__name__)
+
 
 class Run:
     """The state of a run: weights, momentum, averaged weights, the step, the epoch's sums, the time so far."""
 
     def __init__(
-        self,
-        job: Job,
-        plan: Plan,
-        folder: RunFolder,
-        checkpoint_every_s: float,
-        watch: Callable[[int, float, float], None] | None = None,
+        self, job: Job, plan: Plan, folder: RunFolder, checkpoint_every_s: float, watch: Watch | None = None
     ) -> None:
-        self.job, self.recipe, self.folder = job, job.recipe, folder
-        self.plan = plan
+        self.job, self.recipe, self.folder, self.plan = job, job.recipe, folder, plan
+        self.device, self.world, self.data = job.execution.device, job.world, job.data
         self.network, self.optimizer = job.network, job.optimizer
-        self.world = job.world
-        self.together = GradientSum(job.network) if job.world.size > 1 else None
-        self.averaged = copy.deepcopy(job.network) if job.recipe.ema_decay else None
-        self.meter = Meter(job.device)
-        self.progress = bar("loss {task.fields[loss]}", "error {task.fields[error]}", "{task.fields[rate]} images/s")
-        self.evaluated: Evaluation | None = None  # of the last evaluation, where it was in this process
+        self.together = None
+        if job.world.size > 1:
+            self.together = make_exchange(
+                job.forward,
+                job.network,
+                device=self.device,
+                is_compiled=job.execution.compile,
+                is_deterministic=job.execution.deterministic,
+                skips_blocks=job.recipe.network_options.stochastic_depth is not None,
+            )
+        self.forward = self.together.forward if self.together else job.forward
+        decay = job.recipe.optimizer.ema_decay
+        self.averaged = average_weights(job.network, decay) if decay else None
+        self.meter = Meter(self.device)
+        self.evaluated: Evaluation | None = None  # of the last evaluation, if it was in this process
         self.step = 0
         self.train_s = 0.0
         self.evaluation_s = 0.0
         self.checkpoint_every_s = checkpoint_every_s
         self.watch = watch
-        self.saved_at = float("-inf")  # the first step is followed by a checkpoint, so that it need not wait for one
+        self.saved_at = float("-inf")  # the first checkpoint follows the first step, which does not wait for it
+
+    @property
+    def result_network(self) -> Network:
+        """The network that would be the result now: the averaged one, if weights are averaged."""
+        return self.averaged.module if self.averaged is not None else self.network  # type: ignore[return-value]
 
     def train(self, resume: bool) -> dict[str, Any]:
-        """Train to the last epoch, from the newest checkpoint if `resume`; returns what `result.json` holds."""
-        job, recipe, feed = self.job, self.recipe, self.job.feed
-        forward: nn.Module = self.network
-        if recipe.compile:
-            forward = compiled(self.network)
+        """Train to the last epoch, from the newest checkpoint if `resume`; return what `result.json` holds."""
+        feed, schedule = self.data.feed, self.job.schedule
+        epochs = self.recipe.schedule.epochs
+        total = epochs * feed.num_batches
         self.network.train()
-        total = recipe.epochs * feed.num_batches
-        cuda = [torch.cuda.current_device()] if job.device == "cuda" else []
-        with StopRequest() as stop, torch.random.fork_rng(devices=cuda), self.progress as progress:
+        cuda = [torch.cuda.current_device()] if self.device == "cuda" else []
+        with (
+            StopRequest() as stop,
+            torch.random.fork_rng(devices=cuda),
+            progress.task("training", total=total, fields=("loss", "error", "rate")) as task,
+        ):
             if resume:
                 self.restore()
-            task = progress.add_task("", total=total, completed=self.step, loss="-", error="-", rate="-")
             while self.step < total:
                 epoch, first = divmod(self.step, feed.num_batches)
-                progress.update(task, description=f"epoch {epoch + 1}/{recipe.epochs}")
+                task.update(description=f"epoch {epoch + 1}/{epochs}", completed=self.step)
                 started, shown, first_step = time.monotonic(), 0.0, self.step
                 before = self.train_s
-                for images, labels in feed.epoch(epoch, start=first, scale=image_scale(recipe, epoch)):
-                    if job.schedule.resets_momentum(self.step):
+                for images, labels in feed.epoch(epoch, start=first, scale=image_scale(self.recipe, epoch)):
+                    if schedule.resets_momentum(self.step):
                         self.optimizer.state.clear()
-                    self.world.seed_step(recipe.seed, self.step)  # dropout, stochastic depth
+                    self.world.seed_step(self.recipe.seed, self.step)  # dropout, stochastic depth
                     train_step(
-                        forward, self.optimizer, images, labels, self.meter, recipe, job.device,
-                        step=self.step, lr=job.schedule.lr(self.step),
+                        self.forward, self.optimizer, images, labels, self.meter, self.job.execution,
+                        step=self.step, lr=schedule.lr(self.step),
+                        label_smoothing=self.recipe.optimizer.label_smoothing,
+                        accumulate=self.recipe.schedule.accumulate,
                         together=self.together, num_images=feed.images_in(self.step % feed.num_batches),
                     )  # fmt: skip
                     self.step += 1
-                    self.average()
+                    if self.averaged is not None:
+                        self.averaged.update_parameters(self.network)
                     now = time.monotonic()
                     due = self.world.is_first and now - self.saved_at > self.checkpoint_every_s
-                    look = self.world.is_first and (now - shown > 0.5 or job.device == "cpu" or due)
+                    look = self.world.is_first and (now - shown > LOOK_EVERY_S or self.device == "cpu" or due)
                     stopping, look = self.world.any_of(stop.asked, look)
                     if look or stopping:
                         self.check_finite()  # reads from the device, so on a GPU only now and then
                         self.train_s = before + now - started
-                    if now - shown > 0.5:
+                    if now - shown > LOOK_EVERY_S:
                         shown = now
                         loss, error = self.meter.read()
                         rate = (self.step - first_step) * feed.batch_size / max(now - started, 1e-9)
-                        progress.update(
-                            task,
+                        task.update(
                             completed=self.step,
                             loss=f"{loss:.3f}",
                             error=f"{error:.1f} %",
-                            rate=f"{rate:,.0f}",
+                            rate=f"{rate:,.0f} images/s",
                         )
                         if self.watch:
                             self.watch(self.step, loss, error)
                     if stopping:
                         self.save()
-                        self.world.meet()  # nobody says that all is saved before it is
-                        raise Interrupted(self.how_to_resume())
+                        self.world.meet()  # no process may report that all is saved before it is
+                        raise Interrupted(
+                            f"stopped after step {self.step:,}; everything is saved; continue with resume=True"
+                        )
                     if due:
                         self.save()
-                synchronise(job.device)
+                synchronise(self.device)
                 self.check_finite()
                 self.train_s = before + time.monotonic() - started
-                progress.update(task, completed=self.step)
+                task.update(completed=self.step)
                 self.end_epoch(epoch)
             return self.finish()
-
-    def average(self) -> None:
-        """Move the averaged weights towards the newest; quickly at first, since the first weights mean nothing."""
-        if self.averaged is None:
-            return
-        decay = min(self.recipe.ema_decay, self.step / (self.step + 10))
-        pairs = list(zip(self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True))
-        means, newest = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-        with torch.no_grad():
-            torch._foreach_lerp_(means, newest, 1 - decay)  # type: ignore[attr-defined]  # few launches on a GPU
-            for count, newer in (pair for pair in pairs if not pair[0].is_floating_point()):
-                count.copy_(newer)
 
     def check_finite(self) -> None:
         """Stop a run whose loss is not finite; no update was made since, and the last checkpoint is from before."""
         failed = int(self.meter.failed_step)
         if failed < 0:
             return
-        epoch, within = divmod(failed, self.job.feed.num_batches)
+        epoch, within = divmod(failed, self.data.feed.num_batches)
         raise WRNError(
-            f"the loss is not finite at epoch {epoch + 1}, step {within + 1} of {self.job.feed.num_batches}, "
+            f"the loss is not finite at epoch {epoch + 1}, step {within + 1} of {self.data.feed.num_batches}, "
             f"lr {self.job.schedule.lr(failed):g}: stopped before the update; {self.state_before()}; start again "
-            "with a lower --lr (or --precision fp32)"
+            "with a lower lr= (or precision='fp32')"
         )
 
     def state_before(self) -> str:
-        """Where what was trained so far can be found, for a message."""
+        """Say where the state before a failure is."""
         place = self.folder.checkpoint
         return f"the state from before is in {place}" if list_checkpoints(place) else "nothing had been trained yet"
 
@@ -155,14 +167,14 @@ class Run:
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             raise WRNError(
                 f"the weights are not finite after step {self.step:,}, lr {self.job.schedule.lr(self.step - 1):g}: "
-                f"stopped; {self.state_before()}; start again with a lower --lr"
+                f"stopped; {self.state_before()}; start again with a lower lr="
             )
 
     def end_epoch(self, epoch: int) -> None:
         """Evaluate, write the epoch's record, start the next epoch's sums."""
         number, recipe = epoch + 1, self.recipe
         loss, error = self.meter.read()
-        self.meter = Meter(self.job.device)
+        self.meter = Meter(self.device)
         record = {
             "epoch": number,
             "step": self.step,
@@ -173,72 +185,71 @@ class Run:
             "train_s": round(self.train_s, 3),
         }
         line = f"epoch {number:>3}  lr {record['lr']:<7.4g} loss {loss:.3f}  train error {error:5.2f} %"
-        if number % recipe.eval_every == 0 or number == recipe.epochs:
-            result = self.evaluated = self.evaluate(self.job.validation)
-            split = "val" if recipe.holdout else "test"
+        if number % recipe.feed.eval_every == 0 or number == recipe.schedule.epochs:
+            result = self.evaluated = self.evaluate(self.data.validation)
+            split = "val" if recipe.feed.holdout else "test"
             record |= {f"{split}_loss": result.loss, f"{split}_error_pct": result.error_pct}
             line += f"  {split} error {result.error_pct:5.2f} %"
         if self.world.is_first:
             self.folder.append_metrics(record)
-        console().print(f"{line}  {human_seconds(self.train_s + self.evaluation_s)}")
+        progress.report(f"{line}  {human_seconds(self.train_s + self.evaluation_s)}")
 
     def evaluate(self, images: ImageSet) -> Evaluation:
-        """The network that would be the result now, on a set."""
+        """Evaluate the network that would be the result now."""
         started = time.monotonic()
-        task = self.progress.add_task("evaluating", total=len(images), loss="-", error="-", rate="-")
-        network = self.averaged or self.network
+        network, execution = self.result_network, self.job.execution
         self.world.copy_first(network.buffers())  # BN's running statistics: without sync_bn each process has its own
-        result = evaluate(
-            network,
-            images.images,
-            images.labels,
-            self.job.preprocessing,
-            device=self.job.device,
-            precision=self.recipe.precision,
-            batch_size=min(EVALUATION_BATCH[self.job.device], 2 * self.plan.part_images),  # less memory than a step
-            advance=lambda num: self.progress.advance(task, num * self.world.size),
-            world=self.world,
-        )
-        self.progress.remove_task(task)
+        with progress.task("evaluating", total=len(images)) as task:
+            result = evaluate(
+                optimize(network, kernels=execution.kernels == "winograd"),
+                images.images,
+                images.labels,
+                self.data.preprocessing,
+                device=self.device,
+                precision=execution.precision,
+                batch_size=min(EVALUATION_BATCH[self.device], 2 * self.plan.part_images),  # less memory than a step
+                advance=lambda num: task.update(advance=num * self.world.size),
+                world=self.world,
+            )
         self.evaluation_s += time.monotonic() - started
         if not math.isfinite(result.loss):
             raise WRNError(
                 f"the network's outputs on {len(images):,} images are not finite after step {self.step:,}: stopped; "
-                f"{self.state_before()}; start again with a lower --lr"
+                f"{self.state_before()}; start again with a lower lr="
             )
         return result
 
     def finish(self) -> dict[str, Any]:
-        """Weights, predictions on the test set and the result; checkpoints are no longer needed."""
-        job, recipe = self.job, self.recipe
+        """Write weights, predictions on the test set and the result; checkpoints are no longer needed."""
+        recipe, data = self.recipe, self.data
         self.check_weights()
-        last = None if recipe.holdout else self.evaluated
-        test = last or self.evaluate(job.test)
-        network = self.averaged or self.network
+        last = None if recipe.feed.holdout else self.evaluated
+        test = last or self.evaluate(self.data.test)
+        network = self.result_network
         result = {
             "network": recipe.network,
-            "dataset": job.dataset_name,
-            "recipe": recipe.recipe,
+            "dataset": self.data.name,
+            "recipe": recipe.name,
             "params": sum(p.numel() for p in network.parameters()),
-            "epochs": recipe.epochs,
+            "epochs": recipe.schedule.epochs,
             "test_error_pct": test.error_pct,
             "test_loss": test.loss,
             "num_test_images": test.num_images,
             "seconds": round(self.train_s + self.evaluation_s, 3),
             "train_s": round(self.train_s, 3),
-            "images_per_s": round(self.step * job.feed.batch_size / max(self.train_s, 1e-9), 1),
-            "peak_memory_mib": round(max(peak_memory_mib(job.device), self.plan.peak_before_bytes / 2**20), 1),
+            "images_per_s": round(self.step * self.data.feed.batch_size / max(self.train_s, 1e-9), 1),
+            "peak_memory_mib": round(max(peak_memory_mib(self.device), self.plan.peak_before_bytes / 2**20), 1),
             "predicted_memory_mib": round(self.plan.memory_bytes / 2**20, 1),
             "seed": recipe.seed,
-            "device": job.device,
-            "precision": recipe.precision,
+            "device": self.device,
+            "precision": self.job.execution.precision,
             "num_processes": self.world.size,
         }
         if self.world.is_first:
-            write_weights(self.folder.path, Weights(network, job.preprocessing, job.class_names, job.feed.size))
+            write_weights(self.folder.path, Weights(network, data.preprocessing, data.class_names, data.feed.size))
             write_atomic(
                 self.folder.predictions,
-                save({"logits": test.logits, "labels": torch.from_numpy(job.test.labels)}),
+                save({"logits": test.logits, "labels": torch.from_numpy(self.data.test.labels)}),
             )
             write_json(self.folder.result, result)
             shutil.rmtree(self.folder.checkpoint, ignore_errors=True)
@@ -254,30 +265,30 @@ class Run:
             if (momentum := self.optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None:
                 tensors[f"momentum.{name}"] = momentum
         if self.averaged is not None:
-            tensors |= {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
-        progress = {
+            tensors |= {f"averaged.{k}": v for k, v in self.averaged.module.state_dict().items()}
+        sums = {
             "meter": self.meter.to_json(),
             "train_s": self.train_s,
             "evaluation_s": self.evaluation_s,
-            "data": self.job.data_digest,
+            "data": self.data.digest,
         }
-        save_checkpoint(self.folder.checkpoint, Checkpoint(self.step, tensors, progress))
+        save_checkpoint(self.folder.checkpoint, Checkpoint(self.step, tensors, sums))
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
-        """Go back to the newest whole checkpoint."""
-        with self.world.first_alone():  # which sets damaged ones aside, so that all find the same
+        """Load the newest whole checkpoint."""
+        with self.world.first_alone():  # it sets damaged ones aside, so that all find the same
             found, damaged = newest_checkpoint(self.folder.checkpoint)
         for sentence in damaged:
-            console().print(sentence, style="yellow", markup=False)
-        if found is None:  # killed before the first checkpoint: the run begins anew, its weights a function of the seed
+            log.warning(sentence)
+        if found is None:  # killed before the first checkpoint: the run starts over, its weights a function of the seed
             if self.world.is_first:
                 self.folder.write_metrics([])
             return
-        if found.progress["data"] != self.job.data_digest:
+        if found.progress["data"] != self.data.digest:
             raise UsageError(
-                f"--resume {self.folder.path}: {self.recipe.data} no longer holds the images that this run began with; "
-                "put them back, or start a new run"
+                f"resume=True: {self.recipe.data} no longer holds the images that the run in {self.folder.path} began "
+                "with; put them back, or start a new run"
             )
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}, "averaged": {}}
         for name, tensor in found.tensors.items():
@@ -289,21 +300,17 @@ class Run:
                 momentum = torch.empty_like(parameter, requires_grad=False).copy_(parts["momentum"][name])
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
         if self.averaged is not None:
-            self.averaged.load_state_dict(parts["averaged"])
+            self.averaged.module.load_state_dict(parts["averaged"])
+            self.averaged.n_averaged.fill_(found.step + 1)  # the initial weights count
         self.saved_at = time.monotonic()
         self.meter.restore(found.progress["meter"])
         self.step = found.step
         self.train_s, self.evaluation_s = found.progress["train_s"], found.progress["evaluation_s"]
-        epochs_done, within = divmod(self.step, self.job.feed.num_batches)
+        epochs_done, within = divmod(self.step, self.data.feed.num_batches)
         cut_at_end = within == 0 and self.meter.num_images > 0  # stopped between an epoch's last step and its record
         last_step = self.step - 1 if cut_at_end else self.step
         if self.world.is_first:
             self.folder.write_metrics(r for r in self.folder.read_metrics() if r["step"] <= last_step)
-        console().print(f"resumed from step {self.step:,}")
+        progress.report(f"resumed from step {self.step:,}")
         if cut_at_end:
             self.end_epoch(epochs_done - 1)
-
-    def how_to_resume(self) -> str:
-        """The line that a stopped run ends with."""
-        command = self.folder.resume_command(self.world.size)
-        return f"stopped after step {self.step:,}; everything is saved, go on with: {command}"

@@ -1,27 +1,27 @@
-"""The optimiser that a recipe asks for."""
+"""The optimizer that a recipe asks for."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.recipe import OptimizerOptions
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD as the recipe says; weight decay on every parameter, or only on those with more than one dimension."""
+def make_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim.SGD:
+    """Return SGD with weight decay on every parameter, or only on those with more than one dimension."""
     parameters = list(network.parameters())
-    decayed = [p for p in parameters if recipe.weight_decay_on == "all" or p.ndim > 1]
-    spared = [p for p in parameters if recipe.weight_decay_on != "all" and p.ndim <= 1]
+    decayed = [p for p in parameters if options.weight_decay_on == "all" or p.ndim > 1]
+    spared = [p for p in parameters if options.weight_decay_on != "all" and p.ndim <= 1]
     groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": decayed, "weight_decay": options.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
     return torch.optim.SGD(
         [group for group in groups if group["params"]],
         lr=0.0,  # set at every step
-        momentum=recipe.momentum,
-        dampening=recipe.dampening,
-        nesterov=recipe.nesterov,
+        momentum=options.momentum,
+        dampening=options.dampening,
+        nesterov=options.nesterov,
         fused=True,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from wideresnet.spec.recipe import Recipe
+from wideresnet.base.errors import UsageError
+from wideresnet.spec.recipe import Recipe, ScheduleOptions
 
 
 class Schedule(Protocol):
@@ -22,7 +23,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Steps:
-    """Constant, multiplied by `factor` at each of `drop_epochs`.
+    """A constant rate, multiplied by `factor` at each of `drop_epochs`.
 
     Attributes:
         base: the first learning rate.
@@ -47,7 +48,7 @@ class Steps:
         return self.base * self.factor ** self._num_drops(step // self.steps_per_epoch)
 
     def resets_momentum(self, step: int) -> bool:
-        """True at the first step after a drop, where the recipe asks for it."""
+        """Return True at the first step after a drop, if the recipe asks for it."""
         epoch, within = divmod(step, self.steps_per_epoch)
         return self.reset_momentum and within == 0 and epoch > 0 and self._num_drops(epoch) > self._num_drops(epoch - 1)
 
@@ -73,22 +74,48 @@ class OneCycle:
         return False
 
 
-def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
-    """The recipe's schedule for that many steps an epoch."""
-    if recipe.schedule == "steps":
+def make_schedule(recipe: Recipe, steps_per_epoch: int, lr: float | None = None) -> Schedule:
+    """Return the recipe's schedule for that many steps per epoch.
+
+    Args:
+        lr: learning rate instead of the recipe's, see `shared_batch`.
+    """
+    options = recipe.schedule
+    lr = options.lr if lr is None else lr
+    if options.kind == "steps":
         return Steps(
-            recipe.lr,
-            recipe.lr_drop_factor,
-            recipe.lr_drop_epochs,
-            recipe.lr_drop_at,
-            recipe.reset_momentum_at_drops,
+            lr,
+            options.lr_drop_factor,
+            options.lr_drop_epochs,
+            options.lr_drop_at,
+            recipe.optimizer.reset_momentum_at_drops,
             steps_per_epoch,
         )
-    num_steps = recipe.epochs * steps_per_epoch
-    return OneCycle(recipe.lr, recipe.warmup_fraction * num_steps, num_steps)
+    num_steps = options.epochs * steps_per_epoch
+    return OneCycle(lr, options.warmup_fraction * num_steps, num_steps)
+
+
+def shared_batch(options: ScheduleOptions, num_processes: int) -> tuple[int, float]:
+    """Return batch size and learning rate of the steps that all processes take together.
+
+    Rule "global": both as they are, so that the result does not depend on the number of processes. Rule "linear": both
+    times the number of processes (Goyal et al. 2017, arXiv 1706.02677, section 2.1).
+
+    Raises:
+        UsageError: a batch with fewer images than processes.
+    """
+    if options.batch_rule == "linear":
+        return options.batch_size * num_processes, options.lr * num_processes
+    if options.batch_size < num_processes:
+        raise UsageError(
+            f"batch_size={options.batch_size}: fewer images than the {num_processes} processes that share them; use "
+            f"batch_size={num_processes} or more, or processes={options.batch_size} or fewer"
+        )
+    return options.batch_size, options.lr
 
 
 def image_scale(recipe: Recipe, epoch: int) -> float:
-    """The scale of the images in an epoch (from 0): the last pair of `image_scales` that has begun."""
-    begun = [scale for start, scale in recipe.image_scales if epoch >= start * recipe.epochs - 1e-9]
+    """Return the scale of the images in an epoch (from 0): the last pair of `image_scales` that has begun."""
+    epochs = recipe.schedule.epochs
+    begun = [scale for start, scale in recipe.feed.image_scales if epoch >= start * epochs - 1e-9]
     return begun[-1]

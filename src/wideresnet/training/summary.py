@@ -1,74 +1,79 @@
-"""What `wrn train` says before the first step and after the last."""
+"""What is about to run, as data: a terminal, a log and a page show it in their own ways."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from dataclasses import dataclass
 
-from rich.markup import escape
-from rich.table import Table
-
-from wideresnet.base.console import console
-from wideresnet.distributed.world import describe_batch
-from wideresnet.spec.recipe import SETTLED, Recipe, show_value
-from wideresnet.spec.recipes import overridden
-from wideresnet.spec.record import RunFolder
-from wideresnet.training import Job, Plan
-from wideresnet.training.preflight.autotune import describe_configuration
+from wideresnet.data.feeds.resident import share_of
+from wideresnet.spec.fields import show_value
+from wideresnet.spec.recipe import GROUPS, Recipe, overridden
+from wideresnet.training.preflight.plan import Plan
+from wideresnet.training.schedules import shared_batch
+from wideresnet.training.setup import Job
 
 
-def announce_run(job: Job, plan: Plan, base: Recipe | None) -> None:
-    """The resolved recipe with what was overridden, the data, the arithmetic.
+@dataclass(frozen=True)
+class Summary:
+    """A run before its first step.
+
+    Attributes:
+        title: network, data and recipe.
+        groups: group -> flat key -> its value in effect.
+        overridden: flat key -> the named recipe's value, for all that differ.
+        facts: (name, value): data, arithmetic, device.
+        notes: what was decided for the user, one line each.
+    """
+
+    title: str
+    groups: dict[str, dict[str, str]]
+    overridden: dict[str, str]
+    facts: list[tuple[str, str]]
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Return the summary as plain text, for a log."""
+        groups = (f"{name}: {', '.join(f'{k} {v}' for k, v in keys.items())}" for name, keys in self.groups.items())
+        facts = (f"{name}: {value}" for name, value in self.facts)
+        return [self.title, *groups, *facts, *(f"note: {note}" for note in self.notes)]
+
+
+def summarize(job: Job, plan: Plan, base: Recipe | None) -> Summary:
+    """Collect the resolved recipe with what was overridden, the data, and the arithmetic.
 
     Args:
-        base: the recipe without overrides; None when a run is resumed.
+        base: the recipe without overrides; None for a resumed run.
     """
-    recipe = job.recipe
-    changed = {} if base is None else overridden(recipe, base)
-    changed.pop("network", None)  # only spelt differently
-    for name in SETTLED:
-        if base and getattr(base, name) in ("auto", None):
-            changed.pop(name, None)
-    out = console()
-    table = Table(title=escape(f"{recipe.network} on {job.dataset_name}, recipe {recipe.recipe}"), show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")  # a long path is shown whole
-    groups: dict[str, list[str]] = {}
-    for field in dataclasses.fields(Recipe):
-        text = escape(f"{field.name} {show_value(getattr(recipe, field.name))}")
-        if field.name in changed:
-            text = f"[yellow]{text} (recipe: {escape(show_value(changed[field.name][0]))})[/]"
-        groups.setdefault(field.metadata["group"], []).append(text)
-    for group, texts in groups.items():
-        if group != "what":
-            table.add_row(group, ", ".join(texts))
-    table.add_section()
-    train, test = job.feed.num_images, len(job.test.labels)
-    height, width = job.feed.size
-    table.add_row("data", f"{train:,} training and {test:,} test images of {height}x{width}, "
-                  f"{len(job.class_names)} classes, from {escape(recipe.data)}")  # fmt: skip
-    for name, value in plan.lines():
-        table.add_row(name, value)
-    table.add_row("device", f"{job.device}: {describe_configuration(recipe)}")
-    if job.world.size > 1:
-        table.add_row("processes", describe_batch(job.world, recipe, job.feed.batch_size))
-    out.print(table)
-    if changed:
-        out.print("overridden: " + ", ".join(changed))
-    for note in job.notes:
-        out.print(f"note: {note}", markup=False)
-
-
-def show_result(result: dict[str, Any]) -> None:
-    """The result, on stdout."""
-    print(
-        f"test error {result['test_error_pct']:.2f} % (epoch {result['epochs']}, the last, on all "
-        f"{result['num_test_images']:,} test images)"
+    recipe, data, world = job.recipe, job.data, job.world
+    values = {key: show_value(value) for key, value in {**recipe.values(), **job.execution.settled()}.items()}
+    changed = overridden(recipe, base) if base else {}
+    for key in ("network", "family"):  # only spelled differently, or decided by the data
+        changed.pop(key, None)
+    height, width = data.feed.size
+    facts = [
+        (
+            "data",
+            f"{data.feed.num_images:,} training and {len(data.test):,} test images of {height}x{width}, "
+            f"{len(data.class_names)} classes, from {recipe.data}",
+        ),
+        *plan.lines(),
+        ("device", f"{job.execution.device}: {job.execution.describe()}"),
+    ]
+    if world.size > 1:
+        _, lr = shared_batch(recipe.schedule, world.size)
+        shares = [share_of(data.feed.batch_size, rank, world.size) for rank in range(world.size)]
+        sizes = [share.stop - share.start for share in shares]
+        each = f"x {sizes[0]}" if len(set(sizes)) == 1 else f"of {', '.join(map(str, sizes))}"
+        facts.append(
+            (
+                "processes",
+                f"{data.feed.batch_size} images per step: {world.size} processes {each}, lr {lr:g} "
+                f"(rule {recipe.schedule.batch_rule})",
+            )
+        )
+    return Summary(
+        title=f"{recipe.network} on {data.name}, recipe {recipe.name}",
+        groups={group: {key: values[key] for key in keys} for group, keys in GROUPS.items() if group != "what"},
+        overridden={key: show_value(old) for key, (old, _) in changed.items()},
+        facts=facts,
+        notes=job.notes,
     )
-
-
-def show_pictures(run: RunFolder) -> None:
-    """Where the pictures of a run are, on stdout."""
-    for label, path in (("curves", run.curves), ("predictions", run.pictures), ("run page", run.report)):
-        if path.is_file():
-            print(f"{label:<12} {path}")

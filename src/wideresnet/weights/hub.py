@@ -1,7 +1,7 @@
-"""Weights on disk, in the layout of the Hugging Face hub, with their own preprocessing and class names.
+"""Weights on disk in the layout of the Hugging Face hub, together with preprocessing and class names.
 
-`config.json` + `model.safetensors`, and `preprocessing.safetensors` where whitening needs matrices. Nothing is ever
-unpickled.
+The files are `config.json`, `model.safetensors`, and `preprocessing.safetensors` if whitening needs matrices. Nothing
+is ever unpickled.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from wideresnet.networks import Network, create
 from wideresnet.spec.record import CONFIG, MATRICES, MODEL, RunFolder, write_atomic, write_json
 
 MAX_SIDE_PX = 8000
-"""The largest input size believed: one image of it is within what may be decoded (64 megapixels)."""
+"""Largest input size that is accepted: one such image has the largest size that may be decoded (64 megapixels)."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A trained network and what it needs to read an image.
+    """A trained network and what it needs to read images.
 
     Attributes:
         network: in evaluation mode.
         preprocessing: from uint8 (B, H, W, C) to what `network` takes.
         class_names: in the order of the network's outputs.
-        input_size: (H, W) in px of the images it was trained on.
+        input_size: (H, W) of the images that it was trained on, px.
     """
 
     network: Network
@@ -45,7 +45,12 @@ class Weights:
 
 
 def write_weights(folder: Path, weights: Weights) -> None:
-    """Write `config.json` and `model.safetensors` (and ZCA's matrices) into a folder, each whole or not at all."""
+    """Write `config.json` and `model.safetensors` (and ZCA's matrices) into a folder, each completely or not at all.
+
+    Args:
+        folder: an existing folder.
+        weights: what to write.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.network.state_dict().items()}
     matrices = weights.preprocessing.tensors()
     if matrices:
@@ -70,20 +75,20 @@ def read_weights(path: str | Path) -> Weights:
         path: a run folder, a folder with `config.json` and `model.safetensors`, or that `model.safetensors`.
 
     Raises:
-        UsageError: there is nothing of the kind.
-        DataError: the files are damaged, or do not fit each other.
+        UsageError: there are no such files.
+        DataError: the files are damaged or do not match each other.
     """
     path = Path(path)
     folder, model = (path, path / MODEL) if path.is_dir() else (path.parent, path)
     if not model.is_file():
-        started = " (a run that has not finished; go on with --resume)" if RunFolder(folder).is_run() else ""
-        raise UsageError(f"{path}: no {MODEL} there{started}; give a finished run folder or a weights folder")
+        started = " (an unfinished run: resume its training first)" if RunFolder(folder).is_run() else ""
+        raise UsageError(f"{path}: no {MODEL} there{started}; use the folder of a finished run, or of weights")
     if not (folder / CONFIG).is_file():
-        raise UsageError(f"{model}: no {CONFIG} beside it, so the network, classes and preprocessing are unknown")
+        raise UsageError(f"{model}: no {CONFIG} next to it, so that network, classes and preprocessing are unknown")
     try:
         config = json.loads((folder / CONFIG).read_text())
-        # shapes only: memory is taken once the file is known to hold such a network; of options without effect the
-        # training has told already
+        # shapes only: no memory is allocated before the file is known to hold such a network; warnings about options
+        # without effect were shown in training
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             network = create(config["network"], config["num_classes"], **config["options"])
@@ -93,7 +98,7 @@ def read_weights(path: str | Path) -> Weights:
         if not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE_PX:
             raise ValueError(f"input_size {height}x{width}: sides must be 1 to {MAX_SIDE_PX} px")
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-        raise DataError(f"{folder / CONFIG}: not a network's configuration ({_one_line(error)})") from None
+        raise DataError(f"{folder / CONFIG}: not the configuration of a network ({_one_line(error)})") from None
     _load_into(network, _read_tensors(model), model)
     if len(names) != network.num_classes:
         raise DataError(f"{folder / CONFIG}: {len(names)} class names for {network.num_classes} outputs")
@@ -105,12 +110,15 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def load(path: str | Path) -> Network:
-    """The network of a run folder, a weights folder or a `model.safetensors` with its `config.json`, ready to evaluate.
+    """Load a trained network, ready to evaluate.
 
-    Its inputs are preprocessed images; `read_weights` gives the preprocessing and the class names too.
+    It takes preprocessed images; `read_weights` returns the preprocessing and the class names, too.
+
+    Args:
+        path: a run folder, a folder with `config.json` and `model.safetensors`, or that `model.safetensors`.
 
     Raises:
-        UsageError, DataError: see `read_weights`.
+        UsageError, DataError: as for `read_weights`.
     """
     return read_weights(path).network
 
@@ -119,7 +127,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_bytes(path.read_bytes())
     except (OSError, SafetensorError, ValueError) as error:
-        raise DataError(f"{path}: not a whole safetensors file ({_one_line(error)})") from None
+        raise DataError(f"{path}: not a complete safetensors file ({_one_line(error)})") from None
 
 
 def _load_into(network: Network, tensors: dict[str, Tensor], path: Path) -> None:

@@ -13,7 +13,7 @@ from wideresnet.data.preprocess import Preprocessing
 
 
 def one_by_one(images: np.ndarray, preprocessing: Preprocessing, batch_size: int) -> Iterator[torch.Tensor]:
-    """What a loader over image objects does: each image is padded, cut, mirrored, normalised, then stacked."""
+    """What a loader over image objects does: each image is padded, cut, mirrored, normalized, then stacked."""
     random = np.random.default_rng(0)
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     parts = []

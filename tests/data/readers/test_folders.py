@@ -33,7 +33,7 @@ def test_without_a_test_folder_every_fifth_image_is_held_out_whatever_its_conten
     first = load_dataset(folder)
     assert np.bincount(first.train.labels).tolist() == [8, 10]
     assert np.bincount(first.test.labels).tolist() == [2, 2]
-    assert first.notes == ("no test folder: every 5th image of each class held out, 4 images",)
+    assert first.notes == ("no test folder: every 5th image of each class is held out, 4 images",)
     for path in folder.rglob("*.png"):
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     np.testing.assert_array_equal(load_dataset(folder).test.images, 255 - first.test.images)
@@ -55,7 +55,7 @@ def test_files_that_are_not_read_are_counted_and_named(class_folders: Write) -> 
     (folder / "train/cat/notes.txt").write_text("meow")
     (folder / "README").write_text("pets")
     notes = load_dataset(folder).notes
-    assert notes[0] == "not read: folders val beside train"
+    assert notes[0] == "not read: folders val next to train"
     assert notes[1].startswith("2 files not read")
     assert "README" in notes[1]
     assert "train/cat/notes.txt" in notes[1]
@@ -66,14 +66,14 @@ def test_files_that_are_not_read_are_counted_and_named(class_folders: Write) -> 
     [
         ({}, "accepted are class folders"),
         ({"": {"cat": 3}}, "accepted are class folders"),
-        ({"train": {"cat": 3}, "test": {"cat": 1}}, "1 class folders, two are needed"),
-        ({"test": TWO}, "holds test/ but no train/"),
+        ({"train": {"cat": 3}, "test": {"cat": 1}}, "1 class folders, at least 2 are needed"),
+        ({"test": TWO}, "has test/ but no train/"),
         ({"train": {"cat": 2, "dog": 0}, "test": TWO}, "train/dog: a class folder without images"),
         ({"train": TWO, "test": {"cat": 1, "dog": 0}}, "test/dog: a class folder without images"),
         ({"": {"cat": 9, "dog": 0}}, "pets/dog: a class folder without images"),
         (
             {"train": TWO, "test": {"cat": 1, "emu": 1}},
-            r"test/emu: a class that train does not have \(cat, dog\)",
+            r"test/emu: train has no such class \(only cat, dog\)",
         ),
         ({"": TWO}, "no test images"),
     ],
@@ -88,7 +88,7 @@ def test_folders_that_cannot_be_used_are_named(
 
 def test_a_class_without_test_images_is_noted(class_folders: Write) -> None:
     dataset = load_dataset(class_folders({"train": TWO, "test": {"cat": 2}}))
-    assert dataset.notes == ("1 classes have no test image: dog",)
+    assert dataset.notes == ("1 class has no test image: dog",)
 
 
 def test_all_unreadable_images_are_counted_and_ten_listed(class_folders: Write) -> None:
@@ -101,7 +101,7 @@ def test_all_unreadable_images_are_counted_and_ten_listed(class_folders: Write) 
     assert message.startswith("12 of 23 images cannot be read: ")
     assert message.count("train/cat/") == 10
     assert "train/cat/0.png (not an image" in message
-    assert "--skip-unreadable" in message
+    assert "skip_unreadable=True" in message
     dataset = load_dataset(folder, skip_unreadable=True)
     assert np.bincount(dataset.train.labels).tolist() == [3, 3]
     assert dataset.notes[0].startswith("left out, 12 of 23 images cannot be read")
@@ -130,8 +130,8 @@ def test_every_conversion_is_counted(class_folders: Write) -> None:
     assert load_dataset(folder).notes == (
         "1 image scaled from 16 to 8 bits",
         "1 image converted from CMYK",
-        "1 image turned upright by EXIF",
-        "1 image with transparency laid over white",
+        "1 image rotated upright by EXIF",
+        "1 image with transparency: placed on white",
         "3 images converted from grayscale to RGB",
         "1 image converted from palette",
     )
@@ -146,13 +146,13 @@ def test_all_gray_images_keep_one_channel(class_folders: Write) -> None:
     assert dataset.notes == ("all images are grayscale: 1 channel",)
 
 
-def test_images_of_several_sizes_are_brought_to_64_px_and_noted(class_folders: Write) -> None:
+def test_images_of_several_sizes_are_resized_to_64_px_and_noted(class_folders: Write) -> None:
     folder = class_folders({"train": TWO, "test": TWO})
     Image.new("RGB", (40, 20)).save(folder / "train/cat/0.png")
     dataset = load_dataset(folder)
     assert dataset.train.images.shape == (5, 64, 64, 3)
     assert dataset.notes == (
-        "10 images of 2 sizes (shorter side 8 to 20 px) brought to 64 x 64 px: shorter side scaled, centre cropped",
+        "10 images of 2 sizes (shorter side 8 to 20 px) resized to 64 x 64 px: shorter side scaled, center cropped",
     )
     assert load_dataset(folder, image_size=16).test.images.shape == (5, 16, 16, 3)
 
@@ -173,8 +173,8 @@ def test_links_are_followed_but_never_in_a_circle(class_folders: Write, tmp_path
     dataset = load_dataset(folder)
     assert np.bincount(dataset.train.labels).tolist() == [3, 3]
     assert dataset.notes == (
-        "1 links lead out of the folder and were followed",
-        "1 links back to a parent folder were not followed",
+        "followed 1 link to outside the folder",
+        "did not follow 1 link back to a parent folder",
     )
 
 

@@ -77,7 +77,7 @@ def test_class_names_columns_of_labels_and_unread_arrays(tmp_path: Path) -> None
 def test_without_test_arrays_every_fifth_image_of_a_class_is_held_out(tmp_path: Path) -> None:
     dataset = load_dataset(_saved(tmp_path, **_arrays(x_test=None, y_test=None)))
     assert (len(dataset.train), dataset.test.labels.tolist()) == (8, [0, 1])
-    assert dataset.notes == ("no x_test: every 5th image of each class held out, 2 images",)
+    assert dataset.notes == ("no x_test: every 5th image of each class is held out, 2 images",)
 
 
 _SPOILT = np.full((10, 6, 5, 3), 0.5)
@@ -87,7 +87,7 @@ _SPOILT[0, 0, 0] = [np.nan, np.inf, 0]
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"x_train": None}, r"needs x_train, y_train, x_test, y_test or .* it holds y_train, x_test, y_test"),
+        ({"x_train": None}, r"needs x_train, y_train, x_test, y_test or .* it has y_train, x_test, y_test"),
         ({"y_test": None}, "needs x_train"),
         ({"x_train": _SPOILT}, "2 of 900 values are NaN or infinite"),
         ({"x_train": np.zeros((10, 6, 5, 3), dtype=np.float32)}, r"x_train is float32.*np.rint\(x \* 255\)"),

@@ -71,7 +71,7 @@ def test_without_any_test_split_every_fifth_row_of_a_class_is_held_out(
     dataset = load_dataset(tmp_path / "d")
     assert dataset.test.labels.tolist() == [0, 1]
     assert len(dataset.train) == 10
-    assert dataset.notes == ("no test-*.parquet: every 5th image of each class held out, 2 images",)
+    assert dataset.notes == ("no test-*.parquet: every 5th image of each class is held out, 2 images",)
 
 
 def test_files_in_one_subfolder_are_found_and_in_several_refused(
@@ -89,7 +89,7 @@ def test_files_in_one_subfolder_are_found_and_in_several_refused(
 def test_a_missing_shard_stops_the_run(tmp_path: Path, parquet_file: Callable[..., Path]) -> None:
     parquet_file(tmp_path / "d/train-00000-of-00002.parquet")
     parquet_file(tmp_path / "d/test-00000-of-00001.parquet")
-    with pytest.raises(DataError, match="one of 2 files, number 1 is missing"):
+    with pytest.raises(DataError, match="one of 2 files, and number 1 is missing"):
         load_dataset(tmp_path / "d")
 
 
@@ -140,14 +140,14 @@ def test_a_test_class_that_train_lacks_is_named_with_its_file_and_row(
 def test_files_that_disagree_on_class_names_are_refused(tmp_path: Path, parquet_file: Callable[..., Path]) -> None:
     parquet_file(tmp_path / "d/train-0.parquet", class_names=["cat", "dog"])
     parquet_file(tmp_path / "d/test-0.parquet", class_names=["dog", "cat"])
-    with pytest.raises(DataError, match=r"test-0.parquet: other class names than train-0.parquet"):
+    with pytest.raises(DataError, match=r"test-0.parquet: class names differ from train-0.parquet"):
         load_dataset(tmp_path / "d")
 
 
 def test_an_image_column_without_bytes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     pq.write_table(pa.table({"image": ["a.png"], "label": [0]}), tmp_path / "d/train-0.parquet")
-    with pytest.raises(DataError, match="column image is string; it must hold the bytes"):
+    with pytest.raises(DataError, match="column image is string; it must hold the content"):
         load_dataset(tmp_path / "d")
 
 
@@ -191,7 +191,7 @@ def test_unreadable_rows_are_counted_and_can_be_left_out(
         r"2 of 6 images cannot be read: train-0.parquet row 1 \(empty file\); "
         r"train-0.parquet row 2 \(no image bytes"
     )
-    with pytest.raises(DataError, match=message + r".*--skip-unreadable"):
+    with pytest.raises(DataError, match=message + r".*skip_unreadable=True"):
         load_dataset(tmp_path / "d")
     dataset = load_dataset(tmp_path / "d", skip_unreadable=True)
     assert dataset.train.labels.tolist() == [0, 1]

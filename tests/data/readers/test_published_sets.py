@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pickle
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, call
 from urllib.error import URLError
 
 import numpy as np
@@ -12,6 +14,7 @@ import torchvision.datasets
 import torchvision.datasets.utils
 
 from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.progress import set_reporter
 from wideresnet.data import FACTS, load_dataset
 from wideresnet.data.facts import SVHN_WITH_EXTRA
 
@@ -72,7 +75,7 @@ def test_digits_are_embedded_with_a_fixed_split() -> None:
     ("data", "reader", "folder"),
     [("cifar10", "CIFAR10", "cifar-10-batches-py"), ("CIFAR-100", "CIFAR100", "cifar-100-python")],
 )
-def test_cifar_is_fetched_by_torchvision_into_the_data_root(
+def test_cifar_is_downloaded_by_torchvision_into_the_data_root(
     fake: Callable[[str], list[Any]], data_root: Path, data: str, reader: str, folder: str
 ) -> None:
     calls = fake(reader)
@@ -88,7 +91,7 @@ def test_cifar_is_fetched_by_torchvision_into_the_data_root(
 @pytest.mark.parametrize("extra", [False, True])
 def test_svhn_trains_on_extra_only_when_asked(fake: Callable[[str], list[Any]], data_root: Path, extra: bool) -> None:
     calls = fake("SVHN")
-    dataset = load_dataset("svhn", extra=extra)
+    dataset = load_dataset("svhn", extra_data=extra)
     splits = ["train", "extra", "test"] if extra else ["train", "test"]
     assert calls == [(str(data_root), split, True) for split in splits]
     assert dataset.train.images.shape == (8 if extra else 3, 32, 32, 3)
@@ -101,7 +104,7 @@ def test_svhn_trains_on_extra_only_when_asked(fake: Callable[[str], list[Any]], 
 @pytest.mark.parametrize("data", ["digits", "cifar10"])
 def test_extra_with_another_set_is_a_usage_error(data: str) -> None:
     with pytest.raises(UsageError, match="only svhn has extra images"):
-        load_dataset(data, extra=True)
+        load_dataset(data, extra_data=True)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_torchvisions_cifar_folder_is_read_without_a_download(
 def test_torchvisions_svhn_folder_is_read_without_a_download(fake: Callable[[str], list[Any]], tmp_path: Path) -> None:
     calls = fake("SVHN")
     (tmp_path / "train_32x32.mat").touch()
-    assert len(load_dataset(tmp_path, extra=True).train) == 8
+    assert len(load_dataset(tmp_path, extra_data=True).train) == 8
     assert calls == [(str(tmp_path), split, False) for split in ("train", "extra", "test")]
 
 
@@ -176,8 +179,8 @@ def test_a_failed_download_names_the_root_and_the_remedy(
     def no_network(*_: Any, **__: Any) -> None:
         raise URLError("Name or service not known")
 
-    monkeypatch.setattr(torchvision.datasets.utils, "_urlretrieve", no_network)
-    with pytest.raises(DataError, match=f"{name}: could not be fetched into {data_root}") as caught:
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    with pytest.raises(DataError, match=f"{name}: could not be downloaded into {data_root}") as caught:
         load_dataset(name)
     assert "Name or service not known" in str(caught.value)
     assert "WRN_DATA" in str(caught.value)
@@ -186,19 +189,34 @@ def test_a_failed_download_names_the_root_and_the_remedy(
 
 def test_a_data_root_that_cannot_be_made_is_named(data_root: Path) -> None:
     data_root.write_text("a file")
-    with pytest.raises(DataError, match=f"could not be fetched into {data_root}"):
+    with pytest.raises(DataError, match=f"could not be downloaded into {data_root}"):
         load_dataset("svhn")
 
 
-def test_what_torchvision_prints_stays_off_stdout(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_torchvision_prints_is_logged_and_its_bar_becomes_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Talkative(_FakeCIFAR):
         def __init__(self, root: str, train: bool, download: bool) -> None:
             print("Files already downloaded and verified")
+            with torchvision.datasets.utils.tqdm(total=7, unit="B", unit_scale=True) as bar:
+                bar.update(3)
+                bar.update(4)
             super().__init__(root, train, download)
 
     monkeypatch.setattr(Talkative, "calls", [], raising=False)
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Talkative)
-    load_dataset("cifar10")
-    assert capsys.readouterr().out == ""
+    shown = MagicMock()
+    before = set_reporter(shown)
+    own_bar = torchvision.datasets.utils.tqdm
+    try:
+        with caplog.at_level("INFO", logger="wideresnet"):
+            load_dataset("cifar10")
+    finally:
+        set_reporter(before)
+    assert capsys.readouterr() == ("", "")
+    assert "Files already downloaded and verified" in caplog.text
+    shown.task.assert_called_with("downloading CIFAR-10", 7, ())
+    updates = shown.task.return_value.__enter__.return_value.update.call_args_list
+    assert updates == [call(advance=3), call(advance=4)] * 2
+    assert torchvision.datasets.utils.tqdm is own_bar

@@ -1,3 +1,5 @@
+"""Memory as a line over the images: what fits, what is refused and with which fix, and how the line is found."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -9,12 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from wideresnet.base.errors import UsageError
-from wideresnet.networks import cost, create
-from wideresnet.training.preflight.memory import Memory, fit_line, kept_bytes
+from wideresnet.training.preflight.memory import Memory, fit_line
 
 MIB = 2**20
 LITTLE = Memory(
@@ -37,35 +36,26 @@ def test_the_most_images_fit_and_one_more_does_not() -> None:
     assert not LITTLE.fits(26)
 
 
-def test_everything_fits_where_the_system_does_not_say_what_is_there() -> None:
+def test_everything_fits_if_the_system_does_not_say_what_is_available() -> None:
     unknown = dataclasses.replace(LITTLE, available_bytes=0)
     assert unknown.fits(10**6)
     unknown.check(10**6, 1, 0)
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "accumulate", "message"),
+    ("batch_size", "accumulate", "fragments"),
     [
-        (
-            128,
-            1,
-            "batch_size 128: needs 562.0 MiB more memory, 150.0 MiB is available; the largest that fits is 25: use "
-            "--batch-size 25, or keep the batch with --accumulate 7",
-        ),
-        (
-            128,
-            2,
-            "batch_size 128 in 2 parts: needs 306.0 MiB more memory, 150.0 MiB is available; the largest that fits is "
-            "50: use --batch-size 50, or keep the batch with --accumulate 6",
-        ),
+        (128, 1, ("batch_size=128: needs 562.0 MiB", "150.0 MiB is", "use batch_size=25, ", "with accumulate=7")),
+        (128, 2, ("batch_size=128 in 2 parts: needs 306.0 MiB", "use batch_size=50, ", "with accumulate=6")),
     ],
 )
-def test_a_batch_that_cannot_fit_is_refused_with_the_largest_and_both_ways_out(
-    batch_size: int, accumulate: int, message: str
+def test_a_batch_that_cannot_fit_is_refused_with_the_largest_and_both_fixes(
+    batch_size: int, accumulate: int, fragments: tuple[str, ...]
 ) -> None:
     with pytest.raises(UsageError) as refused:
         LITTLE.check(batch_size, accumulate, gradient_bytes=20 * MIB)  # 20 MiB are 5 images
-    assert str(refused.value) == message
+    for fragment in fragments:
+        assert fragment in str(refused.value)
     LITTLE.check(25, 1, 20 * MIB)
     LITTLE.check(128, 7, 0)
 
@@ -73,23 +63,19 @@ def test_a_batch_that_cannot_fit_is_refused_with_the_largest_and_both_ways_out(
 def test_processes_that_share_a_batch_are_told_the_whole_of_it() -> None:
     with pytest.raises(UsageError) as refused:
         LITTLE.check(256, 1, gradient_bytes=20 * MIB, processes=2)
-    assert str(refused.value) == (
-        "batch_size 256 shared by 2 processes: needs 562.0 MiB more memory, 150.0 MiB is available; the largest that "
-        "fits is 50: use --batch-size 50, or keep the batch with --accumulate 7"
-    )
+    fragments = ("batch_size=256 shared by 2 processes: needs 562.0 MiB", "use batch_size=50, ", "with accumulate=7")
+    for fragment in fragments:
+        assert fragment in str(refused.value)
 
 
 def test_a_run_that_has_begun_is_not_told_to_change_its_batch() -> None:
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(UsageError, match=r"batch_size=128: needs 562\.0 MiB .* a run keeps its batch") as refused:
         LITTLE.check(128, 1, gradient_bytes=0, resumed=True)
-    assert str(refused.value) == (
-        "batch_size 128: needs 562.0 MiB more memory, 150.0 MiB is available, and a run keeps its batch; free some "
-        "memory, or resume where there is more"
-    )
+    assert "use " not in str(refused.value)
 
 
-def test_where_not_even_one_image_fits_the_network_is_named_as_the_way_out() -> None:
-    with pytest.raises(UsageError, match=r"10.0 MiB is available, too little for one image; use a smaller network"):
+def test_if_not_even_one_image_fits_the_network_is_named_as_the_fix() -> None:
+    with pytest.raises(UsageError, match=r"10\.0 MiB is available, too little for one image; use a smaller network"):
         dataclasses.replace(LITTLE, available_bytes=10 * MIB).check(128, 1, 0)
 
 
@@ -120,25 +106,7 @@ def test_one_peak_alone_is_met_exactly() -> None:
     assert fixed + 4 * slope == 540
 
 
-@pytest.mark.parametrize("name", ["WRN-10-1", "WRN-40-1", "ResNet-20"])
-def test_what_autograd_keeps_is_what_the_shapes_say(name: str) -> None:
-    network = create(name)
-    images = torch.randn(3, 3, 16, 16)
-    assert kept_bytes(lambda: network(images), network) == cost(network, 16, 3).activation_bytes
-
-
-def test_what_a_function_of_its_own_keeps_is_counted_once() -> None:
-    class Double(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor) -> torch.Tensor:
-            extra = torch.ones(1000)
-            ctx.save_for_backward(extra, extra)
-            return 2 * x
-
-    x = torch.ones(1, requires_grad=True)
-    assert kept_bytes(lambda: Double.apply(x), nn.Identity()) == 4000
-
-
+@pytest.mark.usefixtures("autotuning")
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system keeps no peak to measure")
 @pytest.mark.parametrize("flags", [[], ["--accumulate", "3", "--norm", "group", "--ema-decay", "0.9"]])
 def test_the_record_holds_a_prediction_within_ten_percent_of_the_peak(

@@ -1,4 +1,4 @@
-"""Batches for training, cut from a set that stays whole on the device."""
+"""Batches for training, cut from a set that stays on the device as a whole."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Feed:
         images: uint8 (N, H, W, C).
         labels: int64 (N,).
         preprocessing: applied to each batch (ZCA: once, here).
-        batch_size: images a step.
+        batch_size: images per step, of all ranks together.
         drop_last: leave out an epoch's last, smaller batch.
         padding, padding_mode, flip: the augmentation, see `data.augment`.
         seed: decides order and augmentation.
         device: where the set stays.
-        rank, num_ranks: of each batch only this part is made, see `share_of`; all parts together are the whole batch.
+        rank, num_ranks: which share of each batch is made, see `share_of`; the shares of all ranks are the whole batch.
 
     Raises:
-        UsageError: a batch larger than the set.
+        UsageError: the batch is larger than the set.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Feed:
     ) -> None:
         if batch_size > len(images):
             raise UsageError(
-                f"batch_size {batch_size}: larger than the {len(images)} training images; "
-                f"use --batch-size {len(images)} or less"
+                f"batch_size={batch_size}: larger than the {len(images)} training images; "
+                f"use batch_size={len(images)} or less"
             )
         self.size = (images.shape[1], images.shape[2])
         self.num_images = len(images)
@@ -65,16 +65,20 @@ class Feed:
         self.labels = torch.from_numpy(labels).to(device)
 
     def images_in(self, batch: int) -> int:
-        """Images of one of an epoch's batches, all parts together."""
+        """Return the number of images in one of an epoch's batches, the shares of all ranks together.
+
+        Args:
+            batch: counted from 0.
+        """
         return min(self.batch_size, self.num_images - batch * self.batch_size)
 
     def epoch(self, epoch: int, *, start: int = 0, scale: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch, a pure function of (seed, epoch).
+        """Yield the batches of one epoch, a pure function of (seed, epoch).
 
         Args:
             epoch: counted from 0.
-            start: the first batch wanted; the ones before it are not made.
-            scale: images are resized by this after the crop.
+            start: the first batch to make; those before it cost nothing.
+            scale: images are resized by this factor after the crop.
 
         Yields:
             float32 (B, C, H, W), channels last in memory, and int64 (B,).
@@ -89,7 +93,13 @@ class Feed:
 
 
 def share_of(num: int, rank: int, num_ranks: int) -> slice:
-    """The part of 0..num-1 that falls to a rank: in order, and none larger than another by more than one."""
+    """Return a rank's share of 0..num-1: contiguous, in the order of ranks, sizes differing by at most one.
+
+    Args:
+        num: number of items, e.g. the images of a batch.
+        rank: from 0 to num_ranks - 1.
+        num_ranks: number of shares.
+    """
     each, more = divmod(num, num_ranks)
     start = rank * each + min(rank, more)
     return slice(start, start + each + (rank < more))
@@ -98,19 +108,40 @@ def share_of(num: int, rank: int, num_ranks: int) -> slice:
 def evaluation_batches(
     images: np.ndarray, preprocessing: Preprocessing, *, batch_size: int = 500, device: str = "cpu"
 ) -> Iterator[Tensor]:
-    """Every image once, in order, the last batch as small as it comes: float32 (B, C, H, W)."""
+    """Yield every image once, in order; the last batch may be smaller.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        preprocessing: applied to each batch.
+        batch_size: images per batch.
+        device: where the batches are.
+
+    Yields:
+        float32 (B, C, H, W), channels last in memory.
+    """
     for start in range(0, len(images), batch_size):
         yield preprocessing(preprocessing.resident(images[start : start + batch_size]).to(device))
 
 
 def hold_out(num_images: int, num_held: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split 0..num_images-1 into sorted (kept, held) indices, `num_held` of them held, drawn by the seed.
+    """Split 0..num_images-1 at random into kept and held indices.
+
+    Args:
+        num_images: how many there are.
+        num_held: how many are held out.
+        seed: decides which.
+
+    Returns:
+        int64, sorted: the kept and the held ones.
 
     Raises:
-        UsageError: nothing would be left to train on.
+        UsageError: no image would be left to train on.
     """
     if num_held >= num_images:
-        raise UsageError(f"{num_held} of {num_images} training images held out: none is left to train on")
+        raise UsageError(
+            f"holdout={num_held}: none of the {num_images} training images would be left to train on; "
+            f"use holdout={max(0, num_images - 1)} or less"
+        )
     generator = torch.Generator().manual_seed(seed_of(seed, "holdout"))
     order = torch.randperm(num_images, generator=generator).numpy()
     return np.sort(order[num_held:]), np.sort(order[:num_held])

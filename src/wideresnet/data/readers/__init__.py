@@ -1,1 +1,1 @@
-"""Readers of one kind of source each, from files to a `Dataset`."""
+"""Readers, each for one kind of source: from files to a `Dataset`."""

@@ -1,4 +1,4 @@
-"""Class folders: `train/<class>/...` beside `test/<class>/...`, or `<class>/...` alone."""
+"""Class folders: `train/<class>/...` with `test/<class>/...`, or `<class>/...` alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wideresnet.data.dataset import Dataset, check_labels, every_fifth, split_im
 from wideresnet.data.decode import Encoded, decode_all
 from wideresnet.data.images import EXTENSIONS
 
-TEST_FOLDERS = ("test", "val", "validation")  # the first that is there is the test set
+TEST_FOLDERS = ("test", "val", "validation")  # the first one that exists is the test set
 _NUM_LISTED = 5
 
 _LAYOUTS = (
@@ -27,7 +27,7 @@ _LAYOUTS = (
 
 @dataclass
 class _Found:
-    """What a walk through the folders met, apart from the images themselves."""
+    """What a walk through the folders found besides images."""
 
     others: list[Path] = field(default_factory=list)
     num_outside: int = 0
@@ -35,19 +35,20 @@ class _Found:
 
 
 def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unreadable: bool) -> Dataset:
-    """Read a folder of class folders; subfolders of a class belong to it, hidden files do not.
+    """Read a folder of class folders. Subfolders of a class belong to it; hidden files do not.
 
-    Links are followed, also out of the folder (counted in a note), but never back to a folder they lie in.
+    Links are followed, also to outside the folder (counted in a note), but never back to a folder that contains them.
 
     Args:
-        folder: holds `train/<class>` and `test/<class>` (or `val`, `validation`), or `<class>` alone, of
-            which every fifth image per class, in the order of a hash of its path, is the test set.
+        folder: contains `train/<class>` and `test/<class>` (or `val`, `validation`); or `<class>` alone, of which
+            every fifth image per class, in the order of a hash of its path, is the test set.
         source: what the user asked for.
-        image_size: side, px, for images that are not all of one size of at most 128 px.
+        image_size: side, px, of images that do not all have one size of at most 128 px.
         skip_unreadable: leave out images that cannot be read, with a note.
 
     Raises:
-        DataError: no class folders, a class without images, a test class not in train, unreadable images.
+        DataError: there are no class folders, a class has no images, a test class is not in train, or images cannot
+            be read.
     """
     found = _Found()
     notes: list[str] = []
@@ -57,7 +58,7 @@ def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unrea
     if not has_train:
         if test_name:
             raise DataError(
-                f"{folder}: holds {test_name}/ but no train/ with class folders; add it, or "
+                f"{folder}: has {test_name}/ but no train/ with class folders; add it, or "
                 f"rename {test_name}/ if it is a class"
             )
         train_root, test_root = folder, None
@@ -65,21 +66,21 @@ def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unrea
         train_root, test_root = subfolders["train"], subfolders[test_name] if test_name else None
         unread = [name for name in subfolders if name not in ("train", test_name)]
         if unread:
-            notes.append(f"not read: folders {', '.join(unread)} beside train")
+            notes.append(f"not read: folders {', '.join(unread)} next to train")
         found.others += [path for path in _visible(folder) if not path.is_dir()]
 
     train = _classes(folder, train_root, found)
     if len(train) < 2:
-        raise DataError(f"{train_root}: {len(train)} class folders, two are needed; {_LAYOUTS}")
+        raise DataError(f"{train_root}: {len(train)} class folders, at least 2 are needed; {_LAYOUTS}")
     class_names = sorted(train)
     labels_of = {name: label for label, name in enumerate(class_names)}
     test = _classes(folder, test_root, found) if test_root else {}
     for root, classes in ((train_root, train), (test_root, test)):
         for name, paths in classes.items():
             if name not in labels_of:
-                raise DataError(f"{root}/{name}: a class that train does not have ({', '.join(class_names[:10])})")
+                raise DataError(f"{root}/{name}: train has no such class (only {', '.join(class_names[:10])})")
             if not paths:
-                raise DataError(f"{root}/{name}: a class folder without images; add some or remove it")
+                raise DataError(f"{root}/{name}: a class folder without images; add some, or remove the folder")
 
     files = [(path, labels_of[name]) for name, paths in train.items() for path in paths]
     if test_root is None:
@@ -88,7 +89,7 @@ def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unrea
         files = sorted(zip(files, held_out.tolist(), strict=True), key=lambda item: (item[1], item[0][0]))
         is_test = np.array([is_held for _, is_held in files])
         files = [item for item, _ in files]
-        notes.append(f"no test folder: every 5th image of each class held out, {is_test.sum()} images")
+        notes.append(f"no test folder: every 5th image of each class is held out, {is_test.sum()} images")
     else:
         num_train = len(files)
         files += [(path, labels_of[name]) for name, paths in test.items() for path in paths]
@@ -96,7 +97,8 @@ def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unrea
         if test_root.name != "test":
             notes.append(f"no test folder: {test_root.name} is the test set")
         if without := [name for name in class_names if name not in test]:
-            notes.append(f"{len(without)} classes have no test image: {', '.join(without[:_NUM_LISTED])}")
+            classes = "1 class has" if len(without) == 1 else f"{len(without)} classes have"
+            notes.append(f"{classes} no test image: {', '.join(without[:_NUM_LISTED])}")
     notes += _found_notes(folder, found)
 
     paths = [path for path, _ in files]
@@ -157,12 +159,22 @@ def _found_notes(folder: Path, found: _Found) -> list[str]:
     if found.others:
         listed = ", ".join(str(path.relative_to(folder)) for path in found.others[:_NUM_LISTED])
         more = ", ..." if len(found.others) > _NUM_LISTED else ""
-        notes.append(f"{len(found.others)} files not read, no image extension or no class folder: {listed}{more}")
+        notes.append(
+            f"{_files(len(found.others))} not read: no image extension, or not in a class folder: {listed}{more}"
+        )
     if found.num_outside:
-        notes.append(f"{found.num_outside} links lead out of the folder and were followed")
+        notes.append(f"followed {_links(found.num_outside)} to outside the folder")
     if found.num_loops:
-        notes.append(f"{found.num_loops} links back to a parent folder were not followed")
+        notes.append(f"did not follow {_links(found.num_loops)} back to a parent folder")
     return notes
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _links(count: int) -> str:
+    return "1 link" if count == 1 else f"{count} links"
 
 
 def _stable_hash(path: Path) -> bytes:

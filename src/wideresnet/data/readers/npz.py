@@ -18,15 +18,15 @@ _KEYS = (
 
 
 def read_npz(path: Path, source: str) -> Dataset:
-    """Read an archive of arrays; one that holds pickled objects is refused.
+    """Read an archive of arrays. Pickled objects are refused, because they can run code.
 
     Args:
-        path: images uint8 (N, H, W), (N, H, W, 1|3) or (N, 1|3, H, W), integer labels (N,) or (N, 1), and
+        path: holds images uint8 (N, H, W), (N, H, W, 1|3) or (N, 1|3, H, W), integer labels (N,) or (N, 1), and
             optionally `class_names`; without test arrays every fifth image of each class is the test set.
         source: what the user asked for.
 
     Raises:
-        DataError: keys are missing, or an array has another type, shape or value.
+        DataError: keys are missing, or an array has an unusable type, shape or value.
     """
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path}: damaged or not an .npz; save images and labels with np.savez")
@@ -35,12 +35,12 @@ def read_npz(path: Path, source: str) -> Dataset:
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = "damaged"
         if "allow_pickle" in str(error):
-            reason = "holds pickled objects, which can run code and are never read; save plain arrays"
+            reason = "has pickled objects, which can run code and are never read; save plain arrays"
         raise DataError(f"{path}: {reason} ({' '.join(str(error).split())})") from error
     keys = next((keys for keys in _KEYS if set(keys[:2]) <= arrays.keys()), None)
     if keys is None or (keys[2] in arrays) != (keys[3] in arrays):
         wanted = " or ".join(", ".join(keys) for keys in _KEYS)
-        raise DataError(f"{path}: needs {wanted}; it holds {', '.join(arrays) or 'nothing'}")
+        raise DataError(f"{path}: needs {wanted}; it has {', '.join(arrays) or 'nothing'}")
 
     notes: list[str] = []
     train = _image_set(path, arrays, keys[0], keys[1], notes)
@@ -56,7 +56,7 @@ def read_npz(path: Path, source: str) -> Dataset:
         is_test = every_fifth(train.labels)
         rows = {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
         train, test = split_images(train.images, train.labels, is_test)
-        notes.append(f"no {keys[2]}: every 5th image of each class held out, {len(test)} images")
+        notes.append(f"no {keys[2]}: every 5th image of each class is held out, {len(test)} images")
         keys = (*keys[:3], keys[1])
     unread = [name for name in arrays if name not in (*keys, "class_names")]
     if unread:
@@ -88,13 +88,13 @@ def _images(path: Path, key: str, images: np.ndarray, notes: list[str]) -> np.nd
     if images.dtype != np.uint8:
         advice = "convert with np.rint(x * 255).astype(np.uint8) if they are 0..1"
         if images.dtype.kind == "f" and (broken := int((~np.isfinite(images)).sum())):
-            advice = f"{broken} of {images.size} values are NaN or infinite; mend these, then {advice}"
+            advice = f"{broken} of {images.size} values are NaN or infinite; repair these, then {advice}"
         raise DataError(f"{path}: {key} is {images.dtype}; images must be uint8, 0..255: {advice}")
     if images.ndim == 3:
         images = images[..., None]
     elif images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
-        notes.append(f"{key} has channels first: turned to channels last")
+        notes.append(f"{key} has channels first: converted to channels last")
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
         raise DataError(f"{path}: {key} has shape {images.shape}; must be (N, H, W), (N, H, W, 1|3) or (N, 1|3, H, W)")
     return np.ascontiguousarray(images)
@@ -122,5 +122,5 @@ def _class_names(path: Path, arrays: dict[str, np.ndarray]) -> list[str] | None:
     if names is None:
         return None
     if names.dtype.kind != "U" or names.ndim != 1:
-        raise DataError(f"{path}: class_names is {names.dtype} {names.shape}; must be a 1-D array of text")
+        raise DataError(f"{path}: class_names is {names.dtype} {names.shape}; must be a 1-D array of strings")
     return [str(name) for name in names]

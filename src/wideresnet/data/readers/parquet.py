@@ -1,4 +1,4 @@
-"""Hugging Face style parquet: `train-*.parquet` and `test-*.parquet` with an image and a label column."""
+"""Parquet files as on Hugging Face: `train-*.parquet` and `test-*.parquet` with an image and a label column."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wideresnet.data.decode import Encoded, decode_all
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
-TEST_SPLITS = ("test", "validation", "valid", "val")  # the first that is there is the test set
+TEST_SPLITS = ("test", "validation", "valid", "val")  # the first one that exists is the test set
 
 _FILE_NAME = re.compile(r"(?P<split>[a-z]+)(-.*)?\.parquet")
 _SHARD = re.compile(r"-(?P<index>\d+)-of-(?P<total>\d+)")
@@ -26,7 +26,7 @@ _ROWS_PER_READ = 512
 
 
 class _Shard(NamedTuple):
-    """One file: where it is, its columns, labels int64 (rows,), and the class names of its schema, if any."""
+    """One file: its path, its image column, labels int64 (rows,), and the class names of its schema, if any."""
 
     path: Path
     image_column: str
@@ -35,17 +35,17 @@ class _Shard(NamedTuple):
 
 
 def find_parquet(folder: Path) -> Path | None:
-    """Find the folder that holds `train*.parquet`: the given one or the only one of its subfolders that does.
+    """Find the folder that has `train*.parquet`: the given one, or the only one of its subfolders that does.
 
     Raises:
-        DataError: several subfolders do.
+        DataError: several subfolders have such files.
     """
     if _files_by_split(folder):
         return folder
     inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and _files_by_split(path)]
     if len(inner) > 1:
         named = ", ".join(path.name for path in inner)
-        raise DataError(f"{folder}: parquet files in several subfolders ({named}); give one of them")
+        raise DataError(f"{folder}: parquet files in several subfolders ({named}); use one of them")
     return inner[0] if inner else None
 
 
@@ -53,19 +53,19 @@ def read_parquet(folder: Path, source: str, *, image_size: int | None, skip_unre
     """Read a folder of parquet files.
 
     Args:
-        folder: holds `train*.parquet` and `test*.parquet` (else `validation*`, `valid*`, `val*`; else every
-            fifth row of each class is the test set).
+        folder: has `train*.parquet` and `test*.parquet` (or `validation*`, `valid*`, `val*`; else every fifth row of
+            each class is the test set).
         source: what the user asked for.
-        image_size: side, px, for images that are not all of one size of at most 128 px.
+        image_size: side, px, of images that do not all have one size of at most 128 px.
         skip_unreadable: leave out images that cannot be read, with a note.
 
     Raises:
-        DataError: a file is damaged or missing, or has other columns, or labels break a rule.
+        DataError: a file is damaged or missing or has unknown columns, or labels break a rule.
     """
     by_split = _files_by_split(folder)
     test_split = next((split for split in TEST_SPLITS if split in by_split), None)
     if "train" not in by_split:
-        raise DataError(f"{folder}: holds {', '.join(sorted(by_split))} parquet files but no train-*.parquet")
+        raise DataError(f"{folder}: has {', '.join(sorted(by_split))} parquet files but no train-*.parquet")
     train_files, test_files = by_split["train"], by_split[test_split] if test_split else []
     notes = []
     unread = [path.name for path in sorted(folder.glob("*.parquet")) if path not in train_files + test_files]
@@ -80,12 +80,12 @@ def read_parquet(folder: Path, source: str, *, image_size: int | None, skip_unre
     class_names = shards[0].class_names
     for shard in shards[1:]:
         if shard.class_names != class_names:
-            raise DataError(f"{shard.path}: other class names than {shards[0].path.name}; all files must agree")
+            raise DataError(f"{shard.path}: class names differ from {shards[0].path.name}'s; all files must agree")
     if test_split:
         is_test = np.arange(len(labels)) >= sum(len(shard.labels) for shard in train_shards)
     else:
         is_test = every_fifth(labels)
-        notes.append(f"no test-*.parquet: every 5th image of each class held out, {is_test.sum()} images")
+        notes.append(f"no test-*.parquet: every 5th image of each class is held out, {is_test.sum()} images")
 
     ends = np.cumsum([len(shard.labels) for shard in shards])
     positions = {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
@@ -123,13 +123,13 @@ def _files_by_split(folder: Path) -> dict[str, list[Path]]:
 
 
 def _check_shards(paths: list[Path]) -> None:
-    """Refuse a set with a shard missing: half the data would train without a word."""
+    """Refuse a set with a missing shard, which would silently train on a part of the data."""
     matches = [match for path in paths if (match := _SHARD.search(path.name))]
     for total in {int(match["total"]) for match in matches}:
         present = {int(match["index"]) for match in matches if int(match["total"]) == total}
         if missing := sorted(set(range(total)) - present):
             raise DataError(
-                f"{paths[0].parent}: {paths[0].name} is one of {total} files, number {missing[0]} is missing"
+                f"{paths[0].parent}: {paths[0].name} is one of {total} files, and number {missing[0]} is missing"
             )
 
 
@@ -143,7 +143,7 @@ def _open_shard(path: Path) -> _Shard:
             if pa.types.is_struct(kind):
                 kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
             if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-                raise DataError(f"{path}: column {image_column} is {kind}; it must hold the bytes of image files")
+                raise DataError(f"{path}: column {image_column} is {kind}; it must hold the content of image files")
             column = file.read(columns=[label_column]).column(label_column)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
@@ -171,7 +171,7 @@ def _labels(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...] | None:
-    """The names that Hugging Face's `datasets` writes into the schema, or None where there are none."""
+    """The names that Hugging Face's `datasets` writes into the schema; None if there are none."""
     try:
         about = json.loads((schema.metadata or {})[b"huggingface"])
         names = about["info"]["features"][label_column]["names"]
@@ -196,4 +196,4 @@ def _images(shard: _Shard) -> Iterator[Encoded]:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())}); fetch it again")
+    return DataError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())}); download it again")

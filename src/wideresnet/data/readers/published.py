@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import io
+import logging
 import tarfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from wideresnet.base import progress
 from wideresnet.base.errors import DataError
 from wideresnet.base.paths import data_root
 from wideresnet.data.dataset import Dataset, ImageSet
 from wideresnet.data.facts import FACTS, SVHN_WITH_EXTRA
 
-# The files that mark each layout, and the torchvision class that reads it.
+log = logging.getLogger(__name__)
+
+# The files that identify each layout, and the torchvision class that reads it.
 _CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 _MARKS = {"cifar10": ("data_batch_1",), "cifar100": ("train", "meta"), "svhn": ("train_32x32.mat",)}
 _CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN"}
@@ -26,14 +32,14 @@ _CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN"}
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder in torchvision's own layout: which set, and the folder that directly holds its files."""
+    """A folder with torchvision's files: the name of the set, and the folder that directly contains the files."""
 
     name: str
     folder: Path
 
 
 def read_digits(source: str) -> Dataset:
-    """Scikit-learn's 1,797 digits: uint8 (N, 8, 8, 1), every fifth image is a test image."""
+    """Read scikit-learn's 1,797 digits: uint8 (N, 8, 8, 1); every fifth image is a test image."""
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
@@ -46,10 +52,10 @@ def read_digits(source: str) -> Dataset:
 
 
 def find_layout(path: Path) -> Layout | None:
-    """Find torchvision's files in a folder, or the folder itself among them.
+    """Find torchvision's files in a folder; `path` may also be the inner folder that torchvision makes.
 
     Raises:
-        DataError: the folder holds several sets.
+        DataError: the folder has several sets.
     """
     if not path.is_dir():
         return None
@@ -60,26 +66,40 @@ def find_layout(path: Path) -> Layout | None:
         found += [Layout(name, folder) for folder in whole[:1]]
     if len(found) > 1:
         names = ", ".join(layout.name for layout in found)
-        raise DataError(f"{path}: holds several data sets ({names}); give the folder of one")
+        raise DataError(f"{path}: has several data sets ({names}); use the folder of one of them")
     return found[0] if found else None
 
 
 def read_layout(layout: Layout, source: str, *, extra: bool) -> Dataset:
-    """Read a folder in torchvision's layout, after its checksums. Raises DataError if they do not match."""
+    """Read a folder with torchvision's files after verifying their checksums.
+
+    Args:
+        layout: from `find_layout`.
+        source: what the user asked for.
+        extra: SVHN only: read the extra images, too.
+
+    Raises:
+        DataError: the checksums do not match.
+    """
     try:
         return _read(layout.name, layout.folder, source, extra=extra, fetch=False)
     except RuntimeError as error:
         raise DataError(
             f"{layout.folder}: files of {FACTS[layout.name].title} are missing or do not have the published "
-            f"checksums; remove the folder and give --data {layout.name} to fetch it again"
+            f"checksums; remove the folder and use data='{layout.name}' to download them again"
         ) from error
 
 
 def download(name: str, source: str, *, extra: bool) -> Dataset:
-    """Read a published set from the data root, fetching it first if it is not there.
+    """Read a published set from the data root, after downloading it if it is not there.
+
+    Args:
+        name: "cifar10", "cifar100" or "svhn".
+        source: what the user asked for.
+        extra: SVHN only: read the extra images, too.
 
     Raises:
-        DataError: it cannot be fetched.
+        DataError: it cannot be downloaded.
     """
     root = data_root()
     folder = root / _CIFAR_FOLDERS[name] if name in _CIFAR_FOLDERS else root
@@ -89,17 +109,17 @@ def download(name: str, source: str, *, extra: bool) -> Dataset:
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{name}: could not be fetched into {root} ({reason}); check the network, set WRN_DATA to a "
-            "folder that holds it, or give --data FOLDER"
+            f"{name}: could not be downloaded into {root} ({reason}); check the network, set WRN_DATA to a "
+            "folder that has it, or use the path of a folder as data="
         ) from error
 
 
 def _read(name: str, folder: Path, source: str, *, extra: bool, fetch: bool) -> Dataset:
-    """Let torchvision verify and read; it opens no file before its checksum has matched."""
+    """Let torchvision verify and read the files. It opens none before its checksum has matched."""
     import torchvision.datasets
 
     reader = getattr(torchvision.datasets, _CLASSES[name])
-    with _quiet():
+    with _quiet(FACTS[name].title):
         if name == "svhn":
             parts = [_svhn_part(reader, folder, split, fetch) for split in (["train", "extra"] if extra else ["train"])]
             train = parts[0]
@@ -127,8 +147,27 @@ def _svhn_part(reader: Any, root: Path, split: str, fetch: bool) -> ImageSet:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Send what torchvision prints to stderr, and drop NumPy's word on how CIFAR's files were written."""
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=np.exceptions.VisibleDeprecationWarning)
-        yield
+def _download_bar(description: str, total: int | None = None, **_: object) -> Iterator[SimpleNamespace]:
+    """Stand in for `tqdm` in torchvision's downloader: what would be a bar on stderr becomes progress."""
+    with progress.task(description, total) as task:
+        yield SimpleNamespace(update=lambda num_bytes: task.update(advance=num_bytes))
+
+
+@contextlib.contextmanager
+def _quiet(title: str) -> Iterator[None]:
+    """Log what torchvision prints, turn its bars into progress, and drop NumPy's warning about CIFAR's old pickles."""
+    import torchvision.datasets.utils as downloader
+
+    printed = io.StringIO()
+    own_bar = getattr(downloader, "tqdm", None)
+    try:
+        if own_bar is not None:  # else this version of torchvision does not use it
+            downloader.tqdm = partial(_download_bar, f"downloading {title}")  # type: ignore[attr-defined]
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            warnings.simplefilter("ignore", category=np.exceptions.VisibleDeprecationWarning)
+            yield
+    finally:
+        if own_bar is not None:
+            downloader.tqdm = own_bar  # type: ignore[attr-defined]
+        for line in printed.getvalue().splitlines():
+            log.info(line)

@@ -1,4 +1,4 @@
-"""Convolutions in 8 bits: exact in integers, whatever the shapes, the threads and the processor."""
+"""Convolutions in 8 bits: exact integer arithmetic for all shapes, threads and processors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wideresnet.kernels import ops, quantised
-from wideresnet.kernels.library import FOLDER
-from wideresnet.kernels.quantised import MAX_BYTE, MAX_SUM, QuantisedConv, Quantiser
+from wideresnet.kernels import abi, ops, quantized
+from wideresnet.kernels.library import FOLDER, SOURCES
+from wideresnet.kernels.quantized import MAX_BYTE, MAX_SUM, QuantizedConv, Quantizer
 
 A_T = {
     6: torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
@@ -42,9 +42,9 @@ SHAPES = [
 ]
 
 
-def make(in_channels: int, out_channels: int, kernel: int, stride: int) -> QuantisedConv:
+def make(in_channels: int, out_channels: int, kernel: int, stride: int) -> QuantizedConv:
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-    return QuantisedConv(conv, torch.rand(in_channels, dtype=torch.float64) + 0.01)
+    return QuantizedConv(conv, torch.rand(in_channels, dtype=torch.float64) + 0.01)
 
 
 def bytes_of(batch: int, channels: int, height: int, width: int) -> Tensor:
@@ -55,13 +55,13 @@ def channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def matrices(conv: QuantisedConv) -> Tensor:
-    """The whole weights, int64 (frequencies or 1, out, K)."""
+def matrices(conv: QuantizedConv) -> Tensor:
+    """The integer weights, int64 (frequencies or 1, out, K)."""
     num_f, panels, pairs, panel, _ = conv.weight.shape
     return conv.weight.transpose(2, 3).reshape(num_f, panels * panel, 2 * pairs)[:, : conv.out_channels].long()
 
 
-def plainly(conv: QuantisedConv, q: Tensor) -> Tensor:
+def plainly(conv: QuantizedConv, q: Tensor) -> Tensor:
     """What `conv` should make of q: sums of products in int64, the rest in float64."""
     weight, worth = matrices(conv), conv.rescale[:, : conv.out_channels].double()
     height, width = q.shape[2:]
@@ -72,7 +72,7 @@ def plainly(conv: QuantisedConv, q: Tensor) -> Tensor:
     down, across = -(-height // step), -(-width // step)
     padded = F.pad(q.long(), (1, 9, 1, 9))
     result = torch.zeros(len(q), conv.out_channels, down + 4, across + 4, dtype=torch.float64)
-    b_t, a_t = quantised.tiles(step).b_t.long(), A_T[points].double()
+    b_t, a_t = quantized.tiles(step).b_t.long(), A_T[points].double()
     for top in range(0, down, 4):
         for left in range(0, across, 4):
             tile = padded[:, :, top * step : top * step + points, left * step : left * step + points]
@@ -92,22 +92,22 @@ def assert_equal(found: Tensor | None, wanted: Tensor) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_integer_arithmetic_and_near_the_true_convolution(shape: tuple[int, ...]) -> None:
+def test_it_is_integer_arithmetic_close_to_the_true_convolution(shape: tuple[int, ...]) -> None:
     batch, height, width, ins, outs, kernel, stride = shape
     torch.manual_seed(0)
     conv = nn.Conv2d(ins, outs, kernel, stride, kernel // 2, bias=False)
     step = torch.rand(ins, dtype=torch.float64) + 0.01
-    whole, q = QuantisedConv(conv, step), bytes_of(batch, ins, height, width)
-    found, nothing = whole(q)
+    in_8_bits, q = QuantizedConv(conv, step), bytes_of(batch, ins, height, width)
+    found, nothing = in_8_bits(q)
     assert nothing is None
-    assert_equal(found, plainly(whole, q))
+    assert_equal(found, plainly(in_8_bits, q))
     assert found is not None
     true = F.conv2d(q * step[:, None, None], conv.weight.double(), None, stride, kernel // 2)
     assert (found - true).norm() < 0.01 * true.norm()
 
 
 @pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SHAPES[10]])
-def test_a_sum_is_added_and_the_result_quantised_for_what_follows(shape: tuple[int, ...]) -> None:
+def test_a_map_is_added_and_the_result_quantized_for_the_next_layer(shape: tuple[int, ...]) -> None:
     batch, height, width, ins, outs, kernel, stride = shape
     conv, q = make(ins, outs, kernel, stride), bytes_of(batch, ins, height, width)
     alone = conv(q)[0]
@@ -115,10 +115,10 @@ def test_a_sum_is_added_and_the_result_quantised_for_what_follows(shape: tuple[i
     add = channels_last(torch.randn(alone.shape) * alone.std())
     norm = nn.BatchNorm2d(outs)
     norm.running_mean, norm.running_var = torch.randn(outs), alone.var((0, 2, 3)) + 1
-    normalised = ops.normalise_running(norm)
+    normalized = ops.normalize_running(norm)
     step = torch.rand(outs, dtype=torch.float64) / 100 + 0.005
-    quantiser = Quantiser.after(normalised, step)
-    values, found = conv(q, add=add.clone(), quantiser=quantiser)
+    quantizer = Quantizer.after(normalized, step)
+    values, found = conv(q, add=add.clone(), quantizer=quantizer)
     assert values is not None
     assert found is not None
     torch.testing.assert_close(values, alone + add)
@@ -126,8 +126,8 @@ def test_a_sum_is_added_and_the_result_quantised_for_what_follows(shape: tuple[i
     assert (found - active.clamp(max=MAX_BYTE)).abs().max() < 0.5 + 1e-3
     assert found.min() == 0
     assert found.max() == MAX_BYTE
-    assert torch.equal(quantiser(values), found)
-    without_values, same = conv(q, add=add, quantiser=quantiser, values=False)
+    assert torch.equal(quantizer(values), found)
+    without_values, same = conv(q, add=add, quantizer=quantizer, values=False)
     assert without_values is None
     assert same is not None
     assert torch.equal(same, found)
@@ -135,15 +135,15 @@ def test_a_sum_is_added_and_the_result_quantised_for_what_follows(shape: tuple[i
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1)])
 @pytest.mark.parametrize("channels", [16, 640])
-def test_no_sum_overflows_where_every_product_is_the_highest(kernel: int, stride: int, channels: int) -> None:
+def test_no_sum_overflows_when_every_product_is_the_largest(kernel: int, stride: int, channels: int) -> None:
     conv = make(channels, 16, kernel, stride)
-    way = quantised.tiles(stride)
+    way = quantized.tiles(stride)
     highest = MAX_BYTE * (way.highest() if conv.points > 1 else torch.ones(1))
-    whole, _ = quantised.to_whole(torch.ones(matrices(conv).shape, dtype=torch.float64), highest)
-    sums = whole.sum(2) * highest[:, None]
+    integers, _ = quantized.to_integers(torch.ones(matrices(conv).shape, dtype=torch.float64), highest)
+    sums = integers.sum(2) * highest[:, None]
     assert sums.max() <= MAX_SUM
-    assert sums.max() > 0.95 * MAX_SUM or whole.max() == quantised.MAX_WEIGHT
-    conv.weight, conv.rescale = quantised._pack(whole, torch.ones(whole.shape[:2]))
+    assert sums.max() > 0.95 * MAX_SUM or integers.max() == quantized.MAX_WEIGHT
+    conv.weight, conv.rescale = quantized.pack(integers, torch.ones(integers.shape[:2]))
     if conv.points == 1:
         inputs = [torch.full((6, 6), MAX_BYTE)]
     else:  # for each frequency the tiles that make its number the highest, and the lowest
@@ -159,13 +159,13 @@ def test_no_sum_overflows_where_every_product_is_the_highest(kernel: int, stride
 def test_any_number_of_threads_makes_the_same_bits(shape: tuple[int, ...]) -> None:
     batch, height, width, ins, outs, kernel, stride = shape
     conv, q = make(ins, outs, kernel, stride), bytes_of(batch, ins, height, width)
-    quantiser = Quantiser(torch.rand(outs), torch.rand(outs))
-    values, result = conv(q, quantiser=quantiser)
+    quantizer = Quantizer(torch.rand(outs), torch.rand(outs))
+    values, result = conv(q, quantizer=quantizer)
     before = torch.get_num_threads()
     try:
         for num in (2, 3, 5):
             torch.set_num_threads(num)
-            again, same = conv(q, quantiser=quantiser)
+            again, same = conv(q, quantizer=quantizer)
             assert values is not None
             assert again is not None
             assert result is not None
@@ -186,10 +186,10 @@ def test_one_image_is_the_same_bits_in_any_batch() -> None:
         assert torch.equal(alone[0], together[i])
 
 
-def test_weights_of_zero_are_no_division_by_zero() -> None:
+def test_zero_weights_cause_no_division_by_zero() -> None:
     conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
     nn.init.zeros_(conv.weight)
-    values = QuantisedConv(conv, torch.ones(16, dtype=torch.float64))(bytes_of(1, 16, 4, 4))[0]
+    values = QuantizedConv(conv, torch.ones(16, dtype=torch.float64))(bytes_of(1, 16, 4, 4))[0]
     assert values is not None
     assert torch.equal(values, torch.zeros(1, 16, 4, 4))
 
@@ -203,15 +203,14 @@ def test_other_processors_compute_the_same(
 ) -> None:
     """Sandy Bridge has wide floats but not wide integers: the portable code; then with vectors of 16 lanes."""
     compiler = next(path for name in ("gcc", "cc", "clang") if (path := shutil.which(name)))
-    sources = [os.fspath(FOLDER / name) for name in ("winograd.c", "quantised.c")]
+    sources = [os.fspath(FOLDER / name) for name in SOURCES]
     flags = ["-O1", *target, "-shared", "-fPIC", "-Wno-unknown-pragmas"]
-    subprocess.run([compiler, *flags, *sources, "-o", os.fspath(tmp_path / "old.so")], check=True)
-    old = ctypes.CDLL(os.fspath(tmp_path / "old.so"))
-    old.wrn_panel.restype = ctypes.c_long
-    monkeypatch.setattr(quantised, "library", lambda: old)
+    subprocess.run([compiler, *flags, *sources, "-lm", "-o", os.fspath(tmp_path / "old.so")], check=True)
+    old = abi.bind(ctypes.CDLL(os.fspath(tmp_path / "old.so")))
+    monkeypatch.setattr(quantized, "library", lambda: old)
     for batch, height, width, ins, outs, kernel, stride in (SHAPES[1], SHAPES[6], SHAPES[10]):
         conv, q = make(ins, outs, kernel, stride), bytes_of(batch, ins, height, width)
-        values, result = conv(q, quantiser=Quantiser(torch.full((outs,), 0.1), torch.full((outs,), 100.0)))
+        values, result = conv(q, quantizer=Quantizer(torch.full((outs,), 0.1), torch.full((outs,), 100.0)))
         assert_equal(values, plainly(conv, q))
         assert values is not None
         assert result is not None

@@ -1,8 +1,8 @@
-/* Convolutions of maps of 8 bits for inference on a CPU: the sum with a shortcut, and the normalisation, activation and
- * quantisation that come next, are done on the way.
+/* Convolutions of maps of 8 bits for inference on a CPU: the sum with a shortcut, and the normalization, activation and
+ * quantization that come next, are done on the way.
  *
  * Maps are unsigned bytes, channels last: (B, H, W, C), C a multiple of 16. All products are of 16-bit integers, summed
- * in 32 bits, exactly: weights are quantised so that no sum can overflow. 3x3 convolutions of stride 1 go by Winograd's
+ * in 32 bits, exactly: weights are quantized so that no sum can overflow. 3x3 convolutions of stride 1 go by Winograd's
  * F(4x4, 3x3) as in winograd.c, whose input transform is exact in integers. Those of stride 2 go by tiles too: of the
  * nine inputs that four outputs in a row see, every other one meets the outer two weights, which is F(4, 2), and the
  * rest the middle one: 9 multiplications instead of 12, in two dimensions 81 instead of 144. With 1x1 it is always the
@@ -234,13 +234,13 @@ enum { MAX_UNITS = 192 };
 
 long wrn_panel(void) { return NB; }
 
-/* conv(x), a border of zeros around the map, of which `values` gets the result + add, `bytes` that quantised.
+/* conv(x), a border of zeros around the map, of which `values` gets the result + add, `bytes` that quantized.
  *
  * x: (B, H, W, in). points: 6 or 9 for 3x3 and stride 1 or 2, 1 for 1x1. U: weights, [f][n / NB][k / 2][n % NB][k % 2].
  * rescale: [f][n], what a unit of the products is worth. n goes up to a multiple of NB. add, values: (B, H', W', out)
  * or NULL; they may be the same memory. bytes: the same shape or NULL; scale and shift (out) are for it. Returns 0, or
  * 1 without memory. */
-int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out, long stride, int points,
+int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out, long stride, int points,
                        const short *U, const float *rescale, const float *add, const float *scale, const float *shift,
                        float *values, byte *bytes, int threads) {
     int num_f = points * points;
@@ -292,7 +292,7 @@ int wrn_quantised_conv(const byte *x, long B, long H, long W, long in, long out,
 }
 
 /* bytes = scale x + shift, cut to 0..255 and to a whole number; `num` positions of C channels. */
-void wrn_quantise(const float *x, long num, long C, const float *scale, const float *shift, byte *bytes, int threads) {
+void wrn_quantize(const float *x, long num, long C, const float *scale, const float *shift, byte *bytes, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long n = 0; n < num; n++)
         for (long c = 0; c < C; c += VL) {

@@ -1,0 +1,55 @@
+"""The C functions of this folder as Python may call them: one table of argument and result types.
+
+With the types declared, a call with too few, too many or wrong arguments raises; without them it would corrupt memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+INT, LONG, FLOAT, POINTER = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_void_p
+
+FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
+    # winograd.c
+    "wrn_scratch": (POINTER, [LONG]),
+    "wrn_weight_size": (LONG, [LONG, LONG]),
+    "wrn_transform_weight": (None, [POINTER, LONG, LONG, INT, POINTER, INT]),
+    "wrn_conv": (INT, [POINTER, *[LONG] * 5, *[POINTER] * 10, INT]),
+    "wrn_conv_weight_gradient": (INT, [POINTER, POINTER, *[LONG] * 5, POINTER, POINTER, POINTER, INT]),
+    # norm.c
+    "wrn_statistics": (INT, [POINTER, LONG, LONG, POINTER, INT]),
+    "wrn_normalize": (None, [POINTER, LONG, LONG, POINTER, POINTER, FLOAT, FLOAT, *[POINTER] * 6]),
+    "wrn_activate": (None, [POINTER, LONG, LONG, POINTER, POINTER, POINTER, INT]),
+    "wrn_activate_backward": (INT, [POINTER, POINTER, LONG, LONG, *[POINTER] * 4, INT]),
+    "wrn_normalize_backward": (None, [*[POINTER] * 4, LONG, LONG, *[POINTER] * 7, INT]),
+    # quantized.c
+    "wrn_panel": (LONG, []),
+    "wrn_quantized_conv": (INT, [POINTER, *[LONG] * 6, INT, *[POINTER] * 7, INT]),
+    "wrn_quantize": (None, [POINTER, LONG, LONG, POINTER, POINTER, POINTER, INT]),
+}
+"""By name: the type of the result and those of the arguments. An INT result is a status: 1 means "out of memory"."""
+
+
+def bind(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Give a loaded library its functions, with checked arguments. Tensors are passed as `data_ptr()`, NULL as None.
+
+    Raises:
+        AttributeError: the library lacks one of the functions.
+    """
+    for name, (result, arguments) in FUNCTIONS.items():
+        prototype = ctypes.CFUNCTYPE(result, *arguments)
+        # Parameter flags (1: input) make ctypes refuse extra arguments too; `argtypes` alone accepts them.
+        function = prototype((name, library), tuple((1,) for _ in arguments))
+        if result is INT:
+            function.errcheck = _check_status  # type: ignore[assignment]
+        setattr(library, name, function)
+    return library
+
+
+def _check_status(status: int, function: Any, arguments: Any) -> int:
+    del function, arguments
+    if status:
+        raise MemoryError("a kernel could not allocate its scratch memory")
+    return status

@@ -1,0 +1,200 @@
+"""Convolutions of 8-bit maps as functions of tensors: uint8, on the CPU, channels last in memory.
+
+A map of bytes q stands for the values step * q, with one step per channel. Weights are integers of up to 16 bits, small
+enough that no sum of products can overflow 32 bits, whatever the bytes are. The integer arithmetic is therefore exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wideresnet.kernels.library import library
+from wideresnet.kernels.ops import LANES, Normalized, _at, _positions, empty
+
+MAX_BYTE = 255
+MAX_WEIGHT = 2**15 - 1
+MAX_SUM = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The one-dimensional matrices of Winograd's algorithm for tiles of 4x4 outputs.
+
+    Attributes:
+        b_t: float64 (points, points), transforms inputs.
+        g: float64 (points, 3), transforms weights.
+    """
+
+    b_t: Tensor
+    g: Tensor
+
+    def highest(self) -> Tensor:
+        """Return float64 (points^2,): the largest magnitude that the input transform makes of values in 0..1.
+
+        Both dimensions are transformed, so a frequency is a sum over products of two matrix entries. Its positive
+        extreme takes 1 where the product is positive and 0 elsewhere; `up` and `down` are the row sums of the positive
+        and of the negative entries.
+        """
+        up, down = self.b_t.clamp(min=0).sum(1), -self.b_t.clamp(max=0).sum(1)
+        same, other = torch.outer(up, up) + torch.outer(down, down), torch.outer(up, down) + torch.outer(down, up)
+        return torch.maximum(same, other).flatten()
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """Transform weights: float64 (out, in, 3, 3) -> (points^2, out, in)."""
+        return torch.einsum("fi,gj,nkij->fgnk", self.g, self.g, weight).flatten(0, 1)
+
+
+def tiles(stride: int) -> Tiles:
+    """Return the matrices for a 3x3 convolution of stride 1 or 2.
+
+    Stride 1 is F(4x4, 3x3). With stride 2, four outputs in a row see nine inputs: the even ones meet the two outer
+    weights, which is F(4, 2); the odd ones meet the middle weight, which needs no transform.
+
+    Source: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3, for F(4x4, 3x3). F(4, 2) is the Toom-Cook construction
+    with the points 0, 1, -1, 2 and infinity.
+    """
+    if stride == 1:
+        b_t = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0],
+               [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]  # fmt: skip
+        g = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
+             [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]  # fmt: skip
+        return Tiles(torch.tensor(b_t, dtype=torch.float64), torch.tensor(g, dtype=torch.float64))
+    b_t, g = torch.zeros(9, 9, dtype=torch.float64), torch.zeros(9, 3, dtype=torch.float64)
+    b_t[:5, ::2] = torch.tensor(
+        [[2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]]
+    )
+    g[:5, ::2] = torch.tensor(
+        [[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]], dtype=torch.float64
+    )
+    b_t[5:, 1::2], g[5:, 1] = torch.eye(4), 1
+    return Tiles(b_t, g)
+
+
+def fits(conv: nn.Conv2d) -> bool:
+    """Return whether `QuantizedConv` computes this convolution."""
+    size = conv.kernel_size[0]
+    return (
+        conv.kernel_size == (size, size)
+        and size in (1, 3)
+        and conv.padding == (size // 2, size // 2)
+        and conv.stride in ((1, 1), (2, 2))
+        and conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+        and conv.in_channels % LANES == conv.out_channels % LANES == 0
+    )
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Fused normalization, ReLU and quantization: the byte is scale * x + shift, clipped to 0..255 and truncated.
+
+    Attributes:
+        scale, shift: float32 (C,).
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    @classmethod
+    def after(cls, norm: Normalized, step: Tensor) -> Quantizer:
+        """Quantize relu(norm(x)) to the nearest multiple of `step`, float64 (C,)."""
+        # Clipping at 0 is the ReLU. The 0.5 turns truncation into rounding.
+        return cls((norm.scale.double() / step).float(), (norm.shift.double() / step + 0.5).float())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Quantize a map: float32 (B, C, H, W) -> uint8 (B, C, H, W)."""
+        q = empty(*x.shape, dtype=torch.uint8)
+        library().wrn_quantize(
+            _at(x), *_positions(x), _at(self.scale), _at(self.shift), _at(q), torch.get_num_threads()
+        )
+        return q
+
+
+class QuantizedConv:
+    """A convolution of byte maps with integer weights.
+
+    Args:
+        conv: a convolution that `fits`.
+        step: float64 (in_channels,), the value of one unit of the input bytes.
+
+    Attributes:
+        points: 6 or 9 inputs per tile side, whose squares are the frequencies; 1 for a 1x1 convolution.
+        weight: int16, in the kernel's layout.
+        rescale: float32 (points^2, output channels), the value of one unit of the products.
+    """
+
+    def __init__(self, conv: nn.Conv2d, step: Tensor) -> None:
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.stride = conv.stride[0]
+        # The steps of the input are folded into the weights, so that bytes can be multiplied as they are.
+        weight = conv.weight.detach().double() * step[:, None, None]  # (out, in, kernel, kernel)
+        if conv.kernel_size == (1, 1):
+            self.points, matrices, highest = 1, weight.flatten(1)[None], torch.tensor([MAX_BYTE])
+        else:
+            form = tiles(self.stride)
+            self.points, matrices, highest = len(form.g), form.weight(weight), MAX_BYTE * form.highest()
+        self.weight, self.rescale = pack(*to_integers(matrices, highest))
+
+    def __call__(
+        self, q: Tensor, *, add: Tensor | None = None, quantizer: Quantizer | None = None, values: bool = True
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Compute the convolution of a map, plus `add`, as values and as bytes.
+
+        Args:
+            q: uint8 (B, in, H, W).
+            add: float32 (B, out, H', W'), overwritten by the values.
+            quantizer: applied to the result; None if no bytes are needed.
+            values: whether values are needed.
+
+        Returns:
+            float32 (B, out, H', W') and uint8 of the same shape, each or None.
+        """
+        batch, _, height, width = q.shape
+        shape = batch, self.out_channels, -(-height // self.stride), -(-width // self.stride)
+        result = None if not values else empty(*shape) if add is None else add
+        quantized = empty(*shape, dtype=torch.uint8) if quantizer else None
+        library().wrn_quantized_conv(
+            _at(q), batch, height, width, self.in_channels, self.out_channels, self.stride, self.points,
+            _at(self.weight), _at(self.rescale), _at(add), _at(quantizer and quantizer.scale),
+            _at(quantizer and quantizer.shift), _at(result), _at(quantized), torch.get_num_threads(),
+        )  # fmt: skip
+        return result, quantized
+
+
+def to_integers(matrices: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
+    """Round weights to integers, as finely as the sums of products allow.
+
+    Args:
+        matrices: float64 (F, N, K).
+        highest: (F,), the largest magnitude of the factors of each frequency.
+
+    Returns:
+        float64 (F, N, K) of integers, at most 2^15 - 1 in magnitude: the sum over K of their products with any factors
+        up to `highest` fits in 32 bits. And (F, N), the value of one unit.
+    """
+    room = torch.floor(MAX_SUM / highest)[:, None] - matrices.shape[2] / 2  # rounding adds up to 1/2 to each of the K
+    sizes = matrices.abs()
+    unit = torch.maximum(sizes.sum(2) / room, sizes.amax(2) / MAX_WEIGHT)
+    unit = torch.where(unit > 0, unit, 1.0)
+    return (matrices / unit[:, :, None]).round(), unit
+
+
+def pack(integers: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring weights into the kernel's layout, with N padded to a multiple of the panel.
+
+    Returns:
+        int16 [f][n / panel][k / 2][n % panel][k % 2] and float32 [f][n].
+    """
+    num_f, out, size = integers.shape
+    panel = library().wrn_panel()
+    padded = -(-out // panel) * panel
+    weight = torch.zeros(num_f, padded, size, dtype=torch.int16, device="cpu")
+    weight[:, :out] = integers.to(torch.int16)
+    rescale = torch.zeros(num_f, padded, dtype=torch.float32, device="cpu")
+    rescale[:, :out] = unit
+    return weight.view(num_f, -1, panel, size // 2, 2).transpose(2, 3).contiguous(), rescale
