@@ -224,10 +224,9 @@ def start_document(job: str, settings: Settings, command: str | None) -> dict[st
         settings: of the machine.
         command: the command line that was typed; None if there was none.
     """
-    env = describe(settings.device)
     return {
         "job": job,
-        "env": {**env, "command": command or env["command"]},
+        "env": describe(settings.device, command),
         "load_average": round(os.getloadavg()[0], 2),
         "cases": [],
     }

@@ -96,8 +96,8 @@ def time_first_step(way: str, case: Case, data: Path, num_threads: int | None) -
     Args:
         way: one of `START_WAYS`.
         case: the step.
-        data: an `.npz`; run folder and cache go next to it.
-        num_threads: requested threads; None leaves them to the process.
+        data: an `.npz`; the run folder and the cache go into its folder.
+        num_threads: threads that were asked for; None leaves them to the process.
 
     Returns:
         Seconds from the start of the process to the end of its step, and how the step ran, in words.
