@@ -151,7 +151,7 @@ def test_eval_predict_info_report_and_cache_speak_to_people(
         (("eval", "/no/such/run", "--data", "digits"), 2, "model.safetensors"),
         (("predict", "/no/such/run", "x.png"), 2, "x.png"),
         (("info", "WRN-34-2"), 2, "family"),
-        (("info", "WideNet-28-10"), 2, "WRN-28-10"),
+        (("info", "WNR-28-10"), 2, "WRN-28-10"),
         (("report", "/no/such/run"), 2, "/no/such/run"),
         (("fly",), 2, "invalid choice"),
     ],
