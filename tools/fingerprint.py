@@ -6,8 +6,8 @@
 
 The document holds, per section and item, the first 16 hex digits of a SHA-256 digest. The digests depend on what the
 section "machine" lists, so only documents from one machine can be compared. Only the public interface and the command
-line are used, so that the script survives moves of internal modules; the few calls that are about to change have
-adapters below. The cases are in `fingerprint_cases.py`; all take five minutes of processor time.
+line are used, so that the script survives moves of internal modules. The cases are in `fingerprint_cases.py`; all of
+them take five minutes of processor time.
 """
 
 from __future__ import annotations
@@ -46,40 +46,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-import wideresnet as package
+import wideresnet
+from wideresnet.engines import accelerate
 
-wideresnet: Any = package  # public names come and go between the versions that are compared
-ROOT, CODE = Path(__file__).resolve().parent.parent, Path(package.__file__).resolve().parent.parent
+ROOT, CODE = Path(__file__).resolve().parent.parent, Path(wideresnet.__file__).resolve().parent.parent
 STARTED = time.monotonic()
 TIMES = re.compile(r"seconds|_s$|_s_|_mib$")  # JSON fields that the clock or the process's memory decides
 MAX_INIT_PARAMS = 60_000_000  # larger networks take too long to initialize and hash
 
 Texts = dict[str, str]
 """Item -> the text that its digest is computed from."""
-
-
-# Adapters: what is not public today, or is about to be renamed.
-
-
-def optimize(network: Any) -> Any:
-    """Return the network optimized for inference."""
-    return wideresnet.optimize(network) if hasattr(wideresnet, "optimize") else network.optimize()
-
-
-def quantize(network: Any, images: Tensor) -> Any:
-    """Return the network in 8 bits, calibrated on `images`."""
-    return wideresnet.quantize(network, images) if hasattr(wideresnet, "quantize") else network.quantise(images)
-
-
-def with_kernels(network: Any) -> Any:
-    """Return the forward pass of a pre-activation network through the Winograd kernels.
-
-    In older versions an attribute of the network was the switch.
-    """
-    if not hasattr(network, "kernels"):
-        return importlib.import_module("wideresnet.engines").accelerate(network)
-    network.kernels = True
-    return network
 
 
 # Digests, JSON, and the command line.
@@ -214,13 +190,13 @@ def inference(_: Path) -> Texts:
     for name, options, size, batches, has_kernels in cases.NETWORKS:
         network = seeded_network(name, options)
         pictures = torch.randn(13, network.in_channels, *size)
-        engines = {"optimized": optimize(network)}
+        engines = {"optimized": wideresnet.optimize(network)}
         with contextlib.suppress(wideresnet.UsageError):  # no C compiler here: the item is missing
-            engines |= {"int8": quantize(network, pictures[5:])} if has_kernels else {}
+            engines |= {"int8": wideresnet.quantize(network, pictures[5:])} if has_kernels else {}
         for batch in batches:
             images, item = pictures[:batch], f"{name}/batch {batch}"
             passes = {"pytorch": pass_texts(network, images, lambda same: same)}
-            passes |= {"kernels": pass_texts(network, images, with_kernels)} if has_kernels else {}
+            passes |= {"kernels": pass_texts(network, images, accelerate)} if has_kernels else {}
             texts |= {f"{item}/{how}/{mode}": text for how, found in passes.items() for mode, text in found.items()}
             with torch.no_grad():
                 texts[f"{item}/features"] = tensor_text(network.features(images))

@@ -1,7 +1,7 @@
 """Write the results tables of README.md and docs/results.md from the committed records in results/.
 
 python tools/results.py           write them
-python tools/results.py --check   exit 1 when they are not what the records say
+python tools/results.py --check   exit 1 if they are not what the records say
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pages import ROOT, between, write_or_check
 from wideresnet.base.format import human_count, human_seconds
 from wideresnet.data import FACTS
 from wideresnet.report.environment import hardware_text, torch_text
@@ -20,7 +21,6 @@ from wideresnet.spec.recipe import Recipe, overridden
 from wideresnet.spec.recipes import base_of
 from wideresnet.spec.record import RunFolder, read_json
 
-ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
 
 
@@ -140,27 +140,12 @@ def details(records: list[Record]) -> str:
 
 def main() -> int:
     """Write or check both pages."""
-    records = read_records()
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
+    records, readme = read_records(), ROOT / "README.md"
     pages = {
-        readme: f"{before}{BEGIN}\n\n{summary(records)}\n\n{END}{after}",
+        readme: between(readme.read_text(), BEGIN, END, summary(records)),
         ROOT / "docs" / "results.md": details(records),
     }
-    stale = [path for path, content in pages.items() if not path.is_file() or path.read_text() != content]
-    if "--check" in sys.argv[1:]:
-        for path in stale:
-            print(
-                f"{path.relative_to(ROOT)} is not what the records in results/ say: run `make results`", file=sys.stderr
-            )
-        return 1 if stale else 0
-    for path in stale:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(pages[path])
-        print(f"wrote {path.relative_to(ROOT)}")
-    return 0
+    return write_or_check(pages, "results/")
 
 
 if __name__ == "__main__":

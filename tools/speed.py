@@ -1,7 +1,7 @@
 """Write README.md's speed table and docs/speed.md from the committed records in results/speed/.
 
 python tools/speed.py           write them
-python tools/speed.py --check   exit 1 when they are not what the records say
+python tools/speed.py --check   exit 1 if they are not what the records say
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pages import ROOT, between, write_or_check
 from wideresnet.base.format import human_count
 from wideresnet.bench.words import (
     OURS,
@@ -26,13 +27,12 @@ from wideresnet.bench.words import (
 )
 from wideresnet.report.environment import hardware_text
 
-ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- speed: made by tools/speed.py -->", "<!-- end of speed -->"
 EMPTY = "No record has been committed yet: `wrn bench train WRN-16-4 --out results/speed/NAME` makes one."
 
 
 def read_records(root: Path = ROOT) -> list[dict[str, Any]]:
-    """Every record under results/speed/, in the order of their names."""
+    """Read every record in results/speed/, in the order of their names."""
     return [
         {**json.loads(path.read_text()), "folder": path.parent.relative_to(root).as_posix()}
         for path in sorted((root / "results" / "speed").glob("*/bench.json"))
@@ -40,7 +40,7 @@ def read_records(root: Path = ROOT) -> list[dict[str, Any]]:
 
 
 def summary(records: list[dict[str, Any]]) -> str:
-    """One row a network, job and batch size, with a column for each machine, for README."""
+    """Write the table for README.md: one row per network, job and batch size, one column per machine."""
     cells: dict[tuple[str, str, int], dict[str, str]] = {}
     for record in records:
         if record["job"] in ("figure4", "start"):
@@ -65,16 +65,16 @@ def summary(records: list[dict[str, Any]]) -> str:
 
 
 def details(records: list[dict[str, Any]]) -> str:
-    """The page docs/speed.md: every record with all of its contenders."""
+    """Write the page docs/speed.md: every record with all its contenders."""
     parts = [
         "# Speed",
-        "Made from the records in `results/speed/` by `tools/speed.py`. All take turns, in one process after a warm-up "
-        "except for first steps, the device synchronised around every turn; a figure is the median over rounds, a "
-        "ratio the median of the rounds' own ratios, with quartiles behind. A training step is loss, backward and "
-        "update of a batch that is there already. FLOP are 2 x multiply-accumulate of direct convolution, three times "
-        "that for training; the matrix product is timed in the same rounds. Other implementations run eagerly in fp32, "
-        "NCHW, as their users run them; with `+careful` in channels_last and our precision; `plain` is our own network "
-        "run like them.",
+        "Made from the records in `results/speed/` by `tools/speed.py`. All contenders take turns in one process after "
+        "a warm-up (first steps: each in a fresh process); the device is synchronized around every turn. A time is the "
+        "median over rounds, a ratio the median of the ratios of the rounds, with its quartiles in parentheses. A "
+        "training step is the loss, backward pass and update for a batch that is already in memory. FLOP are 2 x the "
+        "multiply-accumulates of direct convolution, three times as many for training; the matrix product is timed in "
+        "the same rounds. Other implementations run eagerly in fp32, NCHW, as their users run them; with `+careful`, "
+        "in channels_last and our precision; `plain` is our own network run in the same way.",
     ]
     for record in records:
         folder = record["folder"]
@@ -90,7 +90,7 @@ def details(records: list[dict[str, Any]]) -> str:
                     _contenders(case),
                     f"A step of ours in pieces: {parts_line(case)}.",
                 ]
-        drawn = {"figure4": "Figure 4", "start": "first steps"}.get(record["job"], "images a second")
+        drawn = {"figure4": "Figure 4", "start": "first steps"}.get(record["job"], "images per second")
         parts.append(f"![{drawn}](../{folder}/bench.png)")
     return "\n\n".join(parts if records else [*parts, EMPTY]) + "\n"
 
@@ -181,26 +181,12 @@ def _times(faster: dict[str, float]) -> str:
 
 def main() -> int:
     """Write or check both pages."""
-    records = read_records()
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    after = rest.split(END)[1]
+    records, readme = read_records(), ROOT / "README.md"
     pages = {
-        readme: f"{before}{BEGIN}\n\n{summary(records)}\n\n{END}{after}",
+        readme: between(readme.read_text(), BEGIN, END, summary(records)),
         ROOT / "docs" / "speed.md": details(records),
     }
-    stale = [path for path, content in pages.items() if not path.is_file() or path.read_text() != content]
-    if "--check" in sys.argv[1:]:
-        for path in stale:
-            print(
-                f"{path.relative_to(ROOT)} is not what the records in results/speed/ say: run `make results`",
-                file=sys.stderr,
-            )
-        return 1 if stale else 0
-    for path in stale:
-        path.write_text(pages[path])
-        print(f"wrote {path.relative_to(ROOT)}")
-    return 0
+    return write_or_check(pages, "results/speed/")
 
 
 if __name__ == "__main__":

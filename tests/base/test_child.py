@@ -1,4 +1,4 @@
-"""Child processes: what is asked and answered, and that none is left when it is not wanted any more."""
+"""Child processes: what they are asked and answer, and that none outlives its use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Program = Callable[[str], str]
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    """Make a module of lines of code that follow `parent = Parent()`; returns its name."""
+    """Write a module with lines of code that follow `parent = Parent()`; returns its name."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def make(code: str) -> str:
@@ -32,7 +32,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Callable[[str], Path]:
-    """Make a shell script that runs instead of an interpreter."""
+    """Write a shell script that replaces the interpreter."""
 
     def make(line: str) -> Path:
         path = tmp_path / "python"
@@ -51,7 +51,7 @@ def wait_for(happened: Callable[[], bool], limit_s: float = 60) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there that is more than an exit code that nobody has asked for."""
+    """Whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -65,7 +65,7 @@ def test_the_child_gets_the_document_and_its_answers_come_in_order(program: Prog
         assert child.wait() == 0
 
 
-def test_what_a_library_prints_is_no_answer_and_goes_to_the_log(program: Program, tmp_path: Path) -> None:
+def test_what_a_library_prints_is_not_an_answer_and_goes_to_the_log(program: Program, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("before\n")
     with Child(program('print("{}")\nos.system("echo by a program")\nparent.say(done=True)'), None, log=log) as child:
@@ -117,7 +117,7 @@ def test_a_failure_in_the_block_kills_the_child(program: Program) -> None:
     assert not is_running(pids[0])
 
 
-def test_a_child_with_more_to_say_than_is_heard_can_be_closed(program: Program) -> None:
+def test_a_child_whose_answers_nobody_reads_can_be_closed(program: Program) -> None:
     with Child(program("while True: parent.say(text='a' * 1000)"), None) as child:
         next(iter(child))
         child.kill()
@@ -126,7 +126,7 @@ def test_a_child_with_more_to_say_than_is_heard_can_be_closed(program: Program) 
 
 
 @pytest.mark.parametrize("own_session", [True, False])
-def test_only_a_session_of_its_own_keeps_ctrl_c_from_the_child(program: Program, own_session: bool) -> None:
+def test_only_its_own_session_keeps_ctrl_c_from_the_child(program: Program, own_session: bool) -> None:
     with Child(program("parent.say(session=os.getsid(0))"), None, own_session=own_session) as child:
         (answer,) = child
     assert (answer["session"] == os.getsid(0)) is not own_session
@@ -150,7 +150,7 @@ def test_the_child_has_the_packages_of_its_parent_and_the_variables_that_are_add
 @pytest.mark.parametrize(
     ("line", "code", "text"), [("kill -9 $$", -signal.SIGKILL, "killed by SIGKILL"), ("exit 7", 7, "exit code 7")]
 )
-def test_a_child_that_ends_without_a_word_is_told_by_how_it_ended(
+def test_a_child_that_ends_without_a_message_is_described_by_its_exit_code(
     line: str, code: int, text: str, shell: Callable[[str], Path]
 ) -> None:
     with Child("any", None, python=shell(line)) as child:
@@ -162,7 +162,7 @@ def test_a_child_that_ends_without_a_word_is_told_by_how_it_ended(
 
 
 @pytest.mark.parametrize("in_a_file", [True, False])
-def test_of_any_amount_of_complaints_the_last_line_is_found(
+def test_the_last_line_of_any_amount_of_standard_error_is_found(
     in_a_file: bool, shell: Callable[[str], Path], tmp_path: Path
 ) -> None:
     log = tmp_path / "log" if in_a_file else None

@@ -19,7 +19,7 @@ from wideresnet.base.format import human_bytes, human_count, human_seconds, near
         (5000 * 2**40, "5000.0 TiB"),
     ],
 )
-def test_bytes_are_told_in_binary_units(num_bytes: int, text: str) -> None:
+def test_bytes_are_written_in_binary_units(num_bytes: int, text: str) -> None:
     assert human_bytes(num_bytes) == text
 
 
@@ -38,7 +38,7 @@ def test_bytes_are_told_in_binary_units(num_bytes: int, text: str) -> None:
         (2e18, "2 E"),
     ],
 )
-def test_counts_are_told_in_decimal_units(count: float, text: str) -> None:
+def test_counts_are_written_in_decimal_units(count: float, text: str) -> None:
     assert human_count(count) == text
 
 
@@ -54,7 +54,7 @@ def test_counts_are_told_in_decimal_units(count: float, text: str) -> None:
         (3700, "1 h 02 min"),
     ],
 )
-def test_durations_are_told_in_units_that_people_use(seconds: float, text: str) -> None:
+def test_durations_are_written_in_seconds_minutes_or_hours(seconds: float, text: str) -> None:
     assert human_seconds(seconds) == text
 
 
@@ -62,9 +62,9 @@ def test_the_closest_choice_comes_first_and_all_are_listed() -> None:
     assert nearest("quik", ["paper", "quick"]) == "did you mean quick? (one of paper, quick)"
 
 
-def test_a_word_like_none_of_the_choices_gets_the_list_alone() -> None:
+def test_a_word_unlike_all_choices_gets_only_the_list() -> None:
     assert nearest("zzz", ["paper", "quick"]) == "one of paper, quick"
 
 
-def test_choices_may_be_a_stream() -> None:
+def test_choices_may_be_an_iterator() -> None:
     assert nearest("quik", iter(["paper", "quick"])).startswith("did you mean quick?")

@@ -27,7 +27,7 @@ def test_a_class_without_images_has_no_error() -> None:
     assert np.isnan(errors.error_pct[2])
 
 
-def test_the_most_frequent_mistakes_come_first_and_what_did_not_happen_is_left_out() -> None:
+def test_the_most_frequent_mistakes_come_first_and_those_that_did_not_occur_are_left_out() -> None:
     assert most_confused(MATRIX, 10) == [(0, 1, 3), (1, 3, 3), (1, 0, 1), (3, 0, 1)]
     assert most_confused(MATRIX, 2) == [(0, 1, 3), (1, 3, 3)]
     assert most_confused(np.diag([3, 4]), 5) == []

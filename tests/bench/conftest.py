@@ -1,4 +1,4 @@
-"""Small other implementations, good and bad; the scripts in tools/."""
+"""Small other implementations, correct and faulty; the scripts in tools/."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_case() -> Callable[..., Case]:
 
 @pytest.fixture
 def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module in the current folder, with implementations good and bad."""
+    """The name of a module in the current folder with correct and faulty implementations."""
     (tmp_path / "others.py").write_text(PEERS)
     (tmp_path / "broken.py").write_text("import no_such_module_anywhere\n")
     monkeypatch.chdir(tmp_path)
@@ -64,12 +64,14 @@ def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "others"
 
 
-@pytest.fixture(scope="session")
-def load_tool() -> Callable[[str], Any]:
-    """A script of tools/ as a module."""
+@pytest.fixture
+def load_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Load a script of tools/ as a module; the scripts import each other as when they are run."""
+    tools = Path(__file__).parent.parent.parent / "tools"
+    monkeypatch.syspath_prepend(str(tools))
 
     def load(name: str) -> Any:
-        path = Path(__file__).parent.parent.parent / "tools" / f"{name}.py"
+        path = tools / f"{name}.py"
         spec = importlib.util.spec_from_file_location(f"tool_{name}", path)
         assert spec is not None
         assert spec.loader is not None

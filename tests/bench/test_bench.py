@@ -1,4 +1,4 @@
-"""`wrn bench` from the command line to record, table, picture and pages."""
+"""`wrn bench` from the command line to record, table, plot and pages."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def shown(what: dict[str, Any]) -> str:
     return console.file.getvalue()
 
 
-def test_train_against_others_leaves_one_document_record_and_picture(
+def test_train_against_others_leaves_one_document_record_and_plot(
     others: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, names = tmp_path / "out", [f"{others}:same", f"{others}:raising", "plain"]
@@ -113,9 +113,7 @@ def test_train_against_others_leaves_one_document_record_and_picture(
         bench(*words)
 
 
-def test_infer_takes_several_batch_sizes_and_speaks_to_people(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_infer_takes_several_batch_sizes_and_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("infer", "WRN-10-1", "--batch-size", "1,3", "--against", "torchvision")
     bench(*words, *QUICK, "--out", tmp_path / "out")
     text = " ".join(capsys.readouterr().out.split())
@@ -125,7 +123,7 @@ def test_infer_takes_several_batch_sizes_and_speaks_to_people(
 
 
 @pytest.mark.parametrize("expected", ["bf16", "fp32"])
-def test_careful_others_and_the_matrix_product_take_the_precision_that_ours_has_chosen(
+def test_careful_others_and_the_matrix_product_run_in_the_precision_that_ours_chose(
     expected: str, others: str, tmp_path: Path
 ) -> None:
     def make(name: str, case: Case) -> Contender:
@@ -143,7 +141,7 @@ def test_careful_others_and_the_matrix_product_take_the_precision_that_ours_has_
     assert case["matmul"]["what"].startswith(expected)
 
 
-def test_inference_is_exact_by_the_kernels_unless_asked_otherwise(make_case: Callable[..., Case]) -> None:
+def test_inference_is_exact_with_the_kernels_unless_bf16_is_asked_for(make_case: Callable[..., Case]) -> None:
     fast = dataclasses.replace(make_case(job="infer"), precision="auto")
     contender = make_contender("wideresnet", fast)
     assert contender.configuration.startswith("Winograd kernels")
@@ -152,9 +150,9 @@ def test_inference_is_exact_by_the_kernels_unless_asked_otherwise(make_case: Cal
     assert contender.configuration == "channels last in memory, bf16, 1 thread"
 
 
-def test_settings_of_pytorch_are_as_before_afterwards(tmp_path: Path) -> None:
+def test_settings_of_pytorch_are_restored(tmp_path: Path) -> None:
     before = torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_rng_state().tolist()
-    run_bench("infer", ["WRN-10-1"], tmp_path / "out", batch_sizes=[1], num_threads=2, repeats=1, seconds=0,
+    run_bench("infer", ["WRN-10-1"], tmp_path / "out", batch_sizes=[1], threads=2, repeats=1, seconds=0,
               device="cpu", precision="fp32", method=SHORT)  # fmt: skip
     assert (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_rng_state().tolist()) == before
 
@@ -245,7 +243,7 @@ def test_the_best_peer_is_the_fastest_as_its_users_run_it() -> None:
     assert best_peer([row("wideresnet", 9.0), row("timm+careful", 8.0, 1.0)]) == "timm+careful"
 
 
-def test_the_table_fits_eighty_columns_and_tells_everything() -> None:
+def test_the_table_fits_eighty_columns_and_is_complete() -> None:
     text = shown(FULL)
     assert max(map(len, text.splitlines())) <= 80
     for expected in ("wideresnet", "1.25 x", "25 %", "torchvision: has no WRN-28-10 | [x] $y^", "timm+careful",
@@ -254,7 +252,7 @@ def test_the_table_fits_eighty_columns_and_tells_everything() -> None:
     assert "…" not in text
 
 
-def test_pictures_show_every_contender_and_its_problem() -> None:
+def test_plots_show_every_contender_and_its_problem() -> None:
     (axes,) = draw_bars(FULL).axes
     texts = " ".join(text.get_text() for text in axes.texts)
     assert "has no WRN-28-10 | [x] $y^" in texts
@@ -267,7 +265,7 @@ def test_pictures_show_every_contender_and_its_problem() -> None:
     assert today.texts[0].get_text() == "40"
 
 
-def test_pages_are_made_from_records_and_are_true_without_any(load_tool: Callable[[str], Any]) -> None:
+def test_pages_are_made_from_records_and_say_so_if_there_are_none(load_tool: Callable[[str], Any]) -> None:
     speed = load_tool("speed")
     assert speed.summary([]) == speed.EMPTY
     assert speed.EMPTY in speed.details([])

@@ -47,7 +47,7 @@ def test_contenders_take_turns_in_every_round(clock: FakeClock) -> None:
     assert [lane.seconds for lane in lanes] == [[1.0] * 3] * 3
 
 
-def test_a_turn_of_short_calls_holds_many_and_gives_the_seconds_of_one(clock: FakeClock) -> None:
+def test_a_turn_has_many_short_calls_and_yields_the_seconds_of_one(clock: FakeClock) -> None:
     lane = Lane(clock.contender("A", 1 / 64))
     lane.warm_up("cpu", clock)
     assert lane.num_calls == 13  # 0.2 s
@@ -57,7 +57,7 @@ def test_a_turn_of_short_calls_holds_many_and_gives_the_seconds_of_one(clock: Fa
     assert lane.seconds == [1 / 64]
 
 
-def test_the_first_call_is_kept_apart_and_slow_calls_are_warmed_up_once(clock: FakeClock) -> None:
+def test_the_first_call_is_separate_and_slow_calls_are_warmed_up_once(clock: FakeClock) -> None:
     lane = Lane(clock.contender("A", 30.0, 2.0))
     lane.warm_up("cpu", clock)
     assert (lane.first_s, lane.call_s, lane.num_calls) == (30.0, 2.0, 1)
@@ -77,7 +77,7 @@ def test_the_expected_seconds_of_all_turns_add_up_to_the_bar(clock: FakeClock) -
     assert sum(told) == 2 * sum(lane.turn_s for lane in lanes)
 
 
-def test_a_contender_that_fails_midway_drops_out_and_the_others_go_on(clock: FakeClock) -> None:
+def test_a_contender_that_fails_midway_drops_out_and_the_others_continue(clock: FakeClock) -> None:
     def fail() -> None:
         raise RuntimeError("no\nmemory")
 
@@ -115,7 +115,7 @@ def test_spread_is_median_minimum_and_quartiles() -> None:
     assert spread([7.0]) == {"median": 7, "min": 7, "quartile1": 7, "quartile3": 7}
 
 
-def test_a_ratio_compares_within_rounds_so_that_a_slow_spell_cancels() -> None:
+def test_a_ratio_compares_within_rounds_so_that_a_slow_period_cancels() -> None:
     ours, other = [1.0, 10.0, 1.0], [2.0, 20.0, 3.0]  # the machine was ten times slower in the second round
     assert ratio(ours, other) == {"median": 2, "min": 2, "quartile1": 2, "quartile3": 2.5}
 

@@ -1,18 +1,20 @@
+"""Flags are the recipe's fields: help with default and source, and values that read as they are shown."""
+
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wideresnet.commands.flags import POSITIONAL, add_recipe_flags, given_flags, show_value
-from wideresnet.spec.recipe import TYPES, Recipe
-from wideresnet.spec.recipes import quick
+from wideresnet.commands.flags import FLAGS, add_recipe_flags, given_flags
+from wideresnet.spec.fields import show_value
+from wideresnet.spec.recipe import FIELDS, GROUPS
+from wideresnet.spec.recipes import paper, quick
 
-FIELDS = [field for field in dataclasses.fields(Recipe) if field.name not in POSITIONAL]
+PAPER = paper("WRN-28-10", "cifar10").values()
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,16 +41,21 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_every_field_has_a_flag_whose_help_states_default_and_source(field: dataclasses.Field[Any]) -> None:
-    action = PARSER._option_string_actions[flag(field.name)]
+def test_every_field_but_network_data_and_recipe_is_a_flag() -> None:
+    assert set(FLAGS) == set(FIELDS) - {"network", "data", "recipe"}
+    assert len(FLAGS) == len(set(FLAGS))
+
+
+@pytest.mark.parametrize("key", FLAGS)
+def test_every_flag_has_help_that_states_default_and_source(key: str) -> None:
+    action, field = PARSER._option_string_actions[flag(key)], FIELDS[key].metadata
     assert action.help is not None
     shown = action.help.replace("%%", "%")
-    assert shown.startswith(field.metadata["help"])
-    assert f"[{show_value(field.default)}]" in shown
-    if field.metadata["source"]:
-        assert f"source: {field.metadata['source']}" in shown
-    assert list(action.choices or ()) == list(field.metadata["choices"])
+    assert shown.startswith(field["help"])
+    assert f"[{show_value(PAPER[key])}]" in shown
+    if field["source"]:
+        assert f"source: {field['source']}" in shown
+    assert list(action.choices or ()) == list(field["choices"])
 
 
 def test_the_help_can_be_printed() -> None:
@@ -58,7 +65,7 @@ def test_the_help_can_be_printed() -> None:
 
 
 def test_network_data_and_recipe_are_not_flags_of_this_list() -> None:
-    for name in POSITIONAL:
+    for name in GROUPS["what"]:
         assert flag(name) not in PARSER._option_string_actions
 
 
@@ -120,13 +127,13 @@ def test_a_choice_that_does_not_exist_names_the_flag(capsys: pytest.CaptureFixtu
     assert "one_cycle" in message
 
 
-def test_every_default_can_be_given_back_as_it_is_shown() -> None:
-    for field in FIELDS:
-        shown = show_value(field.default)
-        if bool in (TYPES[field.name], *get_args(TYPES[field.name])):
-            assert shown == {None: "none", True: "on", False: "off"}[field.default]
-        elif not field.metadata["choices"]:
-            assert parse(flag(field.name), shown) == {field.name: field.default}
+@pytest.mark.parametrize("key", FLAGS)
+def test_every_default_can_be_given_back_as_it_is_shown(key: str) -> None:
+    kind, shown = FIELDS[key].kind, show_value(PAPER[key])
+    if bool in (kind, *get_args(kind)):
+        assert shown == {None: "none", True: "on", False: "off"}[PAPER[key]]
+    elif not (PAPER[key] is None and FIELDS[key].metadata["choices"]):  # "none" is no choice
+        assert parse(flag(key), shown) == {key: PAPER[key]}
 
 
 def test_the_scales_of_quick_can_be_given_back_as_they_are_shown() -> None:

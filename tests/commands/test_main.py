@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import wideresnet
 from wideresnet.commands.main import main
 
 MakeNpz = Callable[..., Path]
@@ -50,6 +51,19 @@ def test_help_answers_at_once_because_it_imports_no_torch() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(cpu_s) < 0.3
+
+
+def test_without_arguments_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert wrn() == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("usage: wrn ")
+    assert "wrn VERB --help" in captured.out
+    assert captured.err == ""
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert wrn("--version") == 0
+    assert capsys.readouterr().out == f"wrn {wideresnet.__version__}\n"
 
 
 @pytest.mark.parametrize("verb", ["train", "eval", "predict", "info", "report", "bench", "cache"])
@@ -137,7 +151,7 @@ def test_eval_predict_info_report_and_cache_speak_to_people(
         (("eval", "/no/such/run", "--data", "digits"), 2, "model.safetensors"),
         (("predict", "/no/such/run", "x.png"), 2, "x.png"),
         (("info", "WRN-34-2"), 2, "family"),
-        (("info", "WideResNet-28-10"), 2, "WRN-28-10"),
+        (("info", "WNR-28-10"), 2, "WRN-28-10"),
         (("report", "/no/such/run"), 2, "/no/such/run"),
         (("fly",), 2, "invalid choice"),
     ],
@@ -178,11 +192,12 @@ def test_unreadable_images_stop_the_run_before_it_starts_and_are_listed(
     assert "0.png" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.usefixtures("autotuning")
 def test_ctrl_c_of_the_real_command_says_how_to_resume_and_resuming_needs_only_the_folder(
     make_npz: MakeNpz, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "wideresnet", "train"]
-    out = tmp_path / "my run"
+    out = tmp_path / "my limit=3"  # which must not be taken for an argument
     flags = ["WRN-10-1", "--data", str(make_npz(num_train=256)), "--batch-size", "16", "--epochs", "500"]
     process = subprocess.Popen(
         [*command, *flags, "--out", str(out), "--checkpoint-every", "1"],
@@ -194,7 +209,8 @@ def test_ctrl_c_of_the_real_command_says_how_to_resume_and_resuming_needs_only_t
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert f"wrn train --resume --out '{out}'" in errors
+    assert f"everything is saved; continue with: wrn train --resume --out '{out}'" in errors
+    assert "resume=True" not in errors
     assert "Traceback" not in errors
     assert wrn("train", "--resume", "--out", out, "--epochs", "3") == 2  # another run than the one that was begun
     assert wrn("train", "WRN-16-1", "--resume", "--out", out) == 2

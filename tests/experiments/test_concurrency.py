@@ -11,7 +11,7 @@ from wideresnet.experiments.concurrency import Pace, Report, make_pace, num_that
 
 
 def drive(pace: Pace, steps_per_s: Callable[[int], float], seconds: int = 300) -> list[int]:
-    """Simulate runs, each at the speed that it has among so many; returns how many ran, second by second."""
+    """Simulate runs whose speed depends on their number; returns the number of runs, second by second."""
     steps: dict[int, float] = {}
     history = []
     for second in range(seconds):
@@ -24,7 +24,7 @@ def drive(pace: Pace, steps_per_s: Callable[[int], float], seconds: int = 300) -
     return history
 
 
-def test_runs_are_added_while_the_device_does_more_for_it() -> None:
+def test_runs_are_added_as_long_as_the_device_does_more_work() -> None:
     said: list[str] = []
     pace = Pace(1, 8, batch_size=10, say=said.append)
     drive(pace, lambda num: min(100.0, 400.0 / num))  # saturated by four
@@ -50,7 +50,7 @@ def test_no_more_runs_are_added_than_there_are_seeds_or_than_fit_into_memory() -
     assert said[-1].endswith("no more fit into memory")
 
 
-def test_nothing_is_measured_before_all_runs_train_or_across_a_run_s_end() -> None:
+def test_nothing_is_measured_before_all_runs_train_or_across_the_end_of_one() -> None:
     pace = Pace(2, 8, say=lambda _: None)
     for second in range(100):
         pace.observe({0: Report(second, second, 1.0, 1.0), 1: None})  # the second one still loads its data
@@ -61,7 +61,7 @@ def test_nothing_is_measured_before_all_runs_train_or_across_a_run_s_end() -> No
     assert not pace.rates
 
 
-def test_a_number_that_is_asked_for_is_not_measured() -> None:
+def test_a_given_number_of_runs_is_not_measured() -> None:
     pace = Pace(2, 2, say=lambda _: None)
     drive(pace, lambda num: 100.0 / num)
     assert pace.at_once == 2

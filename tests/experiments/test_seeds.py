@@ -1,4 +1,4 @@
-"""`fit_seeds` and `wrn train --seeds`: the same runs as alone, whatever happens in between."""
+"""`fit_seeds` and `wrn train --seeds`: the same runs as single ones, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def wait_for(happened: Callable[[], bool], limit_s: float = 300) -> None:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """The same files; the same bits in all but the command, times, memory and what is drawn from them."""
+    """Check that two runs have the same files and bits, except for the command, times, memory and their plots."""
     names = sorted(path.name for path in other.iterdir())
     assert sorted(path.name for path in one.iterdir()) == names
     for name in ("recipe.json", "config.json", "model.safetensors", "test_predictions.safetensors"):
@@ -79,11 +79,11 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
     flags = ("--epochs", 12, "--batch-size", 16, "--crop-padding", 1, "--device", "cpu", "--precision", "fp32")
     words = ("WRN-10-1", "--data", data, "--seed", 3, *flags)
     assert wrn("train", *words, "--seeds", 2, "--out", out) == 130
-    told = capsys.readouterr()
-    assert f"wrn train --resume --seeds 2 --out '{out}'" in told.err
-    assert "2 seeds, one at a time" in told.err
-    assert "Traceback" not in told.err
-    assert told.out == ""
+    said = capsys.readouterr()
+    assert f"wrn train --resume --seeds 2 --out '{out}'" in said.err
+    assert "2 seeds, one at a time" in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
     assert list(folder.run(3).checkpoint.iterdir())  # under way
     assert not folder.run(4).path.exists()  # not begun
     assert read_json(folder.summary)["unfinished"] == [3, 4]
@@ -93,8 +93,8 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
     assert "lr 0.1" in capsys.readouterr().err
 
     assert wrn("train", "--resume", "--seeds", 2, "--at-once", 2, "--out", out, "--json") == 0
-    told = capsys.readouterr()
-    summary = json.loads(told.out)
+    said = capsys.readouterr()
+    summary = json.loads(said.out)
     assert summary == read_json(folder.summary)
     assert (summary["n"], summary["at_once"], summary["unfinished"]) == (2, 2, [])
     assert folder.page.is_file()
@@ -119,9 +119,9 @@ def test_a_failed_seed_is_named_with_its_log_and_the_others_are_trained(
     folder.run(0).path.mkdir()
     (folder.run(0).path / "thesis.tex").write_text("years of work")
     assert wrn("train", "--resume", "--seeds", 2, "--at-once", 2, "--out", tmp_path) == 1
-    told = " ".join(capsys.readouterr().err.split())
-    assert "seed 0 failed: --out" in told
-    assert f"seed 0 failed, 1 of 2 seeds have finished; see {folder.log(0)};" in told
+    said = " ".join(capsys.readouterr().err.split())
+    assert "seed 0 failed: --out" in said
+    assert f"seed 0 failed, 1 of 2 seeds have finished; see {folder.log(0)};" in said
     assert "is not a run folder" in folder.log(0).read_text()
     assert folder.run(1).report.is_file()
     assert (read_json(folder.summary)["n"], read_json(folder.summary)["unfinished"]) == (1, [0])
@@ -146,7 +146,9 @@ def test_workers_whose_parent_was_killed_save_and_end(make_npz: MakeNpz, tmp_pat
 
 
 @pytest.mark.parametrize(("line", "expected"), [("kill -9 $$", "killed by SIGKILL"), ("exit 7", "exit code 7")])
-def test_a_worker_that_dies_without_a_word_is_told_by_how_it_ended(line: str, expected: str, tmp_path: Path) -> None:
+def test_a_worker_that_ends_without_a_message_is_described_by_its_exit_code(
+    line: str, expected: str, tmp_path: Path
+) -> None:
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{line}\n")
     program.chmod(0o755)
@@ -157,7 +159,7 @@ def test_a_worker_that_dies_without_a_word_is_told_by_how_it_ended(line: str, ex
 
 
 class FakeWorkers:
-    """Stands in for `Worker`: its processes train for three looks at them and then end as `codes` says, by seed."""
+    """Replaces `Worker`: each of its processes trains until it has been polled three times, and ends with its code."""
 
     def __init__(self, codes: dict[int, int | BaseException] | None = None) -> None:
         self.codes = codes or {}
@@ -176,17 +178,17 @@ class FakeWorkers:
 
 
 class FakeWorker:
-    """One of them."""
+    """One of these processes."""
 
     def __init__(self, workers: FakeWorkers, seed: int, folder: RunFolder) -> None:
         self.workers, self.seed, self.folder = workers, seed, folder
-        self.message, self.looks = "", 0
+        self.message, self.polls = "", 0
         self.report: Report | None = None
 
     def poll(self) -> int | None:
-        self.looks += 1
-        self.report = Report(float(self.looks), self.looks, 1.0, 50.0)
-        if self.looks < 3:
+        self.polls += 1
+        self.report = Report(float(self.polls), self.polls, 1.0, 50.0)
+        if self.polls < 3:
             return None
         code = self.workers.codes.get(self.seed, 0)
         if isinstance(code, BaseException):
@@ -214,7 +216,7 @@ class FakeWorker:
         return f"exit code {code}"
 
 
-def test_no_more_than_asked_run_at_once_and_all_get_their_turn(tmp_path: Path) -> None:
+def test_no_more_than_asked_for_run_at_once_and_all_are_trained(tmp_path: Path) -> None:
     workers = FakeWorkers()
     summary = fit_seeds(small("digits", seed=7), tmp_path / "out", 5, at_once=2, start_worker=workers)
     assert [run["folder"] for run in summary["runs"]] == ["seed7", "seed8", "seed9", "seed10", "seed11"]
@@ -275,8 +277,8 @@ def test_a_mistake_gets_one_line_with_the_fix(
     write_json(Path("single", "recipe.json"), small("digits").to_json())
     before = sorted(tmp_path.rglob("*"))
     assert wrn("train", *words) == UsageError.exit_code
-    told = capsys.readouterr()
-    assert expected in told.err
-    assert told.out == ""
-    assert len([line for line in told.err.splitlines() if line.startswith("wrn")]) == 1
+    said = capsys.readouterr()
+    assert expected in said.err
+    assert said.out == ""
+    assert len([line for line in said.err.splitlines() if line.startswith("wrn")]) == 1
     assert sorted(tmp_path.rglob("*")) == before  # a worker would leave a log

@@ -1,4 +1,4 @@
-"""The summary over seeds: its arithmetic, and what it says of seeds that have not finished."""
+"""The summary over seeds: its statistics, and what it says about seeds that have not finished."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_seed_that_has_not_finished_is_named_and_not_counted(tmp_path: Path) -
     assert (none["n"], none["test_error_pct_mean"], none["unfinished"]) == (0, None, [0, 1])
 
 
-def test_the_table_holds_every_seed_and_every_number_over_them(tmp_path: Path) -> None:
+def test_the_table_has_every_seed_and_every_statistic(tmp_path: Path) -> None:
     folder = SeedsFolder(tmp_path)
     finished(folder, {0: 4.0, 1: 5.0, 2: 9.0})
     console = Console(width=80)
@@ -62,6 +62,6 @@ def test_the_table_holds_every_seed_and_every_number_over_them(tmp_path: Path) -
         assert words in shown, words
 
 
-def test_seeds_are_named_as_people_do() -> None:
+def test_seeds_are_listed_in_words() -> None:
     assert seeds_text([3]) == "seed 3"
     assert seeds_text([0, 2, 4]) == "seeds 0, 2 and 4"

@@ -71,7 +71,7 @@ def test_a_run_is_evaluated_to_exactly_its_own_result(home: Path) -> None:
 @pytest.mark.parametrize(
     "overrides", [{"preprocessing": "zca"}, {"precision": "bf16"}, {"ema_decay": 0.9}, {"image_size": 12}]
 )
-def test_so_is_a_run_with_whitening_bf16_averaged_weights_or_resized_images(
+def test_a_run_with_whitening_bf16_averaged_weights_or_resized_images_is_too(
     home: Path, tmp_path: Path, overrides: dict[str, Any]
 ) -> None:
     run = train(tmp_path / "run", home / "data.npz", **overrides)
@@ -203,7 +203,7 @@ def test_a_damaged_result_is_named(home: Path, tmp_path: Path) -> None:
     assert evaluate_weights(run, home / "data.npz", precision="fp32")["num_images"] == 41
 
 
-def test_the_answer_is_plain_json_and_a_page_that_shows_any_name(home: Path) -> None:
+def test_the_result_is_plain_json_and_a_table_that_shows_any_name(home: Path) -> None:
     got = evaluate_weights(home / "run", home / "data.npz")
     assert json.loads(json.dumps(got)) == got
     console = Console(file=io.StringIO(), width=160, record=True)

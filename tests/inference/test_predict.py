@@ -92,7 +92,7 @@ def test_the_most_probable_class_comes_first_and_top_limits_them(weights: Path, 
         predict_files(weights, [file], top=0)
 
 
-def test_an_image_of_another_size_is_fitted_and_that_is_noted(weights: Path, save: Callable[..., Path]) -> None:
+def test_an_image_of_another_size_is_resized_with_a_note(weights: Path, save: Callable[..., Path]) -> None:
     flat = np.broadcast_to(np.array([200, 100, 50], np.uint8), (30, 40, 3))
     answer = predict_files(weights, [save("big.png", flat)])[0]
     assert answer["notes"] == ["resized from 40 x 30 to 8 x 8 px"]
@@ -205,7 +205,7 @@ def test_answers_are_plain_json_and_a_table_that_shows_any_name(weights: Path, s
     assert f"{100 * answers[0]['predictions'][0]['probability']:.1f} %" in text
 
 
-def test_predicting_imports_nothing_of_training(weights: Path, save: Callable[..., Path]) -> None:
+def test_predicting_imports_nothing_from_training(weights: Path, save: Callable[..., Path]) -> None:
     code = (
         "import sys; from wideresnet.commands.main import main; assert main(sys.argv[1:]) == 0\n"
         "assert not [name for name in sys.modules if name.startswith('wideresnet.training')]"

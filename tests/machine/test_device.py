@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wideresnet.base.errors import UsageError
-from wideresnet.machine.device import conv_seconds, pick_device, pick_precision, synchronise
+from wideresnet.machine.device import conv_seconds, pick_device, pick_precision, synchronize
 
 
 def test_cuda_is_refused_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,4 +57,4 @@ def test_bf16_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_waiting_for_a_cpu_does_nothing() -> None:
-    synchronise("cpu")
+    synchronize("cpu")

@@ -94,12 +94,12 @@ def test_a_run_that_was_not_evaluated_yet_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
-def test_a_picture_has_its_themes_background(theme: Theme) -> None:
+def test_a_figure_has_the_background_of_its_theme(theme: Theme) -> None:
     picture = np.asarray(opened(to_png(draw_curves(CURVE, theme), dpi=50)).convert("RGB"))
     assert to_hex(picture[0, 0] / 255) == theme.background
 
 
-def test_twenty_four_runs_can_be_told_apart_by_color_or_style() -> None:
+def test_twenty_four_runs_differ_in_color_or_style() -> None:
     curves = [dataclasses.replace(CURVE, label=str(number)) for number in range(24)]
     axes = draw_comparison(curves).axes[0]
     strong = [line for line in axes.lines if line.get_alpha() is None]
@@ -119,7 +119,7 @@ def test_dollars_and_underscores_stay_as_they_are() -> None:
     assert not any(text.get_parse_math() for text in texts)
 
 
-def test_wrong_predictions_and_only_they_are_red() -> None:
+def test_only_wrong_predictions_are_red() -> None:
     figure = draw_predictions([tile(False), tile(True), tile(False, channels=1)], "title")
     colors = [to_hex(axes.title.get_color()) for axes in figure.axes]
     assert colors == [LIGHT.ink, LIGHT.wrong, LIGHT.ink]

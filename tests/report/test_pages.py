@@ -147,7 +147,7 @@ def test_the_page_loads_nothing_from_anywhere(run: Path) -> None:
         assert not re.search(rb"""(?:href|src)\s*=\s*["'](?!#)|url\((?!#)|@import""", picture)
 
 
-def test_names_of_classes_and_files_are_text_and_nothing_else(run: Path) -> None:
+def test_names_of_classes_and_files_are_only_text(run: Path) -> None:
     page = Page(write_report(run).page)
     assert "<script" not in page.source
     assert "<b>.npz" not in page.source
@@ -168,7 +168,7 @@ def test_the_headline_is_the_last_epochs_error_even_if_an_earlier_one_was_lower(
     assert "best" not in page.text.lower()
 
 
-def test_the_headline_tells_network_data_cost_and_machine(run: Path) -> None:
+def test_the_headline_has_network_data_cost_and_machine(run: Path) -> None:
     text = Page(write_report(run).page).text
     result = RunFolder(run).read_result()
     for wanted in (
@@ -234,7 +234,7 @@ def test_a_run_without_mistakes_says_so(run: Path) -> None:
     assert "Worst mistakes" not in page.text
 
 
-def test_fields_that_differ_from_the_recipe_are_marked_and_only_they(run: Path) -> None:
+def test_only_fields_that_differ_from_the_recipe_are_marked(run: Path) -> None:
     page = Page(write_report(run).page)
     fields = {row[0]: row[1:3] for row in page.rows if len(row) == 4 and row[0]}
     assert set(fields) >= RunFolder(run).read_recipe().values().keys()
@@ -296,7 +296,7 @@ def test_a_record_without_predictions_gets_a_page(run: Path) -> None:
     assert "test_predictions.safetensors is not in" in Page(files.page).text
 
 
-def test_a_folder_that_is_no_run_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a run folder"):
         write_report(tmp_path)
     with pytest.raises(UsageError, match="no such folder"):
@@ -360,12 +360,12 @@ def test_an_unfinished_run_is_compared_but_not_counted(run: Path, trained: Path,
     assert page.rows[start + 1][6] == "1"
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths(run: Path, trained: Path, tmp_path: Path) -> None:
+def test_runs_with_the_same_name_are_labeled_by_their_paths(run: Path, trained: Path, tmp_path: Path) -> None:
     page = Page(write_comparison([run, trained], tmp_path / "page.html"))
     assert {str(run), str(trained)} <= {row[0] for row in page.rows}
 
 
-def test_a_comparison_that_makes_no_sense_is_a_usage_error(run: Path, trained: Path, tmp_path: Path) -> None:
+def test_an_impossible_comparison_is_a_usage_error(run: Path, trained: Path, tmp_path: Path) -> None:
     cases: list[tuple[list[Path], str, str]] = [
         ([run], "page.html", "two runs or more"),
         ([run, run / ".." / run.name], "page.html", "given twice"),

@@ -229,14 +229,14 @@ def test_a_file_of_a_recipe_without_a_name_here_is_whole_or_refused(tmp_path: Pa
     path = write(tmp_path / "whole.json", **whole.to_json())
     assert resolve(path, "WRN-16-2", "cifar10") == whole.replace(network="WRN-16-2", data="cifar10")
     assert base_of(path, "WRN-16-2", "cifar10") == whole
-    with pytest.raises(UsageError, match=r"recipe='ours': .*one of paper, quick, fast.*come from a named recipe$"):
+    with pytest.raises(UsageError, match=r"its recipe 'ours': .*one of paper, quick, fast.*come from a named recipe$"):
         resolve(write(tmp_path / "part.json", recipe="ours", lr=0.05), "WRN-16-2", "cifar10")
 
 
 @pytest.mark.parametrize("name", [3, None, True, ["quick"], {"quick": 1}, "Quick"])
 def test_a_file_whose_recipe_has_no_such_name_is_refused(tmp_path: Path, name: Any) -> None:
     path = write(tmp_path / "mine.json", recipe=name, lr=0.05)
-    with pytest.raises(UsageError, match=r"mine\.json: recipe="):
+    with pytest.raises(UsageError, match=r"mine\.json: its recipe "):
         resolve(path, "WRN-16-2", "cifar10")
 
 

@@ -1,1 +1,4 @@
-"""What everything else stands on: errors, formatting, the console, seeds, paths. Knows no torch."""
+"""What everything else is built on: errors, formatting, progress, seeds, paths, child processes, metrics.
+
+Imports no torch, and numpy only in `metrics`.
+"""

@@ -7,27 +7,27 @@ from collections.abc import Iterable
 
 
 def human_bytes(num_bytes: float) -> str:
-    """Bytes in binary units: 1536 -> '1.5 KiB'."""
+    """Write bytes in binary units: 1536 -> '1.5 KiB'."""
     value = float(num_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < (1024 if unit == "B" else 1023.95):  # what would be shown as 1024.0 goes to the next unit
+        if abs(value) < (1024 if unit == "B" else 1023.95):  # 1023.95 would be written as 1024.0
             return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
 
 
 def human_count(count: float) -> str:
-    """A count in decimal units: 36479194 -> '36.5 M'."""
+    """Write a count in decimal units: 36479194 -> '36.5 M'."""
     value = float(count)
     for unit in ("", " k", " M", " G", " T", " P"):
-        if abs(value) < 999.5:  # what would be shown as 1000 goes to the next unit
+        if abs(value) < 999.5:  # 999.5 would be written as 1000
             return f"{value:.0f}" if unit == "" else f"{value:.3g}{unit}"
         value /= 1000
     return f"{value:.3g} E"
 
 
 def human_seconds(seconds: float) -> str:
-    """A duration: 42 -> '42 s', 3700 -> '1 h 01 min'."""
+    """Write a duration: 42 -> '42 s', 3700 -> '1 h 02 min'."""
     if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -35,7 +35,15 @@ def human_seconds(seconds: float) -> str:
 
 
 def nearest(value: str, choices: Iterable[str]) -> str:
-    """The choices as an error message lists them, with the closest one named first when there is one."""
+    """List choices for an error message, the one that resembles the value first.
+
+    Args:
+        value: what was given.
+        choices: what is allowed.
+
+    Returns:
+        'did you mean quick? (one of paper, quick)', or without a similar choice 'one of paper, quick'.
+    """
     known = list(choices)
     close = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
     listed = ", ".join(known)

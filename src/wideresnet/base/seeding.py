@@ -1,4 +1,4 @@
-"""Seeds as pure functions of what they stand for, so that any part of a run can be replayed alone."""
+"""Seeds as pure functions of their purpose, so that any part of a run can be replayed on its own."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import hashlib
 
 
 def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed for `torch.Generator`, the same on every machine.
+    """Derive a seed for `torch.Generator` that is the same on every machine.
+
+    Seeds of neighboring epochs or runs are unrelated. The text of the parts is joined by slashes, so a part should not
+    contain one.
 
     Args:
-        parts: what the draw is for, e.g. `seed_of(recipe.seed, "order", epoch)`.
+        parts: what the random numbers are for, e.g. `seed_of(recipe.seed, "order", epoch)`.
 
-    Seeds of neighboring epochs, or of neighboring runs, are unrelated. Parts are distinguished by their text, joined by
-    slashes, so a part's text should contain none.
+    Returns:
+        An integer of 63 bits.
     """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

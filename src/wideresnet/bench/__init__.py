@@ -1,1 +1,1 @@
-"""`wrn bench`: how fast this package trains and runs a network, beside other implementations in the same process."""
+"""`wrn bench`: how fast this package trains and runs a network, compared with other implementations."""

@@ -18,7 +18,7 @@ from wideresnet.bench.words import OURS, OURS_INT8
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.engines import optimize, quantize
 from wideresnet.engines.evaluate import pick_inference_precision
-from wideresnet.machine.device import synchronise
+from wideresnet.machine.device import synchronize
 from wideresnet.machine.memory import keep_memory
 from wideresnet.networks import create
 from wideresnet.training.configure import configure, make_forward
@@ -225,11 +225,11 @@ class _Stopwatch:
 
     def __init__(self, device: str) -> None:
         self.device, self.seconds = device, dict[str, float]()
-        synchronise(device)
+        synchronize(device)
         self.last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        synchronise(self.device)
+        synchronize(self.device)
         now = time.perf_counter()
         self.seconds[name] = now - self.last
         self.last = now

@@ -19,7 +19,7 @@ def ours(given: dict[str, Any], parent: Parent) -> None:
 
     Args:
         given: has the recipe and the run folder, `out`.
-        parent: is told.
+        parent: gets the answers.
     """
     from wideresnet.kernels.library import start_build, why_unavailable
 
@@ -43,7 +43,7 @@ def plain(given: dict[str, Any], parent: Parent) -> None:
 
     Args:
         given: has the recipe, device, number of threads, number of classes and size of the images.
-        parent: is told.
+        parent: gets the answers.
     """
     import torch
     import torch.nn.functional as F

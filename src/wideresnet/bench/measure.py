@@ -11,7 +11,7 @@ import torch
 
 from wideresnet.base.errors import WRNError
 from wideresnet.bench.contenders import Contender
-from wideresnet.machine.device import synchronise
+from wideresnet.machine.device import synchronize
 
 Clock = Callable[[], float]
 
@@ -96,11 +96,11 @@ class Lane:
     def _turn(self, device: str, clock: Clock, num_calls: int) -> float:
         if torch.get_num_threads() != self.contender.num_threads:
             torch.set_num_threads(self.contender.num_threads)
-        synchronise(device)
+        synchronize(device)
         start = clock()
         for _ in range(num_calls):
             self.contender.call()
-        synchronise(device)
+        synchronize(device)
         return clock() - start
 
 

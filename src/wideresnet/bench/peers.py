@@ -39,7 +39,7 @@ def check_peer(name: str) -> None:
     if base in PACKAGES or name == PLAIN:
         return
     if ":" not in base:
-        raise UsageError(f"--against {name}: {nearest(base, [PLAIN, *PACKAGES, 'module:callable'])}")
+        raise UsageError(f"against={name}: {nearest(base, [PLAIN, *PACKAGES, 'module:callable'])}")
     try:
         _find_callable(base)
     except UsageError:
@@ -164,7 +164,7 @@ def _build_by_callable(name: str, case: Case) -> nn.Module:
             parameter.VAR_KEYWORD,
         ):
             raise PeerError(
-                f"it needs a parameter {parameter.name!r}, which wrn bench cannot give; wrap it in a function of "
+                f"it needs a parameter {parameter.name!r}, which wrn bench does not have; wrap it in a function of "
                 "depth, width and num_classes"
             )
     # the networks of Table 3 have equally many parameters, so counting them would not show which one was built
@@ -174,7 +174,7 @@ def _build_by_callable(name: str, case: Case) -> nn.Module:
         and case.name.kernels != (3, 3)
         and not {"name", "network"} & given.keys()
     ):
-        raise PeerError(f"it is not told the name, and depth and width alone do not mean {case.network}")
+        raise PeerError(f"it does not take the name, and depth and width alone do not identify {case.network}")
     network = function(**given)
     if not isinstance(network, nn.Module):
         raise PeerError(f"it returned a {type(network).__name__}, not a torch.nn.Module; wrap it in one")
@@ -201,18 +201,18 @@ def _find_callable(name: str) -> Callable[..., Any]:
             if missing and not f"{place}.".startswith(f"{missing}."):  # a module that it imports itself
                 raise
             raise UsageError(
-                f"--against {name}: no module {place!r} in the current folder or among the installed ones"
+                f"against={name}: no module {place!r} in the current folder or among the installed packages"
             ) from None
     found = getattr(module, attribute, None)
     if not callable(found):
-        raise UsageError(f"--against {name}: {place} has nothing to call by the name {attribute!r}")
+        raise UsageError(f"against={name}: {place} has no callable {attribute!r}")
     return found
 
 
 def _load_file(path: Path, name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"wrn_peer_{sha256(bytes(path.resolve())).hexdigest()[:16]}", path)
     if not path.is_file() or spec is None or spec.loader is None:
-        raise UsageError(f"--against {name}: no file {path}")
+        raise UsageError(f"against={name}: no file {path}")
     if spec.name not in sys.modules:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

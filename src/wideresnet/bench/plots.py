@@ -42,7 +42,7 @@ def draw_bars(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
         title = f"{case_title(case)}: {verdict(case)}" if verdict(case) else case_title(case)
         axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="bold", parse_math=False)
         _style(axes, theme)
-    panels[-1].set_xlabel("images a second", color=theme.ink, fontsize=10)
+    panels[-1].set_xlabel("images per second", color=theme.ink, fontsize=10)
     figure.suptitle(machine_line(document), color=theme.muted, fontsize=8.5, parse_math=False)
     return figure
 
@@ -92,7 +92,7 @@ def draw_figure4(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
         axes.set_ylim(0, 1.12 * max(values))
         axes.set_title(title, color=theme.ink, fontsize=10, parse_math=False)
         _style(axes, theme, grid="y")
-    left.set_ylabel(f"ms a step of {cases[0]['batch_size']} images", color=theme.ink, fontsize=10)
+    left.set_ylabel(f"ms per step of {cases[0]['batch_size']} images", color=theme.ink, fontsize=10)
     return figure
 
 

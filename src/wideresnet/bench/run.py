@@ -116,7 +116,7 @@ def run_bench(
     contenders = [OURS, OURS_INT8, *peers] if int8 else [OURS, *peers]
     for size in batch_sizes:
         if size < 1:
-            raise UsageError(f"--batch-size {size}: must be at least 1")
+            raise UsageError(f"batch_size={size}: must be at least 1")
     check_free(out)
     for peer in peers:
         check_peer(peer)
@@ -172,7 +172,7 @@ def run_figure4(
 
 @contextmanager
 def settled(
-    *, device: str = "auto", precision: str = "auto", num_threads: int | None = None, repeats: int = 20,
+    *, device: str = "auto", precision: str = "auto", threads: int | None = None, repeats: int = 20,
     seconds: float = 60.0,
 ) -> Iterator[Settings]:  # fmt: skip
     """Apply what is asked of the machine, and restore PyTorch's settings afterwards.
@@ -180,25 +180,25 @@ def settled(
     Args:
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
         precision: "fp32", "bf16", or "auto" for the fastest.
-        num_threads: threads of the CPU; None leaves them to PyTorch.
+        threads: threads of the CPU; None leaves them to PyTorch.
         repeats: number of rounds, at most.
         seconds: duration of the rounds of a network and batch size, at most.
 
     Raises:
         UsageError: a number is too small, or the device does not exist.
     """
-    for flag, value, low in (
-        ("--threads", 1 if num_threads is None else num_threads, 1),
-        ("--repeats", repeats, 1),
-        ("--seconds", seconds, 0),
+    for name, value, low in (
+        ("threads", 1 if threads is None else threads, 1),
+        ("repeats", repeats, 1),
+        ("seconds", seconds, 0),
     ):
         if not low <= value < float("inf"):
-            raise UsageError(f"{flag} {value}: must be at least {low}")
+            raise UsageError(f"{name}={value}: must be at least {low}")
     before = torch.get_num_threads(), torch.backends.cudnn.benchmark
     device = pick_device(device)
     try:
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
+        if threads is not None:
+            torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = True  # the published training scripts set it
         if precision != "auto":
             precision = pick_precision(precision, device)
@@ -211,9 +211,9 @@ def settled(
 def check_free(out: Path) -> None:
     """Refuse a folder that holds a record, or a path that is not a folder."""
     if (out / RECORD).exists():
-        raise UsageError(f"--out {out}: holds {RECORD} already; choose another --out")
+        raise UsageError(f"out={out}: holds {RECORD} already; choose another out=")
     if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out}: exists and is not a folder; choose another --out")
+        raise UsageError(f"out={out}: exists and is not a folder; choose another out=")
 
 
 def start_document(job: str, settings: Settings, command: str | None) -> dict[str, Any]:
@@ -224,10 +224,9 @@ def start_document(job: str, settings: Settings, command: str | None) -> dict[st
         settings: of the machine.
         command: the command line that was typed; None if there was none.
     """
-    env = describe(settings.device)
     return {
         "job": job,
-        "env": {**env, "command": command or env["command"]},
+        "env": describe(settings.device, command),
         "load_average": round(os.getloadavg()[0], 2),
         "cases": [],
     }

@@ -49,14 +49,14 @@ def run_start(
     names = [parse(network, family) for network in networks]
     size = BATCH_SIZES["train"][0] if batch_size is None else batch_size
     if size < 2:
-        raise UsageError(f"--batch-size {size}: must be at least 2, an image of each of two classes")
+        raise UsageError(f"batch_size={size}: must be at least 2, an image of each of two classes")
     check_free(out)
     with settled(**machine) as settings:
         document = start_document("start", settings, command)
         for name in dict.fromkeys(names):
             case = Case("train", str(name), name.family, size, settings.device, settings.precision,
                         settings.num_threads)  # fmt: skip
-            found = _take_turns(case, settings, machine.get("num_threads"))
+            found = _take_turns(case, settings, machine.get("threads"))
             document["cases"].append({**case.to_json(), "num_rounds": len(found["cold"]), "starts": _starts(found)})
             write_record(document, out)
     return document
@@ -96,8 +96,8 @@ def time_first_step(way: str, case: Case, data: Path, num_threads: int | None) -
     Args:
         way: one of `START_WAYS`.
         case: the step.
-        data: an `.npz`; run folder and cache go next to it.
-        num_threads: requested threads; None leaves them to the process.
+        data: an `.npz`; the run folder and the cache go into its folder.
+        num_threads: threads that were asked for; None leaves them to the process.
 
     Returns:
         Seconds from the start of the process to the end of its step, and how the step ran, in words.

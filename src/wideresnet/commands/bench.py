@@ -97,7 +97,7 @@ def run(args: argparse.Namespace, **method: Any) -> None:
     machine = {
         "device": args.device,
         "precision": args.precision,
-        "num_threads": args.threads,
+        "threads": args.threads,
         "repeats": args.repeats,
         "seconds": args.seconds,
         "command": shlex.join(["wrn", *args.argv]),

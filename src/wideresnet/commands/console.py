@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -19,7 +19,6 @@ from rich.progress import (
 )
 
 from wideresnet.base import progress
-from wideresnet.commands.translate import to_flags
 
 UNNAMED = {"rate", "what"}
 """Fields whose text says what they are."""
@@ -40,8 +39,8 @@ def console() -> Console:
 class TerminalReporter:
     """Shows the library's progress on stderr, see `base.progress.Reporter`; tasks that nest share one display."""
 
-    def __init__(self, flags: Iterable[str] = ()) -> None:
-        self._flags = set(flags)
+    def __init__(self, translate: Callable[[str], str] = str) -> None:
+        self._translate = translate
         self._live: Progress | None = None
 
     @contextmanager
@@ -81,7 +80,7 @@ class TerminalReporter:
 
     def report(self, message: str) -> None:
         """Print a line above the bars."""
-        console().print(to_flags(message, self._flags), markup=False)
+        console().print(self._translate(message), markup=False)
 
 
 class _Line:
@@ -113,13 +112,13 @@ class _Warnings(logging.Handler):
         console().print(self.format(record), style="yellow", markup=False)
 
 
-def show_progress(flags: Iterable[str] = ()) -> None:
+def show_progress(translate: Callable[[str], str] = str) -> None:
     """Show the library's progress and warnings in this process from now on.
 
     Args:
-        flags: arguments that messages should name as flags, see `to_flags`.
+        translate: puts a message in the words of the command line, see `translate.translator`.
     """
-    progress.set_reporter(TerminalReporter(flags))
+    progress.set_reporter(TerminalReporter(translate))
     log = logging.getLogger("wideresnet")
     if not any(isinstance(handler, _Warnings) for handler in log.handlers):
         log.addHandler(_Warnings(logging.WARNING))

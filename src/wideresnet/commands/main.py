@@ -13,7 +13,7 @@ from wideresnet import __version__
 from wideresnet.base.errors import WRNError
 from wideresnet.commands import bench, cache, evaluate, info, predict, report, train
 from wideresnet.commands.console import show_progress
-from wideresnet.commands.translate import flag_names, to_flags
+from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import Parser
 from wideresnet.machine.cpu import export_thread_limit
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         parser.parse_args(args.argv, args)
-        show_progress(flag_names(args))
+        show_progress(translator(args))
         if argv is None:  # this process is the command: no library has started its threads yet
             export_thread_limit()
         args.verb(args)
@@ -57,9 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _for_people(message: str, args: argparse.Namespace) -> str:
     """Put the library's arguments in the words of the command line."""
+    message = translator(args)(message)
     if command := getattr(args, "resume_command", None):
-        message = re.sub(r"(continue[^;]*) with resume=True", lambda match: f"{match[1]} with: {command}", message)
-    return to_flags(message, flag_names(args))
+        message = re.sub(r"(continue[^;]*) with --resume\b", lambda match: f"{match[1]} with: {command}", message)
+    return message
 
 
 def _fail(message: object, code: int) -> int:

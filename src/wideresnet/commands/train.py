@@ -15,7 +15,7 @@ from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
 from wideresnet.commands.console import console, hide_progress
 from wideresnet.commands.flags import add_recipe_flags, given_flags
-from wideresnet.commands.translate import flag_names, to_flags
+from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import add_verb, new_run_folder, show, typed
 from wideresnet.kernels.library import start_build
 from wideresnet.spec.recipe import Recipe, read_recipe_values
@@ -142,7 +142,7 @@ def _announce(args: argparse.Namespace, job: Job, plan: Plan, base: Recipe | Non
     if summary.overridden:
         out.print("overridden: " + ", ".join(summary.overridden))
     for note in summary.notes:
-        out.print(to_flags(f"note: {note}", flag_names(args)), markup=False)
+        out.print(translator(args)(f"note: {note}"), markup=False)
 
 
 def _train_seeds(args: argparse.Namespace) -> None:
@@ -188,7 +188,7 @@ def _asked_for(args: argparse.Namespace) -> tuple[str, str, str]:
         stored = read_recipe_values(Path(name))
         network, data = network or stored.get("network"), data or stored.get("data")
     if network is None or data is None:
-        raise UsageError("wrn train: needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
+        raise UsageError("needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
     if args.out:
         RunFolder(args.out).check_free(overwrite=args.overwrite)
     return name, network, data

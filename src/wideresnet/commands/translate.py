@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from wideresnet.commands.flags import FLAGS
 
@@ -17,17 +17,28 @@ def flag_names(args: argparse.Namespace) -> set[str]:
     return (vars(args).keys() - NO_FLAGS) | set(FLAGS)
 
 
-def to_flags(message: str, names: Iterable[str]) -> str:
+def translator(args: argparse.Namespace) -> Callable[[str], str]:
+    """Return a function that puts the library's messages in the words of this command line."""
+    names = flag_names(args)
+    typed = [part for word in map(str, args.argv) for part in (word, word.partition("=")[2])]
+    return lambda message: to_flags(message, names, typed)
+
+
+def to_flags(message: str, names: Iterable[str], typed: Iterable[str] = ()) -> str:
     """Write `name=value` as `--name value`, `name=True` as `--name` and `name=False` as `--no-name`.
 
     Args:
         message: an error of the library.
         names: arguments that are flags; other words with an equals sign stay as they are.
+        typed: words of the command line; they stay as they are too, so that a path may contain `limit=3`.
     """
+    kept = [re.escape(word) for word in sorted(typed, key=len, reverse=True) if "=" in word]
     known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
-    pattern = rf"(?<![\w./\\-])({known})=(?:(True|False)\b|'(\w+)')?"
+    pattern = "|".join([*kept, rf"(?<![\w./\\'-])({known})=(?:(True|False)\b|'(\w+)')?"])
 
     def flag(match: re.Match[str]) -> str:
+        if not match[1]:
+            return match[0]
         name = match[1].replace("_", "-")
         if match[2]:
             return f"--{name}" if match[2] == "True" else f"--no-{name}"

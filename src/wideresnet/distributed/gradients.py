@@ -139,7 +139,7 @@ class OverlappedExchange:
     """
 
     def __init__(self, forward: nn.Module, *, skips_blocks: bool = False) -> None:
-        parallel = nn.parallel.DistributedDataParallel
+        parallel: Any = nn.parallel.DistributedDataParallel
         options = inspect.signature(parallel).parameters
         # without sync_bn, each process keeps its own running statistics; newer versions of PyTorch renamed the option
         settings: Any = {"forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers": False}

@@ -65,7 +65,7 @@ class Pace:
             limit: how many may train at the same time, at most.
             batch_size: images per step of a run.
             num_that_fit: returns how many more runs fit into free memory; None for any number.
-            say: is told every decision.
+            say: called with every decision.
         """
         self.at_once, self.limit, self.batch_size = at_once, limit, batch_size
         self.num_that_fit, self.say = num_that_fit, say
@@ -135,7 +135,7 @@ def make_pace(
         batch_size: images per step.
         num_seeds: number of seeds.
         at_once: how many are asked for; None leaves it to the device.
-        say: is told every decision.
+        say: called with every decision.
         num_threads: threads of the CPU to share; None for PyTorch's number.
         available_bytes: returns the free memory of a device.
         in_use_bytes: returns the memory that this process uses.

@@ -67,7 +67,7 @@ def evaluate_weights(
         DataError: the weights or the data cannot be read.
     """
     if int8 and (device == "cuda" or precision == "bf16"):
-        raise UsageError("--int8: runs on a CPU and in no other precision; leave out --device and --precision")
+        raise UsageError("int8=True: runs on a CPU and in no other precision; leave out device= and precision=")
     device = pick_device("cpu" if int8 else device)
     read = read_weights(weights)
     dataset = load_dataset(data, skip_unreadable=skip_unreadable)
@@ -179,7 +179,7 @@ def _precision_of_run(wanted: str, device: str, weights: Path) -> str:
             if result["device"] == device:
                 wanted = result["precision"]
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"{folder.result}: cannot be read; give --precision fp32 or bf16") from None
+            raise DataError(f"{folder.result}: cannot be read; give precision='fp32' or precision='bf16'") from None
     return wanted
 
 

@@ -61,7 +61,7 @@ def predict_files(
         DataError: images cannot be read; the message counts them and names the first ten. Nothing is predicted.
     """
     if top < 1:
-        raise UsageError(f"--top {top}: must be at least 1")
+        raise UsageError(f"top={top}: must be at least 1")
     device = pick_device(device)
     files = _files(images)
     read = read_weights(weights)
@@ -71,7 +71,7 @@ def predict_files(
     pixels, notes, failures = _decode(files, read.input_size, channels)
     unreadable = [f"{file} ({failure})" for file, failure in zip(files, failures, strict=True) if failure]
     if unreadable and (not skip_unreadable or len(unreadable) == len(files)):
-        advice = "" if skip_unreadable else "; remove them, or leave them out with --skip-unreadable"
+        advice = "" if skip_unreadable else "; remove them, or leave them out with skip_unreadable=True"
         listed = ", ".join(unreadable[:NUM_LISTED]) + (", ..." if len(unreadable) > NUM_LISTED else "")
         raise DataError(f"{len(unreadable)} of {len(files)} images cannot be read: {listed}{advice}")
     probabilities = iter(_probabilities(read, np.stack(pixels), device, weights))

@@ -34,11 +34,11 @@ def conv_seconds(dtype: torch.dtype, device: str) -> float:
     best = float("inf")
     with torch.inference_mode():
         for _ in range(6):
-            synchronise(device)
+            synchronize(device)
             start = time.perf_counter()
             for _ in range(num_convs):
                 F.conv2d(images, weight, padding=1)
-            synchronise(device)
+            synchronize(device)
             best = min(best, time.perf_counter() - start)
     return best
 
@@ -94,7 +94,7 @@ def make_deterministic(wanted: bool) -> None:
     torch.use_deterministic_algorithms(wanted)
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     """Wait until the device has finished, before a clock is read."""
     if device == "cuda":
         torch.cuda.synchronize()

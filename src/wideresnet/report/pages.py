@@ -98,10 +98,10 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
     """
     paths, out = [Path(run) for run in runs], Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--out {out}: the comparison is one page; give a name that ends in .html")
+        raise UsageError(f"out={out}: the comparison is one page; give a name that ends in .html")
     if len(paths) < 2:
         raise UsageError(
-            f"a comparison needs two runs or more, got {len(paths)}; leave out --out for the page of a single run"
+            f"a comparison needs two runs or more, got {len(paths)}; leave out out= for the page of a single run"
         )
     for place, path in enumerate(paths):
         if any(path.resolve() == other.resolve() for other in paths[:place]):

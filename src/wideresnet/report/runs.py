@@ -94,7 +94,7 @@ def read_run(path: Path, label: str = "") -> Run:
     folder = RunFolder(path)
     if not folder.is_run():
         found = f"has no {folder.recipe.name}" if path.exists() else "no such folder"
-        raise UsageError(f"{path}: not a run folder ({found}); name the --out of a wrn train")
+        raise UsageError(f"{path}: not a run folder ({found}); name the folder of a wrn train")
     recipe, records = folder.read_recipe(), folder.read_metrics()
     if not records:
         raise UsageError(f"{path}: no epoch has finished, so there is nothing to report yet; try again later")

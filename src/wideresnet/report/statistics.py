@@ -1,7 +1,8 @@
 """Statistics of repeated measurements and of runs that differ only in their seed; the one implementation of both.
 
-They stand in `report` because that is the lowest room that knows run records, and everyone who needs statistics stands
-above it: `bench` and `experiments`, the pages beside it, the commands and `tools/`.
+They are in `report` because imports only go down: `bench`, `experiments`, the commands and `tools/` need them as much
+as the pages do, and `report` is the highest room that all of them may import. It is also the room that knows run
+records.
 """
 
 from __future__ import annotations

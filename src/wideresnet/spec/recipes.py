@@ -156,8 +156,8 @@ def base_of(recipe: str, network: str, data: str, *, known_as: str = "", num_tra
         if not isinstance(name, str) or name not in RECIPES:
             if missing := sorted(FIELDS.keys() - values.keys() - {"network", "data"}):
                 raise UsageError(
-                    f"{recipe}: recipe={name!r}: {nearest(str(name), RECIPES)}; {len(missing)} fields that the file "
-                    f"leaves out ({missing[0]}, ...) come from a named recipe"
+                    f"{recipe}: its recipe {name!r}: {nearest(str(name), RECIPES)}; {len(missing)} fields that the "
+                    f"file leaves out ({missing[0]}, ...) come from a named recipe"
                 )
             return Recipe.flat(**values)
     return RECIPES[name](network, data, known_as, num_train)

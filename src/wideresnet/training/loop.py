@@ -20,7 +20,7 @@ from wideresnet.data import ImageSet
 from wideresnet.distributed.gradients import make_exchange
 from wideresnet.engines import optimize
 from wideresnet.engines.evaluate import EVALUATION_BATCH, Evaluation, evaluate
-from wideresnet.machine.device import synchronise
+from wideresnet.machine.device import synchronize
 from wideresnet.machine.memory import peak_memory_mib
 from wideresnet.networks import Network
 from wideresnet.spec.record import RunFolder, write_atomic, write_json
@@ -138,7 +138,7 @@ class Run:
                         )
                     if due:
                         self.save()
-                synchronise(self.device)
+                synchronize(self.device)
                 self.check_finite()
                 self.train_s = before + time.monotonic() - started
                 task.update(completed=self.step)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from wideresnet.machine.device import synchronise
+from wideresnet.machine.device import synchronize
 from wideresnet.machine.memory import (
     available_memory_bytes,
     memory_in_use_bytes,
@@ -127,13 +127,13 @@ class Probe:
             for number in range(2):
                 if number and device == "cuda":  # in the first step cuDNN tries algorithms, which takes extra memory
                     self.gauge.reset_peak(device)
-                synchronise(device)
+                synchronize(device)
                 start = time.perf_counter()
                 self.step(
                     forward, optimizer, images, labels, meter, self.job.execution, step=0, lr=0.0,
                     label_smoothing=recipe.optimizer.label_smoothing, accumulate=accumulate,
                 )  # fmt: skip
-                synchronise(device)
+                synchronize(device)
                 best = min(best, time.perf_counter() - start)
         peak = int(self.gauge.peak_mib(device) * 2**20)
         if not recipe.optimizer.ema_decay:  # a run has averages in place of this copy, or neither

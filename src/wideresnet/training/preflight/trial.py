@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from wideresnet.data.feeds.resident import Feed
-from wideresnet.machine.device import synchronise
+from wideresnet.machine.device import synchronize
 from wideresnet.networks import Network
 from wideresnet.spec.execution import Execution
 from wideresnet.spec.recipe import OptimizerOptions, Recipe
@@ -86,10 +86,10 @@ def measure_rates(
                 for i in sorted(waiting):
                     execution, forward, optimizer = runs[i]
                     set_threads(execution.threads)
-                    synchronise(device)
+                    synchronize(device)
                     start = clock()
                     train_step(forward, optimizer, images[:num], labels[:num], Meter(device), execution, step=0, lr=0.0)
-                    synchronise(device)
+                    synchronize(device)
                     took = clock() - start
                     fewest = MIN_STEPS - (took > LONG_STEP_S)
                     if number >= fewest and took > SETTLED_AT * best[i]:
