@@ -1,14 +1,14 @@
-/* Batch normalization and ReLU around convolutions that are not done by Winograd's algorithm, and the parts of them that
- * need the statistics of a whole batch first.
+/* Batch normalization and ReLU that are not fused into a convolution: around convolutions that PyTorch computes, and
+ * whatever needs the statistics of the whole batch first.
  *
- * Maps are float, channels last: `num` positions of `C` channels, a multiple of 16. Sums are taken over blocks of
- * positions and then added in order, so they do not depend on the number of threads.
+ * Maps are float, channels last: `num` positions of `C` channels, a multiple of 16. Sums are taken per block of
+ * positions and added in order, so that they do not depend on the number of threads.
  */
 #include <math.h>
 
 #include "vector.h"
 
-enum { BLOCK = 512 };
+enum { BLOCK = 512 }; /* positions: few enough for float sums, many enough to share among threads */
 
 static void add_up(const float *partial, long num_blocks, long width, double *sums) {
     memset(sums, 0, sizeof(double) * width);
@@ -16,7 +16,7 @@ static void add_up(const float *partial, long num_blocks, long width, double *su
         for (long c = 0; c < width; c++) sums[c] += partial[blk * width + c];
 }
 
-/* sums (2, C): of x and of its square, each block's around its first position, so that squares lose no digits. */
+/* sums (2, C): of x and of its square. Each block sums differences from its first position: see move_sums. */
 int wrn_statistics(const float *x, long num, long C, double *sums, int threads) {
     long num_blocks = (num + BLOCK - 1) / BLOCK;
     float *partial = malloc(sizeof(float) * num_blocks * 2 * C);
@@ -25,7 +25,7 @@ int wrn_statistics(const float *x, long num, long C, double *sums, int threads) 
     for (long blk = 0; blk < num_blocks; blk++) {
         float *part = partial + blk * 2 * C;
         memset(part, 0, sizeof(float) * 2 * C);
-        for (long n = blk * BLOCK; n < least((blk + 1) * BLOCK, num); n++)
+        for (long n = blk * BLOCK; n < min((blk + 1) * BLOCK, num); n++)
             for (long c = 0; c < C; c += VL) {
                 vec far = LOAD(x + n * C + c) - LOAD(x + blk * BLOCK * C + c);
                 STORE(part + c, LOAD(part + c) + far);
@@ -35,21 +35,22 @@ int wrn_statistics(const float *x, long num, long C, double *sums, int threads) 
     memset(sums, 0, sizeof(double) * 2 * C);
     for (long blk = 0; blk < num_blocks; blk++) {
         const float *part = partial + blk * 2 * C, *first = x + blk * BLOCK * C;
-        long count = least(BLOCK, num - blk * BLOCK);
+        long count = min(BLOCK, num - blk * BLOCK);
         for (long c = 0; c < C; c++) move_sums(first[c], count, part[c], part[C + c], sums + c, sums + C + c);
     }
     free(partial);
     return 0;
 }
 
-/* From the sums of x and of its square: mean and 1 / standard deviation of the batch, the running statistics moved towards
- * it, and scale and shift such that scale x + shift is the normalized x. */
+/* From the sums of x and of its square: mean and 1 / standard deviation of the batch, and scale and shift such that
+ * scale x + shift is the normalized x. Updates the running statistics, whose variance is the unbiased one, as PyTorch.
+ */
 void wrn_normalize(const double *sums, long num, long C, const float *gamma, const float *beta, float eps,
                    float momentum, float *running_mean, float *running_var, float *mean, float *rstd, float *scale,
                    float *shift) {
     for (long c = 0; c < C; c++) {
         double m = sums[c] / num, var = sums[C + c] / num - m * m;
-        if (var < 0) var = 0;
+        if (var < 0) var = 0; /* by rounding */
         double r = 1 / sqrt(var + eps);
         mean[c] = (float)m;
         rstd[c] = (float)r;
@@ -68,7 +69,8 @@ void wrn_activate(const float *x, long num, long C, const float *scale, const fl
             STORE(y + n * C + c, relu(LOAD(x + n * C + c) * LOAD(scale + c) + LOAD(shift + c)));
 }
 
-/* Backwards through that: g in place, zero where y was zero; sums (2, C) of it and of its products with x - mean. */
+/* Backward pass of wrn_activate: zeroes g in place where y was zero. sums (2, C): of g and of its products with x -
+ * mean, which the backward pass of the normalization needs. */
 int wrn_activate_backward(float *g, const float *x, long num, long C, const float *scale, const float *shift,
                           const float *mean, double *sums, int threads) {
     long num_blocks = (num + BLOCK - 1) / BLOCK;
@@ -78,7 +80,7 @@ int wrn_activate_backward(float *g, const float *x, long num, long C, const floa
     for (long blk = 0; blk < num_blocks; blk++) {
         float *part = partial + blk * 2 * C;
         memset(part, 0, sizeof(float) * 2 * C);
-        for (long n = blk * BLOCK; n < least((blk + 1) * BLOCK, num); n++)
+        for (long n = blk * BLOCK; n < min((blk + 1) * BLOCK, num); n++)
             for (long c = 0; c < C; c += VL) {
                 vec input = LOAD(x + n * C + c);
                 vec value = where_positive(input * LOAD(scale + c) + LOAD(shift + c), LOAD(g + n * C + c));
@@ -92,8 +94,11 @@ int wrn_activate_backward(float *g, const float *x, long num, long C, const floa
     return 0;
 }
 
-/* Backwards through the normalization, from what `wrn_activate_backward` leaves: the gradients of x (plus `add`, where
- * given; g itself may be dx), gamma and beta. `factor` is scratch (3, C). */
+/* Backward pass of the normalization, from the results of wrn_activate_backward: the gradients with respect to x (plus
+ * `add`, if given), gamma and beta. dx may be the memory of g. `factor` is scratch (3, C).
+ *
+ * With n = num, r = rstd and xhat = (x - mean) r, batch normalization has
+ * dx = gamma r (g - mean(g) - xhat mean(g xhat)), which is g, x - mean and 1, each times a factor per channel. */
 void wrn_normalize_backward(const float *g, const float *x, const float *add, const double *sums, long num, long C,
                             const float *gamma, const float *mean, const float *rstd, float *factor, float *dx,
                             float *dgamma, float *dbeta, int threads) {

@@ -1,13 +1,15 @@
-/* Convolutions of maps of 8 bits for inference on a CPU: the sum with a shortcut, and the normalization, activation and
- * quantization that come next, are done on the way.
+/* Convolutions of 8-bit maps for inference on a CPU, fused with the addition of a shortcut and with the normalization,
+ * activation and quantization that follow.
  *
- * Maps are unsigned bytes, channels last: (B, H, W, C), C a multiple of 16. All products are of 16-bit integers, summed
- * in 32 bits, exactly: weights are quantized so that no sum can overflow. 3x3 convolutions of stride 1 go by Winograd's
- * F(4x4, 3x3) as in winograd.c, whose input transform is exact in integers. Those of stride 2 go by tiles too: of the
- * nine inputs that four outputs in a row see, every other one meets the outer two weights, which is F(4, 2), and the
- * rest the middle one: 9 multiplications instead of 12, in two dimensions 81 instead of 144. With 1x1 it is always the
- * same matrix product of `units` (tiles, or outputs) by channels: 36, 81 or one of them. Results are the same bits for
- * any number of threads.
+ * Maps are unsigned bytes, channels last: (B, H, W, C), C a multiple of 16. Products are of 16-bit integers and are
+ * summed in 32 bits, exactly: weights are quantized such that no sum can overflow. Everything is a matrix product of
+ * units (tiles, or single outputs for 1x1) by channels, for one or more frequencies:
+ *   - 3x3, stride 1: Winograd's F(4x4, 3x3) as in winograd.c, whose input transform is exact in integers; 36
+ *     frequencies.
+ *   - 3x3, stride 2: four outputs in a row see nine inputs. The even ones meet the two outer weights, which is F(4, 2);
+ *     the odd ones meet the middle weight. That makes 9 multiplications instead of 12, in two dimensions 81 instead of
+ *     144.
+ *   - 1x1: one frequency, no transform. Results are the same bits for any number of threads.
  */
 #include "tiles.h"
 
@@ -20,7 +22,7 @@
 typedef unsigned char byte;
 typedef byte bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
 
-/* Channels whose inputs are transformed at once, and those that come from memory at once. */
+/* WIDE: channels that are transformed at once. LINE: channels in a cache line, of which one prefetch is enough. */
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 enum { WIDE = 32 };
 #else
@@ -28,10 +30,10 @@ enum { WIDE = 16 };
 #endif
 enum { LINE = 64 };
 typedef short shorts __attribute__((vector_size(2 * WIDE), aligned(2), may_alias));
-typedef int pair __attribute__((may_alias));  /* two 16-bit numbers */
+typedef int pair __attribute__((may_alias)); /* two 16-bit integers */
 typedef ivec pairs __attribute__((aligned(4), may_alias));
 
-/* sum + the products of two pairs a lane; both products, and their sum, are within 32 bits. */
+/* sum + the two products of each lane's pairs. Both products and all sums fit in 32 bits. */
 INLINE ivec add_products(ivec sum, ivec a, ivec b) {
 #if defined(__AVX512VNNI__)
     return (ivec)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
@@ -46,7 +48,7 @@ INLINE ivec add_products(ivec sum, ivec a, ivec b) {
 #endif
 }
 
-/* C (mr, NB) = rescale * A (mr, K) B (K, NB); rows of A lie `lda` apart, B has its rows in pairs. */
+/* C (mr, NB) = rescale * A (mr, K) B (K, NB). Rows of A are `lda` apart; B holds pairs of rows, interleaved. */
 INLINE void product(int mr, long K, const short *A, long lda, const short *B, const float *rescale, float *C,
                     long ldc) {
     ivec sum[MR][NV];
@@ -66,7 +68,7 @@ INLINE void product(int mr, long K, const short *A, long lda, const short *B, co
             STORE(C + r * ldc + v * VL, __builtin_convertvector(sum[r][v], vec) * LOAD(rescale + v * VL));
 }
 
-/* As a function of its own, the compiler finds registers for all that its innermost loop needs. */
+/* Not inlined: as a separate function its innermost loop fits in the registers. */
 static __attribute__((noinline)) void strip(long num, long K, const short *A, const short *B, const float *rescale,
                                             float *C, long ldc) {
     long t = 0;
@@ -78,7 +80,7 @@ static __attribute__((noinline)) void strip(long num, long K, const short *A, co
 
 /* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
-/* The next WIDE channels of a position, or the `left` that there still are, behind which nothing is read. */
+/* Load WIDE channels of a position, or the `left` that remain; nothing behind them is read. */
 INLINE shorts load_bytes(const byte *at, long left) {
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
     __mmask32 there = left < WIDE ? (1u << left) - 1 : ~0u;
@@ -89,7 +91,7 @@ INLINE shorts load_bytes(const byte *at, long left) {
 #endif
 }
 
-INLINE void input_1d(const shorts d[6], shorts v[6]) { /* B^T; below 2^15 for bytes, after both dimensions too */
+INLINE void input_1d(const shorts d[6], shorts v[6]) { /* B^T; from bytes, below 2^15 in two dimensions too */
     shorts even = d[4] - (d[2] << 2), odd = d[3] - (d[1] << 2), e2 = d[4] - d[2], o = d[3] - d[1], o2 = o + o;
     v[0] = ((d[0] - d[2]) << 2) + e2;
     v[1] = even + odd;
@@ -109,7 +111,7 @@ INLINE void strided_input_1d(const shorts d[9], shorts v[9]) {
     for (int i = 0; i < 4; i++) v[5 + i] = d[2 * i + 1];
 }
 
-/* The numbers of each channel of a tile, `points` squared; frequency f of channel c goes to V[f stride_f + c]. */
+/* Transform the inputs of a tile, `points` squared; frequency f of channel c goes to V[f stride_f + c]. */
 INLINE void input_tile(int points, const byte *x, Shape s, Place p, const byte *zeros, short *V, long stride_f) {
     const byte *at[9][9];
     for (int i = 0; i < points; i++)
@@ -137,29 +139,30 @@ INLINE void input_tile(int points, const byte *x, Shape s, Place p, const byte *
     }
 }
 
-/* The channels of one position. */
+/* Widen the channels of one position. */
 INLINE void input_position(const byte *x, long C, short *V) {
     for (long c = 0; c < C; c += WIDE) *(shorts *)(V + c) = load_bytes(x + c, C - c);
 }
 
 /* ---- outputs ----------------------------------------------------------------------------------------------------- */
 
-/* Where results go: plus `add` to `values`; and scale value + shift, cut to 0..255 and a whole number, to `bytes`. */
+/* Where results go: result + add to `values`; scale (result + add) + shift, clipped to 0..255 and truncated, to
+ * `bytes`. */
 typedef struct {
     const float *add, *scale, *shift;
     float *values;
     byte *bytes;
 } Result;
 
-/* `num` vectors, at most 4, to addresses `step` apart. */
+/* Clip, truncate and store `num` vectors, at most 4, at addresses `step` apart. */
 INLINE void to_bytes(const vec v[4], int num, byte *at, long step) {
 #if defined(__AVX512BW__)
-    for (int j = 0; j < num; j++) {  /* what does not fit in an int becomes the highest one, what is no number a zero */
+    for (int j = 0; j < num; j++) { /* what exceeds an int becomes the largest one; NaN becomes 0 */
         __m512i whole = _mm512_cvttps_epu32(_mm512_max_ps((__m512)v[j], (__m512)all(0)));
         _mm_storeu_si128((__m128i *)(at + j * step), _mm512_cvtusepi32_epi8(whole));
     }
 #elif defined(__AVX2__) && !defined(__AVX512F__)
-    __m256i w[4];  /* packing cuts to the range; what does not even fit in an int is cut before */
+    __m256i w[4]; /* packing saturates; what exceeds an int is clipped first */
     for (int j = 0; j < 4; j++) w[j] = _mm256_cvttps_epi32(_mm256_min_ps((__m256)v[j < num ? j : 0], (__m256)all(255)));
     __m256i all4 = _mm256_packus_epi16(_mm256_packs_epi32(w[0], w[1]), _mm256_packs_epi32(w[2], w[3]));
     all4 = _mm256_permutevar8x32_epi32(all4, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
@@ -178,7 +181,7 @@ INLINE void to_bytes(const vec v[4], int num, byte *at, long step) {
 #endif
 }
 
-/* `num` outputs side by side, at most 4, of channels c and on; the first goes to `at`, the others `step` behind. */
+/* Write `num` adjacent outputs, at most 4, of VL channels from c: the first at `at`, the others `step` apart. */
 INLINE void put(Result r, vec v[4], int num, long at, long step, long c) {
     if (r.add)
         for (int j = 0; j < num; j++) {
@@ -204,9 +207,9 @@ INLINE void strided_output_1d(const vec m[9], vec y[4]) {
     y[3] = difference + 8 * m[3] + m[4] + m[8];
 }
 
-/* The outputs of a tile from its numbers a channel, for channels from..to; s is the shape of the result. */
+/* Transform the products of a tile back to its outputs, for channels from..to; s is the shape of the result. */
 INLINE void output_tile(int points, const float *M, long stride_f, Shape s, Place p, long from, long to, Result r) {
-    int height = (int)least(4, s.H - p.top), width = (int)least(4, s.W - p.left);
+    int height = (int)min(4, s.H - p.top), width = (int)min(4, s.W - p.left);
     for (long c = from; c < to; c += VL) {
         vec rows[4][9];
         for (int j = 0; j < points; j++) {
@@ -234,26 +237,27 @@ enum { MAX_UNITS = 192 };
 
 long wrn_panel(void) { return NB; }
 
-/* conv(x), a border of zeros around the map, of which `values` gets the result + add, `bytes` that quantized.
+/* Convolve x with a border of zeros. `values` receives conv(x) + add, `bytes` the same quantized.
  *
- * x: (B, H, W, in). points: 6 or 9 for 3x3 and stride 1 or 2, 1 for 1x1. U: weights, [f][n / NB][k / 2][n % NB][k % 2].
- * rescale: [f][n], what a unit of the products is worth. n goes up to a multiple of NB. add, values: (B, H', W', out)
- * or NULL; they may be the same memory. bytes: the same shape or NULL; scale and shift (out) are for it. Returns 0, or
- * 1 without memory. */
+ * x: (B, H, W, in). points: 6 or 9 for 3x3 with stride 1 or 2, 1 for 1x1. U: weights, [f][n / NB][k / 2][n % NB][k %
+ * 2]. rescale: [f][n], the value of one unit of the products. n is padded to a multiple of NB. add, values: (B, H', W',
+ * out) or NULL; they may be the same memory. bytes: of the same shape or NULL, with scale and shift (out). Returns 0,
+ * or 1 if memory runs out. */
 int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out, long stride, int points,
                        const short *U, const float *rescale, const float *add, const float *scale, const float *shift,
                        float *values, byte *bytes, int threads) {
     int num_f = points * points;
     Shape s = {B, H, W, in}, y = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
     Result result = {add, scale, shift, values, bytes};
-    long units = points > 1 ? num_tiles(y) : B * y.H * y.W, N = up(out, NB);
+    long units = points > 1 ? num_tiles(y) : B * y.H * y.W, N = round_up(out, NB);
     long size = num_f * (sizeof(short) * in + sizeof(float) * N), block = (320 << 10) / size / MR * MR;
     long enough = (long)sizeof(short) * num_f * in * N < NO_CACHE ? 48 : MAX_UNITS;
-    block = least(block > enough ? block : enough, MAX_UNITS);
-    long even = up((units + threads - 1) / threads, 4);  /* few units are shared out evenly, */
-    if (even < block) block = even > 24 ? even : least(24, up(units, MR));
+    block = min(block > enough ? block : enough, MAX_UNITS);
+    long even = round_up((units + threads - 1) / threads, 4); /* a few units are divided evenly among the threads */
+    if (even < block) block = even > 24 ? even : min(24, round_up(units, MR));
     long num_blocks = (units + block - 1) / block;
-    long slices = num_blocks < threads ? least((threads + num_blocks - 1) / num_blocks, N / NB) : 1; /* or by channel */
+    /* and if there are fewer blocks than threads, by channel too */
+    long slices = num_blocks < threads ? min((threads + num_blocks - 1) / num_blocks, N / NB) : 1;
     long slice = (N / NB + slices - 1) / slices * NB, v_f = block * in + 32, m_f = block * slice + 16;
     int failed = 0;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
@@ -266,7 +270,7 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
             }
             short *V = (short *)(M + num_f * m_f);
             byte *zeros = memset(V + num_f * v_f, 0, in);
-            long first = blk * block, num = least(block, units - first), to = least(from + slice, N);
+            long first = blk * block, num = min(block, units - first), to = min(from + slice, N);
             for (long t = 0; t < num; t++) {
                 long unit = first + t, row = unit / y.W % y.H * stride, column = unit % y.W * stride;
                 if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V + t * in, v_f);
@@ -279,10 +283,10 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
                           slice);
             for (long t = 0; t < num; t++) {
                 Place p = place(y, first + t);
-                if (points == 6) output_tile(6, M + t * slice, m_f, y, p, from, least(to, out), result);
-                else if (points == 9) output_tile(9, M + t * slice, m_f, y, p, from, least(to, out), result);
+                if (points == 6) output_tile(6, M + t * slice, m_f, y, p, from, min(to, out), result);
+                else if (points == 9) output_tile(9, M + t * slice, m_f, y, p, from, min(to, out), result);
                 else
-                    for (long c = from; c < least(to, out); c += VL) {
+                    for (long c = from; c < min(to, out); c += VL) {
                         vec v[4] = {LOAD(M + t * slice + c - from)};
                         put(result, v, 1, (first + t) * out + c, out, c);
                     }
@@ -291,7 +295,7 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
     return failed;
 }
 
-/* bytes = scale x + shift, cut to 0..255 and to a whole number; `num` positions of C channels. */
+/* bytes = scale x + shift, clipped to 0..255 and truncated; `num` positions of C channels. */
 void wrn_quantize(const float *x, long num, long C, const float *scale, const float *shift, byte *bytes, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long n = 0; n < num; n++)

@@ -1,19 +1,19 @@
-/* What the kernels that work on tiles have in common: see winograd.c. */
+/* Common to the kernels that work on tiles: see winograd.c. */
 #include "vector.h"
 
-/* Memory of the calling thread for so many floats, NULL without; it grows and is kept. */
+/* Scratch memory of the calling thread for `num` floats, or NULL. It grows and is reused by later calls. */
 float *wrn_scratch(long num);
 
-/* Bytes of weights that no cache keeps until the next block of tiles, so that blocks had better be large: WRN-28-10's
- * last layers have 28 MiB in 16 bits and 56 in fp32, and a processor's third level about 32. */
+/* Bytes of transformed weights that no cache keeps until the next block of tiles, so that blocks should be large. The
+ * last layers of WRN-28-10 have 28 MiB in 16 bits and 56 in fp32; a third-level cache has about 32. */
 enum { NO_CACHE = 24 << 20 };
 
-typedef struct { long B, H, W, C; } Shape;
+typedef struct { long B, H, W, C; } Shape; /* of a map */
 INLINE long tiles_down(Shape s) { return (s.H + 3) / 4; }
 INLINE long tiles_across(Shape s) { return (s.W + 3) / 4; }
 INLINE long num_tiles(Shape s) { return s.B * tiles_down(s) * tiles_across(s); }
 
-typedef struct { long image, top, left; } Place;
+typedef struct { long image, top, left; } Place; /* of a tile's first output */
 INLINE Place place(Shape s, long tile) {
     long across = tiles_across(s), down = tiles_down(s);
     return (Place){tile / across / down, tile / across % down * 4, tile % across * 4};

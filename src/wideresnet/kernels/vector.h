@@ -1,8 +1,9 @@
-/* Vectors of floats as wide as the processor's, in the language that GCC and Clang share. */
+/* Vectors of floats as wide as the processor allows, in the vector extensions that GCC and Clang share. */
 #include <stdlib.h>
 #include <string.h>
 
-/* Lanes of a vector; MR rows and NV vectors of a matrix product are held in registers. */
+/* VL: lanes of a vector. A matrix product keeps a tile of MR rows by NV vectors in registers: the largest that leaves
+ * registers for its operands: 12 x 2 of 32 with AVX-512, 6 x 2 of 16 with AVX, 6 x 4 of the 32 of Arm. */
 #if defined(__AVX512F__)
 enum { VL = 16, MR = 12, NV = 2 };
 #elif defined(__AVX__)
@@ -10,7 +11,7 @@ enum { VL = 8, MR = 6, NV = 2 };
 #else
 enum { VL = 4, MR = 6, NV = 4 };
 #endif
-enum { NB = NV * VL, NF = 36 };
+enum { NB = NV * VL, NF = 36 }; /* NB: columns of that tile, called a panel. NF: frequencies of F(4x4, 3x3). */
 
 typedef float vec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int ivec __attribute__((vector_size(4 * VL)));
@@ -19,13 +20,14 @@ typedef int ivec __attribute__((vector_size(4 * VL)));
 #define STORE(p, v) (*(vec *)(p) = (v))
 
 INLINE vec all(float s) { return s - (vec){0}; }
-/* v, or 0 where z is not above 0; what is not a number stays so. */
+/* v where z > 0, else 0. The comparison is negated so that NaN in z lets v through: NaN must reach the loss. */
 INLINE vec where_positive(vec z, vec v) { return (vec)((ivec)v & ~(z <= 0)); }
 INLINE vec relu(vec v) { return where_positive(v, v); }
-/* Adds to the sums of n numbers and of their squares what is known of them around a point near their mean. */
+/* Add n numbers to a sum and a sum of squares, given the sums of their differences from `point` and of the squared
+ * differences. If the point is near their mean, the differences are small and float sums of them keep their precision. */
 INLINE void move_sums(double point, long n, double sum, double second, double *total, double *total_second) {
     *total += sum + n * point;
     *total_second += second + point * (2 * sum + n * point);
 }
-INLINE long up(long n, long to) { return (n + to - 1) / to * to; }
-INLINE long least(long a, long b) { return a < b ? a : b; }
+INLINE long round_up(long n, long to) { return (n + to - 1) / to * to; }
+INLINE long min(long a, long b) { return a < b ? a : b; }

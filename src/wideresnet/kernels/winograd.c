@@ -1,14 +1,16 @@
-/* 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3), with the normalization and activation before them, the sum and
- * the statistics after them done on the way: what a Wide ResNet's block needs in training and at test time, on a CPU.
+/* 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3), fused with the normalization and activation before them and
+ * with the addition and statistics after them: the blocks of a Wide ResNet on a CPU, in training and in inference.
  *
- * Maps are float, channels last: (B, H, W, C), C a multiple of 16. A map is cut into tiles of 4x4 outputs, which see 6x6
- * inputs. Each tile is transformed into 36 numbers a channel; for each of the 36 the channels are mixed by a matrix
- * product; the products are transformed back: 36 multiplications an input and output channel where the definition has
- * 144. Tiles are worked on in blocks that the second-level cache holds. A tile's rows lie far apart, which
- * processors do not foresee, so what the next tile needs is asked for while this one is worked on. Results depend on the
- * number of threads by rounding alone, and not at all on which thread did what.
+ * Maps are float, channels last: (B, H, W, C), C a multiple of 16. A map is cut into tiles of 4x4 outputs, which see
+ * 6x6 inputs. Each tile is transformed into 36 numbers per channel, here called frequencies. For each frequency a
+ * matrix product mixes the channels. The products are transformed back. This takes 36 multiplications per input and
+ * output channel; the definition takes 144.
  *
- * Source of the algorithm and of its matrices: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3.
+ * Tiles are processed in blocks that fit in the second-level cache. The rows of a tile are far apart in memory, in a
+ * pattern that hardware prefetchers do not recognize, so the next tile is prefetched explicitly. Results depend on the
+ * number of threads only by rounding, and not at all on which thread computed what.
+ *
+ * Source of the algorithm and its matrices: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3.
  */
 #include <pthread.h>
 
@@ -18,11 +20,11 @@
 #include <sys/mman.h>
 #endif
 
-/* Scratch of a thread: grows and is kept until the thread ends. */
+/* Scratch of a thread: grows, and is kept until the thread ends. Huge pages mean fewer TLB misses. */
 enum { HUGE_PAGE = 1 << 21 };
 static __thread float *scratch_memory;
 static __thread long scratch_size;
-static pthread_key_t scratch_key; /* has a thread's scratch freed at its end */
+static pthread_key_t scratch_key; /* its destructor frees the scratch when the thread ends */
 static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
 
 static void make_scratch_key(void) { pthread_key_create(&scratch_key, free); }
@@ -30,9 +32,9 @@ static void make_scratch_key(void) { pthread_key_create(&scratch_key, free); }
 float *wrn_scratch(long num) {
     if (num > scratch_size) {
         free(scratch_memory);
-        scratch_memory = aligned_alloc(HUGE_PAGE, up(4 * num, HUGE_PAGE));
+        scratch_memory = aligned_alloc(HUGE_PAGE, round_up(4 * num, HUGE_PAGE));
 #ifdef MADV_HUGEPAGE
-        if (scratch_memory) madvise(scratch_memory, up(4 * num, HUGE_PAGE), MADV_HUGEPAGE);
+        if (scratch_memory) madvise(scratch_memory, round_up(4 * num, HUGE_PAGE), MADV_HUGEPAGE);
 #endif
         scratch_size = scratch_memory ? num : 0;
         pthread_once(&scratch_once, make_scratch_key);
@@ -41,7 +43,7 @@ float *wrn_scratch(long num) {
     return scratch_memory;
 }
 
-/* ---- matrix product: C (mr, NB) = or += A (mr, K) B (K, NB); rows of A lie `lda` apart ------------------------------ */
+/* ---- matrix product: C (mr, NB) = or += A (mr, K) B (K, NB); rows of A are `lda` apart, columns `step` ----------- */
 
 INLINE void product(int mr, int add, long K, const float *A, long lda, long step, const float *B, float *C, long ldc) {
     vec sum[MR][NV];
@@ -59,7 +61,10 @@ INLINE void product(int mr, int add, long K, const float *A, long lda, long step
         for (int v = 0; v < NV; v++) STORE(C + r * ldc + v * VL, sum[r][v]);
 }
 
-/* ---- the one-dimensional transforms -------------------------------------------------------------------------------- */
+/* ---- the one-dimensional transforms ---------------------------------------------------------------------------------
+ *
+ * Y = A^T ((G w) * (B^T d)), with common subexpressions shared. In two dimensions each is applied to the columns of a
+ * tile and then to its rows. The gradient with respect to the weights is G^T ((A g) * (B^T d)), summed over tiles. */
 
 INLINE void input_1d(const vec d[6], vec v[6]) { /* B^T */
     vec even = d[4] - 4 * d[2], odd = d[3] - 4 * d[1], e2 = d[4] - d[2], o2 = 2 * (d[3] - d[1]);
@@ -98,25 +103,25 @@ INLINE void weight_gradient_1d(const vec u[6], vec w[3]) { /* G^T */
     w[2] = s2 * (1 / 6.f) - s1 * (1 / 6.f) + u[5];
 }
 
-/* ---- tiles --------------------------------------------------------------------------------------------------------- */
+/* ---- tiles ------------------------------------------------------------------------------------------------------- */
 
-/* Tiles a block: two scratch maps of 36 numbers a tile and channel fit in half a megabyte, which most second-level
- * caches hold, but a block is so large that reading the weights again for each costs little beside the products; where
- * they come from memory each time, blocks are as large as may be. */
+/* Tiles per block. Both scratch maps (36 numbers per tile and channel) fit in 320 KiB, well inside most second-level
+ * caches. But a block has at least 48 tiles, so that reading the weights again for each block costs little next to the
+ * products. If the weights come from memory each time (see NO_CACHE), blocks are as large as allowed. */
 enum { MAX_BLOCK = 192, SUMMED = 48 };
 static long block_tiles(long channels, long num_weights, long tiles) {
     long fit = (320 << 10) / (4 * NF * channels), enough = 4 * num_weights < NO_CACHE ? 48 : MAX_BLOCK;
-    long block = up(least(fit > enough ? fit : enough, MAX_BLOCK - MR), MR);
-    return least(block, up(tiles, MR));
+    long block = round_up(min(fit > enough ? fit : enough, MAX_BLOCK - MR), MR);
+    return min(block, round_up(tiles, MR));
 }
 
-/* The 36 numbers of each channel of a tile: 6x6 inputs with a border of zeros, relu(a x + b) first where a is given.
+/* Transform the inputs of a tile: 6x6 with a border of zeros, first relu(a x + b) if a is given.
  * Frequency f of channel c goes to V[f stride_f + c / 16 stride_c + c % 16]. */
 INLINE void input_tile(const float *x, Shape s, long tile, const float *a, const float *b, float *V, long stride_f,
                        long stride_c) {
     Place p = place(s, tile);
     const float *origin = x + ((p.image * s.H + p.top - 1) * s.W + p.left - 1) * s.C;
-    int i0 = p.top == 0, j0 = p.left == 0, i1 = (int)least(6, s.H - p.top + 1), j1 = (int)least(6, s.W - p.left + 1);
+    int i0 = p.top == 0, j0 = p.left == 0, i1 = (int)min(6, s.H - p.top + 1), j1 = (int)min(6, s.W - p.left + 1);
     for (long c = 0; c < s.C; c += VL) {
         vec rows[6][6];
         vec scale = a ? LOAD(a + c) : (vec){0}, shift = a ? LOAD(b + c) : (vec){0};
@@ -143,12 +148,12 @@ INLINE void input_tile(const float *x, Shape s, long tile, const float *a, const
     }
 }
 
-/* The 36 numbers of the gradients of a tile's 4x4 outputs, for channels first..last, in panels of NB channels. */
+/* Transform the gradients of a tile's 4x4 outputs, for channels first..last, into panels of NB channels. */
 INLINE void gradient_tile(const float *g, Shape s, long tile, long first, long last, float *D, long stride_f,
                           long stride_c) {
     Place p = place(s, tile);
     const float *origin = g + ((p.image * s.H + p.top) * s.W + p.left) * s.C;
-    int i1 = (int)least(4, s.H - p.top), j1 = (int)least(4, s.W - p.left);
+    int i1 = (int)min(4, s.H - p.top), j1 = (int)min(4, s.W - p.left);
     for (long c = first; c < last; c += VL) {
         vec rows[6][4];
         for (int j = 0; j < 4; j++) {
@@ -169,16 +174,17 @@ INLINE void gradient_tile(const float *g, Shape s, long tile, long first, long l
     }
 }
 
-/* ---- weights -------------------------------------------------------------------------------------------------------- */
+/* ---- weights ----------------------------------------------------------------------------------------------------- */
 
-long wrn_weight_size(long in, long out) { return NF * in * up(out, NB); }
+long wrn_weight_size(long in, long out) { return NF * in * round_up(out, NB); }
 
-/* U[f][n / NB][k][n % NB] from w (out, 3, 3, in). Backwards, the map runs from `out` to `in` channels with the kernel
- * turned by half a turn. */
+/* Transform weights w (out, 3, 3, in) to U[f][n / NB][k][n % NB], so that a product reads a panel in order. With
+ * `backwards`, U is for the gradient with respect to the input: a convolution from `out` to `in` channels whose kernel
+ * is rotated by 180 degrees. */
 void wrn_transform_weight(const float *w, long in, long out, int backwards, float *U, int threads) {
-    long K = backwards ? out : in, N = backwards ? in : out, size_f = K * up(N, NB);
+    long K = backwards ? out : in, N = backwards ? in : out, size_f = K * round_up(N, NB);
 #pragma omp parallel for num_threads(threads) collapse(2)
-    for (long n = 0; n < up(N, NB); n += VL)
+    for (long n = 0; n < round_up(N, NB); n += VL)
         for (long k = 0; k < K; k++) {
             vec rows[6][3];
             for (int j = 0; j < 3; j++) {
@@ -202,9 +208,9 @@ void wrn_transform_weight(const float *w, long in, long out, int backwards, floa
         }
 }
 
-/* ---- convolution ---------------------------------------------------------------------------------------------------- */
+/* ---- convolution ------------------------------------------------------------------------------------------------- */
 
-/* C (num, NB) = A (num, K) B (K, NB), in strips of MR rows and what is left of them. */
+/* C (num, NB) = A (num, K) B (K, NB), in strips of MR rows, then of 4, 2 and 1. */
 INLINE void strip(long num, long K, const float *A, const float *B, float *C, long ldc) {
     long t = 0;
     for (; t + MR <= num; t += MR) product(MR, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
@@ -213,16 +219,16 @@ INLINE void strip(long num, long K, const float *A, const float *B, float *C, lo
     if (t < num) product(1, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
 }
 
-/* Sums over some positions of VL channels: of numbers less `point` and of their squares; behind a gate, of gradients and
- * of their products with the gate's input less `point`. */
+/* Sums over some positions of VL channels. In a forward pass: of value - point and of its square. In a backward pass,
+ * with a gate: of the gradient and of its product with (input of the gate) - point. */
 typedef struct { vec point, first, second; } Sums;
 
-/* What gradients pass backwards: they stay where scale input + shift is above 0. */
+/* The backward pass of an activation: gradients survive where scale input + shift > 0. */
 typedef struct { const float *input; vec scale, shift; } Gate;
 
-/* The outputs of a tile, for channels c and on, from its 36 numbers a channel; plus add, through the gate, summed. */
-INLINE void output_tile(const float *M, long stride_f, Shape s, Place p, long c, const float *add, Gate gate, Sums *sums,
-                        float *y) {
+/* Transform the products of a tile back to its outputs, for VL channels from c; then add, gate and sum them. */
+INLINE void output_tile(const float *M, long stride_f, Shape s, Place p, long c, const float *add, Gate gate,
+                        Sums *sums, float *y) {
     vec rows[4][6];
     for (int j = 0; j < 6; j++) {
         vec m[6], o[4];
@@ -230,7 +236,7 @@ INLINE void output_tile(const float *M, long stride_f, Shape s, Place p, long c,
         output_1d(m, o);
         for (int i = 0; i < 4; i++) rows[i][j] = o[i];
     }
-    int height = (int)least(4, s.H - p.top), width = (int)least(4, s.W - p.left);
+    int height = (int)min(4, s.H - p.top), width = (int)min(4, s.W - p.left);
     for (int i = 0; i < height; i++) {
         vec o[4];
         output_1d(rows[i], o);
@@ -260,20 +266,21 @@ INLINE void output_tile(const float *M, long stride_f, Shape s, Place p, long c,
 
 /* y (B, H, W, out) = conv(relu(a x + b)) + add.
  *
- * a, b: (in), or NULL for no normalization and activation. add: like y, or NULL.
- * Where `gate` (like y) is given, y is a gradient that passes backwards through relu(gate_a gate + gate_b): it is zeroed
- * where that was zero, and sums (2, out) gets the sums over the map of y and of y (gate - center).
- * Else sums, if given, gets those of y and of its square. Returns 0, or 1 without memory. */
+ * a, b: (in), or NULL for no normalization and activation. add: like y, or NULL. With `gate` (like y), y is a gradient
+ * on its way through the backward pass of relu(gate_a gate + gate_b): it is zeroed where that was zero, and sums (2,
+ * out) are those of y and of y (gate - center). Without, sums, unless NULL, are those of y and of its square. Returns
+ * 0, or 1 if memory runs out. */
 int wrn_conv(const float *x, long B, long H, long W, long in, long out, const float *a, const float *b, const float *U,
              const float *add, const float *gate, const float *gate_a, const float *gate_b, const float *center,
              float *y, double *sums, int threads) {
     Shape s = {B, H, W, in};
-    long tiles = num_tiles(s), panels = up(out, NB) / NB, size_f = in * panels * NB;
+    long tiles = num_tiles(s), panels = round_up(out, NB) / NB, size_f = in * panels * NB;
     long block = block_tiles(in + panels * NB, NF * size_f, tiles);
-    long even = up((tiles + threads - 1) / threads, 4);  /* few tiles are shared out evenly, */
-    if (even < block) block = even > 24 ? even : least(24, up(tiles, MR));
+    long even = round_up((tiles + threads - 1) / threads, 4); /* a few tiles are divided evenly among the threads */
+    if (even < block) block = even > 24 ? even : min(24, round_up(tiles, MR));
     long num_blocks = (tiles + block - 1) / block;
-    long slices = num_blocks < threads ? least((threads + num_blocks - 1) / num_blocks, panels) : 1; /* or by channel */
+    /* and if there are fewer blocks than threads, by channel too */
+    long slices = num_blocks < threads ? min((threads + num_blocks - 1) / num_blocks, panels) : 1;
     long slice = (panels + slices - 1) / slices * NB, v_f = block * in + 16, m_f = block * slice + 16;
     double *partial = sums ? calloc(num_blocks * 2 * out, sizeof(double)) : NULL;
     int failed = sums && !partial;
@@ -285,12 +292,12 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
                 failed = 1;
                 continue;
             }
-            long first = blk * block, num = least(block, tiles - first), to = least(from + slice, panels * NB);
+            long first = blk * block, num = min(block, tiles - first), to = min(from + slice, panels * NB);
             Place places[MAX_BLOCK];
             long count = 0;
             for (long t = 0; t < num; t++) {
                 places[t] = place(s, first + t);
-                count += least(4, H - places[t].top) * least(4, W - places[t].left);
+                count += min(4, H - places[t].top) * min(4, W - places[t].left);
                 if (a) input_tile(x, s, first + t, a, b, V + t * in, v_f, 16);
                 else input_tile(x, s, first + t, NULL, NULL, V + t * in, v_f, 16);
             }
@@ -299,17 +306,17 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
                     strip(num, in, V + f * v_f, U + f * size_f + n * in, M + f * m_f + n - from, slice);
             double *part = partial + blk * 2 * out;
             long at0 = ((places[0].image * H + places[0].top) * W + places[0].left) * out;
-            for (long c = from; c < least(to, out); c += VL) {
+            for (long c = from; c < min(to, out); c += VL) {
                 Sums around = {gate ? LOAD(center + c) : (vec){0}, {0}, {0}};
-                if (sums && !gate) { /* squares around the block's first output lose no digits */
+                if (sums && !gate) { /* the point is the block's first output, the sum of 5x5 products: see move_sums */
                     for (int i = 0; i < 5; i++)
                         for (int j = 0; j < 5; j++) around.point += LOAD(M + (i * 6 + j) * m_f + c - from);
                     if (add) around.point += LOAD(add + at0 + c);
                 }
                 Gate through = {gate, gate ? LOAD(gate_a + c) : (vec){0}, gate ? LOAD(gate_b + c) : (vec){0}};
-                for (long t0 = 0; t0 < num; t0 += SUMMED) { /* so few numbers' sums lose no digits either */
+                for (long t0 = 0; t0 < num; t0 += SUMMED) { /* float sums of so few numbers keep their precision */
                     around.first = around.second = (vec){0};
-                    for (long t = t0; t < least(t0 + SUMMED, num); t++) {
+                    for (long t = t0; t < min(t0 + SUMMED, num); t++) {
                         output_tile(M + t * slice + c - from, m_f, (Shape){B, H, W, out}, places[t], c, add, through,
                                     sums ? &around : NULL, y);
                     }
@@ -328,24 +335,24 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
     return failed;
 }
 
-/* ---- gradient of the weights ------------------------------------------------------------------------------------------ */
+/* ---- gradient of the weights ------------------------------------------------------------------------------------- */
 
-/* dw (out, 3, 3, in), from the convolution's input x, normalized and activated where a is given, and the gradient g of
- * its output. Work is divided among threads by tiles, each with sums of its own, and where those would be too large by
- * output channels too; the sums are added in order. Returns 0, or 1 without memory. */
+/* dw (out, 3, 3, in), from the convolution's input x, normalized and activated if a is given, and the gradient g of its
+ * output. Threads share the tiles, each part with separate sums, and share the output channels too if there would be
+ * too many sums. The sums of the parts are added in order. Returns 0, or 1 if memory runs out. */
 int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, long W, long in, long out, const float *a,
                              const float *b, float *dw, int threads) {
     Shape s = {B, H, W, in};
-    long tiles = num_tiles(s), panels = up(out, NB) / NB, size_f = in * panels * NB, size = NF * size_f;
-    /* sums of 48 MiB and more (640 x 640 channels: 59) are written once, rather than twice and added up */
-    long parts = least(4 * size < 1 << 20 ? 4 * threads : threads, 1 + (48 << 20) / (4 * size));
-    parts = least(parts, up(tiles, 8) / 8);
+    long tiles = num_tiles(s), panels = round_up(out, NB) / NB, size_f = in * panels * NB, size = NF * size_f;
+    /* one part if its sums take 48 MiB or more (640 x 640 channels: 59): adding up two costs more than sharing saves */
+    long parts = min(4 * size < 1 << 20 ? 4 * threads : threads, 1 + (48 << 20) / (4 * size));
+    parts = min(parts, round_up(tiles, 8) / 8);
     long share = (tiles + parts - 1) / parts;
-    parts = (tiles + share - 1) / share; /* none is left without tiles */
-    long slices = least((threads + parts - 1) / parts, panels), slice = (panels + slices - 1) / slices;
-    long block = least(2 * block_tiles(in + slice * NB, size, tiles), up(share, 2));
+    parts = (tiles + share - 1) / share; /* so that no part is without tiles, whose sums nobody would set */
+    long slices = min((threads + parts - 1) / parts, panels), slice = (panels + slices - 1) / slices;
+    long block = min(2 * block_tiles(in + slice * NB, size, tiles), round_up(share, 2));
     long v_f = block * in + 16, d_f = block * slice * NB + 16;
-    float *sums = wrn_scratch(parts * size + NF * (v_f + d_f)); /* the caller's thread keeps its own part behind them */
+    float *sums = wrn_scratch(parts * size + NF * (v_f + d_f)); /* the calling thread's own V and D follow */
     int failed = !sums;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
     for (long part = 0; part < parts; part++)
@@ -355,9 +362,9 @@ int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, lon
                 failed = 1;
                 continue;
             }
-            long last_panel = least(first_panel + slice, panels), end = least((part + 1) * share, tiles);
+            long last_panel = min(first_panel + slice, panels), end = min((part + 1) * share, tiles);
             for (long first = part * share; first < end; first += block) {
-                long num = least(block, end - first);
+                long num = min(block, end - first);
                 for (long t = 0; t < num; t++) {
                     if (a) input_tile(x, s, first + t, a, b, V + t * 16, v_f, 16 * block);
                     else input_tile(x, s, first + t, NULL, NULL, V + t * 16, v_f, 16 * block);
@@ -368,7 +375,8 @@ int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, lon
                 for (int f = 0; f < NF; f++)
                     for (long n = first_panel; n < last_panel; n++)
                         for (long k = 0; k < in; k += 16) {
-                            const float *A = V + f * v_f + k * block, *panel = D + f * d_f + (n - first_panel) * block * NB;
+                            const float *A = V + f * v_f + k * block;
+                            const float *panel = D + f * d_f + (n - first_panel) * block * NB;
                             float *sum = sums + part * size + f * size_f + (n * in + k) * NB;
                             for (int r = 0; r + MR <= 16; r += MR)
                                 product(MR, add, num, A + r, 1, 16, panel, sum + r * NB, NB);
