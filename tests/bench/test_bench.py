@@ -109,7 +109,7 @@ def test_train_against_others_leaves_one_document_record_and_plot(
     assert ours["share_of_matmul"] == pytest.approx(ours["flops_per_s"] / case["matmul"]["flops_per_s"], rel=1e-2)
     assert list(case["parts"]) == ["loading and augmentation", "forward", "backward", "optimiser"]
     assert ours["peak_memory_mib"] == 12.5
-    with pytest.raises(UsageError, match="choose another --out"):  # a record is never written over
+    with pytest.raises(UsageError, match="choose another out="):  # a record is never written over
         bench(*words)
 
 

@@ -43,7 +43,7 @@ def problem(name: str, case: Case) -> str:
 def test_an_unknown_implementation_is_a_usage_error_before_anything_is_measured(name: str, said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
         check_peer(name)
-    assert str(caught.value).startswith(f"--against {name}")
+    assert str(caught.value).startswith(f"against={name}")
 
 
 @pytest.mark.parametrize("name", ["plain", "torchvision", "timm", "pytorchcv", "timm+careful", "broken:x"])
