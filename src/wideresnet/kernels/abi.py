@@ -13,7 +13,6 @@ INT, LONG, FLOAT, POINTER = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.
 
 FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     # winograd.c
-    "wrn_scratch": (POINTER, [LONG]),
     "wrn_weight_size": (LONG, [LONG, LONG]),
     "wrn_transform_weight": (None, [POINTER, LONG, LONG, INT, POINTER, INT]),
     "wrn_conv": (INT, [POINTER, *[LONG] * 5, *[POINTER] * 10, INT]),
@@ -28,6 +27,8 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     "wrn_panel": (LONG, []),
     "wrn_quantized_conv": (INT, [POINTER, *[LONG] * 6, INT, *[POINTER] * 7, INT]),
     "wrn_quantize": (None, [POINTER, LONG, LONG, POINTER, POINTER, POINTER, INT]),
+    # scratch.c
+    "wrn_scratch": (POINTER, [LONG]),
 }
 """By name: the type of the result and those of the arguments. An INT result is a status: 1 means "out of memory"."""
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from wideresnet.base.paths import kernels_folder
 from wideresnet.kernels import abi
 
-SOURCES = ("winograd.c", "norm.c", "quantized.c")
+SOURCES = ("winograd.c", "norm.c", "quantized.c", "scratch.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 COMPILERS = ("gcc", "cc", "clang")
 FOLDER = Path(__file__).parent

@@ -1,7 +1,8 @@
 /* Common to the kernels that work on tiles: see winograd.c. */
 #include "vector.h"
 
-/* Scratch memory of the calling thread for `num` floats, or NULL. It grows and is reused by later calls. */
+/* Scratch memory of the calling thread for `num` floats, or NULL. It grows and is reused by later calls; 0 returns what
+ * there is. */
 float *wrn_scratch(long num);
 
 /* Bytes of transformed weights that no cache keeps until the next block of tiles, so that blocks should be large. The

@@ -12,36 +12,7 @@
  *
  * Source of the algorithm and its matrices: Lavin & Gray 2015 (arXiv 1509.09308), section 4.3.
  */
-#include <pthread.h>
-
 #include "tiles.h"
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
-/* Scratch of a thread: grows, and is kept until the thread ends. Huge pages mean fewer TLB misses. */
-enum { HUGE_PAGE = 1 << 21 };
-static __thread float *scratch_memory;
-static __thread long scratch_size;
-static pthread_key_t scratch_key; /* its destructor frees the scratch when the thread ends */
-static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
-
-static void make_scratch_key(void) { pthread_key_create(&scratch_key, free); }
-
-float *wrn_scratch(long num) {
-    if (num > scratch_size) {
-        free(scratch_memory);
-        scratch_memory = aligned_alloc(HUGE_PAGE, round_up(4 * num, HUGE_PAGE));
-#ifdef MADV_HUGEPAGE
-        if (scratch_memory) madvise(scratch_memory, round_up(4 * num, HUGE_PAGE), MADV_HUGEPAGE);
-#endif
-        scratch_size = scratch_memory ? num : 0;
-        pthread_once(&scratch_once, make_scratch_key);
-        pthread_setspecific(scratch_key, scratch_memory);
-    }
-    return scratch_memory;
-}
 
 /* ---- matrix product: C (mr, NB) = or += A (mr, K) B (K, NB); rows of A are `lda` apart, columns `step` ----------- */
 
@@ -357,7 +328,7 @@ int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, lon
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
     for (long part = 0; part < parts; part++)
         for (long first_panel = 0; first_panel < panels; first_panel += slice) {
-            float *V = sums == scratch_memory ? sums + parts * size : wrn_scratch(NF * (v_f + d_f)), *D = V + NF * v_f;
+            float *V = sums == wrn_scratch(0) ? sums + parts * size : wrn_scratch(NF * (v_f + d_f)), *D = V + NF * v_f;
             if (!V || failed) {
                 failed = 1;
                 continue;
