@@ -77,6 +77,11 @@ def cut_a_group(network: Any) -> None:
     network.groups[0] = nn.Identity()
 
 
+def empty_all_groups(network: Any) -> None:
+    network.groups = nn.ModuleList()
+    network.norm, network.fc = nn.BatchNorm2d(16), nn.Linear(16, 10)
+
+
 def change_an_activation(network: Any) -> None:
     network.groups[0][0].activation = nn.Identity()
 
@@ -143,6 +148,7 @@ def widen_a_kernel(network: Any) -> None:
         ("WRN-10-1", {}, change_the_last_activation, "for ReLU"),
         ("WRN-10-1", {}, cut_a_block, "pre-activation blocks"),
         ("WRN-10-1", {}, cut_a_group, "pre-activation blocks"),
+        ("WRN-10-1", {}, empty_all_groups, "pre-activation blocks"),
         ("WRN-10-1", {}, parametrize, "Parametrized"),
         ("WRN-10-1", {}, prune, "hooks"),
         ("WRN-10-1", {}, stride_the_scale, "batch normalization"),

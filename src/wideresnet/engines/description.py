@@ -149,6 +149,8 @@ def describe(network: nn.Module) -> Description:
             raise Ineligible("the kernels are for pre-activation blocks")
         for block in cast("Iterable[PreActBlock]", group):
             blocks.append(_read_block(block, first=blocks[-1].convs[-1].writes if blocks else 0))
+    if not blocks:
+        raise Ineligible("the kernels are for pre-activation blocks")
     norm, activation = cast("nn.BatchNorm2d", network.norm), type(network.activation).__name__
     description = Description(network.stem, tuple(blocks), norm, activation, network.fc)
     _check_options(description)
