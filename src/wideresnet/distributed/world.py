@@ -220,12 +220,12 @@ def join(world: World | None = None) -> Iterator[World]:
     if size == 1 or not dist.is_available() or not (own_store or dist.is_torchelastic_launched()):
         yield World.single()
         return
-    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.distributed_c10d import FileStore, PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     share_cpus(int(os.environ["LOCAL_WORLD_SIZE"]), os.getppid())
     if own_store:
-        store, rank = dist.FileStore(own_store, size), int(os.environ["RANK"])
+        store, rank = FileStore(own_store, size), int(os.environ["RANK"])
     else:
         store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     store = PrefixStore(f"wideresnet/{next(_visits)}", store)
