@@ -114,13 +114,14 @@ def test_json_is_one_document_on_stdout(make_npz: MakeNpz, tmp_path: Path, capsy
 
 
 def test_eval_predict_info_report_and_cache_speak_to_people(
-    run: Path, make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(tmp_path / "a.png")
     capsys.readouterr()
     for words, expected in (
         (("eval", run, "--data", make_npz()), "%"),
-        (("predict", run, tmp_path / "a.png"), "a.png"),
+        (("predict", run, "a.png"), "a.png"),
         (("info", "WRN-16-4"), "2,748,890"),
         (("info", "list"), "WRN-28-10"),
         (("report", run), "report.html"),

@@ -226,5 +226,5 @@ def test_int8_is_nearly_the_same_and_says_by_how_many_images_it_was_calibrated(h
 
 @pytest.mark.parametrize("asked", [{"device": "cuda"}, {"precision": "bf16"}])
 def test_int8_on_a_gpu_or_in_another_precision_is_refused(home: Path, asked: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=r"^--int8: .* CPU"):
+    with pytest.raises(UsageError, match=r"^int8=True: .* CPU"):
         evaluate_weights(home / "run", home / "data.npz", int8=True, **asked)  # type: ignore[arg-type]

@@ -88,7 +88,7 @@ def test_the_most_probable_class_comes_first_and_top_limits_them(weights: Path, 
     assert probabilities == sorted(probabilities, reverse=True)
     assert sum(probabilities) == pytest.approx(1)
     assert len(predict_files(weights, [file], top=1)[0]["predictions"]) == 1
-    with pytest.raises(UsageError, match="--top 0"):
+    with pytest.raises(UsageError, match="top=0"):
         predict_files(weights, [file], top=0)
 
 
@@ -151,7 +151,7 @@ def test_all_unreadable_images_are_named_and_nothing_is_predicted(weights: Path,
     message = str(caught.value)
     assert str(cut) in message
     assert f"{empty} (empty file)" in message
-    assert "--skip-unreadable" in message
+    assert "skip_unreadable=True" in message
     assert "\n" not in message
 
 

@@ -220,7 +220,8 @@ def join(world: World | None = None) -> Iterator[World]:
     if size == 1 or not dist.is_available() or not (own_store or dist.is_torchelastic_launched()):
         yield World.single()
         return
-    from torch.distributed.distributed_c10d import FileStore, PrefixStore
+    from torch.distributed import FileStore  # type: ignore[attr-defined]
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     share_cpus(int(os.environ["LOCAL_WORLD_SIZE"]), os.getppid())
