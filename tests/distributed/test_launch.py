@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -38,6 +39,39 @@ def wait_for_new_checkpoint(folder: RunFolder, process: subprocess.Popen[str]) -
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def listeners(pid: int) -> list[str]:
+    """Local addresses, as /proc/net has them, on which a process listens."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(str(descriptor.readlink()))
+    rows = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()
+    ]
+    listening = "0A"
+    return [row[1].split(":")[0] for row in rows if row[3] == listening and f"socket:[{row[9]}]" in inodes]
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the system lists no sockets")
+def test_no_process_listens_to_other_machines(make_npz: MakeNpz, tmp_path: Path) -> None:
+    loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+    folder = RunFolder(tmp_path / "run")
+    process = start(
+        "wideresnet", "train", "WRN-10-1", "--data", str(make_npz(num_train=256)), "--epochs", "200", "--crop-padding",
+        "1", "--batch-size", "16", "--processes", "2", "--checkpoint-every", "0.05", "--out", str(folder.path),
+    )  # fmt: skip
+    try:
+        wait_for_new_checkpoint(folder, process)
+        pids = children_of(process.pid)
+        assert len(pids) >= 2
+        found = {address for pid in (process.pid, *pids) for address in listeners(pid)}
+        assert found  # gloo's, or the test would prove nothing
+        assert found <= loopback
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
 
 
 @pytest.mark.slow

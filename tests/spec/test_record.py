@@ -64,6 +64,8 @@ def test_a_run_is_replaced_only_when_asked(tmp_path: Path) -> None:
         folder.create()
     assert files(folder.path) == ["metrics.jsonl", "recipe.json"]
     folder.create(overwrite=True)
+    assert files(folder.replaced) == ["metrics.jsonl", "recipe.json"]  # until the new run can be resumed
+    folder.forget_replaced()
     assert files(folder.path) == []
 
 
@@ -83,6 +85,11 @@ def test_replacing_a_run_removes_all_that_a_run_leaves(tmp_path: Path) -> None:
         if not path.exists():
             path.write_text("x")
     folder.create(overwrite=True)
+    assert files(folder.path) == [".replaced"]
+    folder.restore_replaced()
+    assert all(path.exists() for path in folder.own)
+    folder.create(overwrite=True)
+    folder.forget_replaced()
     assert files(folder.path) == []
 
 

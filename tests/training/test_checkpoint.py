@@ -118,6 +118,31 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_previous_one_is_used(tmp_p
     assert sentence.endswith("falling back to the previous one")
 
 
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (10, 20):
+        save_checkpoint(tmp_path, make_checkpoint(step))
+    before = names(tmp_path)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(PermissionError):
+            newest_checkpoint(tmp_path)
+    assert names(tmp_path) == before
+    assert_same(newest_checkpoint(tmp_path)[0], make_checkpoint(20))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are text there")
+def test_a_folder_whose_name_is_not_unicode_holds_checkpoints_like_any_other(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    save_checkpoint(folder, make_checkpoint(10))
+    assert_same(newest_checkpoint(folder)[0], make_checkpoint(10))
+
+
 def test_a_run_continues_past_a_damaged_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, make_checkpoint(10))
     truncate(save_checkpoint(tmp_path, make_checkpoint(20)))

@@ -14,7 +14,6 @@ from wideresnet.commands.verbs import add_machine_flags, add_verb, show
 from wideresnet.kernels.library import start_build
 
 BAR_WIDTH = 10
-NUM_RUNNERS_UP = 2
 
 
 def add(verbs: Any) -> None:
@@ -39,20 +38,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def render(predictions: list[dict[str, Any]]) -> RenderableType:
-    """A table of file, class, probability with a bar, and runners-up; notes below the file's name."""
+    """Show file, class, probability with a bar, and the runners-up; notes below the file's name."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("file", "class", "probability"):
-        table.add_column(heading)
-    table.add_column("then", style="dim")
+    table.add_column("file", overflow="fold", min_width=20)
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", no_wrap=True)
+    table.add_column("then", style="dim", overflow="fold")
     for prediction in predictions:
-        name = Text(prediction["file"], overflow="fold")
+        name = Text(prediction["file"])
         if prediction["notes"]:
             name.append("\n" + ", ".join(prediction["notes"]), style="dim")
         if not prediction["predictions"]:
             table.add_row(name, Text("-"), Text("-"), Text(""))
             continue
         best, *others = prediction["predictions"]
-        then = ", ".join(f"{o['class']} {100 * o['probability']:.1f} %" for o in others[:NUM_RUNNERS_UP])
+        then = ", ".join(f"{o['class']} {100 * o['probability']:.1f} %" for o in others)
         table.add_row(name, Text(best["class"], style="bold"), _bar(best["probability"]), Text(then))
     return table
 

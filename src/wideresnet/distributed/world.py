@@ -1,9 +1,9 @@
 """Several processes that train one network: who they are, what they agree on, how they end together.
 
-They are started by torchrun, or by `wrn train --processes N`, which calls torchrun's own launcher (see `launch`). Every
-process has all training images and the whole network, computes its share of each batch, and after the exchange of
-gradients takes the same step as the others, so that all weights stay equal to the last bit. Processes on several
-machines must see the same run folder. Only the first process writes and reports.
+They are started by torchrun, or by `wrn train --processes N` (see `launch`). Every process has all training images and
+the whole network, computes its share of each batch, and after the exchange of gradients takes the same step as the
+others, so that all weights stay equal to the last bit. Processes on several machines must see the same run folder. Only
+the first process writes and reports.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor
 from wideresnet.base.errors import UsageError
 from wideresnet.base.seeding import seed_of
 from wideresnet.distributed.collectives import all_reduce_max, broadcast, noticing_loss
+from wideresnet.distributed.launch import STORE, reported_file
 from wideresnet.machine.cpu import usable_cpus
 
 if TYPE_CHECKING:
@@ -215,14 +216,18 @@ def join(world: World | None = None) -> Iterator[World]:
         yield world
         return
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or not dist.is_available() or not dist.is_torchelastic_launched():
+    own_store = os.environ.get(STORE)
+    if size == 1 or not dist.is_available() or not (own_store or dist.is_torchelastic_launched()):
         yield World.single()
         return
-    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.distributed_c10d import FileStore, PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     share_cpus(int(os.environ["LOCAL_WORLD_SIZE"]), os.getppid())
-    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    if own_store:
+        store, rank = FileStore(own_store, size), int(os.environ["RANK"])
+    else:
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     store = PrefixStore(f"wideresnet/{next(_visits)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
@@ -265,7 +270,10 @@ def _leave(world: World, store: Store, error: BaseException) -> None:
         reports = world.is_first
     if not reports:
         raise SystemExit(getattr(error, "exit_code", 1)) from None
-    get_error_handler().record_exception(error)  # for torchrun, which shows it, and for `launch`
+    if own_store := os.environ.get(STORE):
+        reported_file(Path(own_store)).touch()
+    else:
+        get_error_handler().record_exception(error)  # for torchrun, which shows it
 
 
 def _ignore_signals() -> None:

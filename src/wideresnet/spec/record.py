@@ -39,6 +39,11 @@ class RunFolder:
         self.matrices = self.path / MATRICES
 
     @property
+    def replaced(self) -> Path:
+        """The hidden folder of a run that is being overwritten, until the new one has its first checkpoint."""
+        return self.path / ".replaced"
+
+    @property
     def own(self) -> tuple[Path, ...]:
         """All files of a run, `recipe.json` last: as long as it exists the folder is known as a run's."""
         files = [path for name, path in vars(self).items() if name not in ("path", "recipe")]
@@ -48,7 +53,7 @@ class RunFolder:
         """Tell whether the folder holds anything but half-written files of a kill; a file in its place counts."""
         if not self.path.is_dir():
             return self.path.exists()
-        return any(not _is_part(path) for path in self.path.iterdir())
+        return any(not _is_part(path) and path != self.replaced for path in self.path.iterdir())
 
     def is_run(self) -> bool:
         """Tell whether the folder holds a run that has started."""
@@ -69,7 +74,7 @@ class RunFolder:
                 f"out={self.path}: holds a run already; continue it with resume=True, replace it with overwrite=True, "
                 "or choose another out="
             )
-        own = {path.name for path in self.own}
+        own = {path.name for path in (*self.own, self.replaced)}
         if strangers := [path.name for path in self.path.iterdir() if path.name not in own and not _is_part(path)]:
             raise UsageError(
                 f"overwrite=True: {self.path} holds {sorted(strangers)[0]!r} too, which is not the run's; "
@@ -77,7 +82,10 @@ class RunFolder:
             )
 
     def create(self, *, overwrite: bool = False) -> None:
-        """Make the folder, and remove a run from it as `check_free` allows.
+        """Make the folder. A run that it holds is set aside, if `check_free` allows.
+
+        The old run stays in a hidden folder until `forget_replaced`, so that a new run that fails before its first
+        checkpoint costs nothing: `restore_replaced` puts the old one back.
 
         Raises:
             UsageError: the folder is used.
@@ -85,6 +93,34 @@ class RunFolder:
         self.check_free(overwrite=overwrite)
         self.path.mkdir(parents=True, exist_ok=True)
         remove_parts(self.path)
+        if self.replaced.is_dir():  # a kill came before the new run's first checkpoint: the old run is still there
+            self._remove_own()
+        else:
+            for path in [path for path in self.own if path.exists()]:
+                self.replaced.mkdir(exist_ok=True)
+                path.rename(self.replaced / path.name)
+
+    def forget_replaced(self) -> None:
+        """Remove the run that was set aside, once the new one can be resumed."""
+        if self.replaced.is_dir():
+            shutil.rmtree(self.replaced, ignore_errors=True)
+
+    def restore_replaced(self) -> None:
+        """Put the run that was set aside back in its place, if there is one."""
+        if not self.replaced.is_dir():
+            return
+        self._remove_own()
+        order = {path.name: place for place, path in enumerate(self.own)}  # recipe.json last, which makes it a run
+        for path in sorted(self.replaced.iterdir(), key=lambda path: order.get(path.name, -1)):
+            path.rename(self.path / path.name)
+        self.replaced.rmdir()
+
+    def bytes_freed_by_overwriting(self) -> int:
+        """Return the size of the run in this folder."""
+        files = (file for path in self.own for file in ([path] if path.is_file() else path.rglob("*")))
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    def _remove_own(self) -> None:
         for path in self.own:
             if path.is_dir():
                 shutil.rmtree(path)

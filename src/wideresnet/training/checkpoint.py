@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -19,6 +18,10 @@ from wideresnet.spec.record import write_atomic
 NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.safetensors")
 KEPT = 2
 """Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
+
+
+class Damaged(ValueError):
+    """The content of a checkpoint is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,18 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     Returns:
         The checkpoint (None if the folder has none), and a sentence for each damaged one that was skipped.
 
+    Only content that does not match the digest in its name is damage. Any other failure to read a checkpoint, such as
+    missing permission or a network disk that does not answer, is raised as it is, and nothing is renamed.
+
     Raises:
         WRNError: there are checkpoints and every one is damaged.
+        OSError: a checkpoint cannot be read now.
     """
     damaged: list[str] = []
     for path in list_checkpoints(folder):
         try:
             found = _read(path)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except Damaged as error:
             damaged.append(f"checkpoint {path.name} is damaged ({error}); falling back to the previous one")
         else:
             for bad in list_checkpoints(folder)[: len(damaged)]:  # or it would count as one of the two that are kept
@@ -89,7 +96,8 @@ def _read(path: Path) -> Checkpoint:
     assert match is not None
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest()[:16] != match[2]:
-        raise ValueError("its content does not match the digest in its name")
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata()
+        raise Damaged("its content does not match the digest in its name")
+    # the header from the bytes that were checked: `safe_open` reads the file again, and only by a path in UTF-8
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])["__metadata__"]
     return Checkpoint(int(header["step"]), load(content), json.loads(header["progress"]))

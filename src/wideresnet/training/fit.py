@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from wideresnet.machine.threads import limit_threads
 from wideresnet.networks.blocks import draw_depth_from
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder, read_json, remove_parts, write_json
+from wideresnet.training.checkpoint import list_checkpoints
 from wideresnet.training.configure import configure, make_forward
 from wideresnet.training.interrupt import Interrupted
 from wideresnet.training.loop import Run, Watch
@@ -86,11 +88,12 @@ def fit(
             if world.is_first and not resume:
                 folder.check_free(overwrite=overwrite)
             job, plan = prepare(recipe, dataset, world, resumed=resume, notes=notes)
-            if world.is_first:
-                if announce:
-                    announce(job, plan)
-                _open_folder(folder, job, plan, resume=resume, overwrite=overwrite, command=command)
-            result = Run(job, plan, folder, checkpoint_every_s, watch).train(resume)
+            if world.is_first and announce:
+                announce(job, plan)
+            with _replaced_run_kept(folder) if world.is_first and not resume else nullcontext():
+                if world.is_first:
+                    _open_folder(folder, job, plan, resume=resume, overwrite=overwrite, command=command)
+                result = Run(job, plan, folder, checkpoint_every_s, watch).train(resume)
             if world.is_first:
                 from wideresnet.report.pages import write_report  # drawing libraries: not needed before this
 
@@ -190,13 +193,24 @@ def _open_folder(
         for place in (folder.path, folder.checkpoint):
             remove_parts(place)
     else:
-        folder.create(overwrite=overwrite)
         _check_space(folder, plan)
+        folder.create(overwrite=overwrite)
         write_json(folder.recipe, {**job.recipe.to_json(), **job.execution.settled()})
     env = {**describe(job.execution.device, command), "num_processes": job.world.size}
     if resume and folder.env.is_file():  # the machine that it ends on, the command that it began with
         env["command"] = read_json(folder.env).get("command", env["command"])
     write_json(folder.env, env)
+
+
+@contextmanager
+def _replaced_run_kept(folder: RunFolder) -> Iterator[None]:
+    """If the new run fails before its first checkpoint, put the run that it overwrites back."""
+    try:
+        yield
+    except BaseException:
+        if not list_checkpoints(folder.checkpoint):
+            folder.restore_replaced()
+        raise
 
 
 def check_checkpoint_every(checkpoint_every_s: float) -> None:
@@ -206,9 +220,14 @@ def check_checkpoint_every(checkpoint_every_s: float) -> None:
 
 
 def _check_space(folder: RunFolder, plan: Plan) -> None:
-    """Refuse to start what cannot be saved: two checkpoints of weights, momentum, averages, and one being written."""
-    needed, free = 3 * 3 * 4 * plan.params, shutil.disk_usage(folder.path).free
-    if free < needed:
+    """Refuse to start what cannot be saved: two checkpoints of weights, momentum, averages, and one being written.
+
+    A run that is overwritten frees its space, but only after the first checkpoint of the new one.
+    """
+    checkpoint = 3 * 4 * plan.params
+    place = next(path for path in (folder.path, *folder.path.absolute().parents) if path.exists())
+    needed, free, freed = 3 * checkpoint, shutil.disk_usage(place).free, folder.bytes_freed_by_overwriting()
+    if free < checkpoint or free + freed < needed:
         raise WRNError(
             f"{folder.path}: no space left on the disk: checkpoints need {human_bytes(needed)}, {human_bytes(free)} is "
             "free; make room or choose another out="

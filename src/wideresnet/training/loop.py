@@ -273,6 +273,7 @@ class Run:
             "data": self.data.digest,
         }
         save_checkpoint(self.folder.checkpoint, Checkpoint(self.step, tensors, sums))
+        self.folder.forget_replaced()
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
