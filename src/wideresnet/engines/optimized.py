@@ -96,9 +96,10 @@ class Optimized(nn.Module):
             UsageError: x has another type or shape than the network takes.
         """
         self.network.check(x)
+        in_layout = x.contiguous(memory_format=torch.channels_last)
         if self._program is None or why_not_now(x) is not None:
-            return self.network(x.contiguous(memory_format=torch.channels_last))
-        return self._program(x)
+            return self.network(in_layout)
+        return self._program(in_layout)
 
 
 class Program:
@@ -114,8 +115,7 @@ class Program:
     def __call__(self, x: Tensor) -> Tensor:
         """Compute logits (B, num_classes) of float32 images (B, C, H, W), without gradients."""
         description = self.description
-        stem = description.stem(x.contiguous(memory_format=torch.channels_last))
-        maps, active = {0: ops.channels_last(stem)}, dict[int, Tensor]()
+        maps, active = {0: ops.channels_last(description.stem(x))}, dict[int, Tensor]()
         for layer, weight, unused in zip(description.layers, self.weights, description.last_uses, strict=True):
             maps[layer.writes] = self._convolve(layer, weight, maps, active)
             for number in unused:
