@@ -16,9 +16,8 @@ from wideresnet.base.format import human_count, human_seconds
 from wideresnet.data import FACTS
 from wideresnet.report.environment import hardware_text, torch_text
 from wideresnet.report.statistics import group_equal, settings_of, summarize
-from wideresnet.spec.execution import SETTLED
-from wideresnet.spec.recipe import Recipe, overridden
-from wideresnet.spec.recipes import base_of
+from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.recipes import base_of, changes_in_record
 from wideresnet.spec.record import RunFolder, read_json
 
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
@@ -102,8 +101,8 @@ def changes(record: Record) -> str:
     """Name what was overridden in the recipe, if anything."""
     recipe, facts = record.recipe, FACTS[record.result["dataset"]]
     base = base_of(recipe.name, recipe.network, recipe.data, known_as=facts.name, num_train=facts.num_train)
-    settled = (*SETTLED, "family", "seed")  # decided by data and machine; the seed is shown with the error
-    return "".join(f", {name} {new}" for name, (_, new) in overridden(recipe, base).items() if name not in settled)
+    changed = changes_in_record(recipe, base)
+    return "".join(f", {key} {new}" for key, (_, new) in changed.items() if key != "seed")  # shown with the error
 
 
 def hardware(record: Record) -> str:

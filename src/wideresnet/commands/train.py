@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     start_build()
     if args.seeds is not None:
         if args.processes is not None:
-            raise UsageError("seeds= and processes=: each seed is a process of its own; choose one")
+            raise UsageError("seeds= and processes=: each seed has its own process; choose one")
         _train_seeds(args)
         return
     if args.at_once is not None:

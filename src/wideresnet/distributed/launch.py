@@ -98,7 +98,7 @@ def _start(rank: int, num_processes: int, store: Path, argv: Sequence[str]) -> s
         "LOCAL_WORLD_SIZE": str(num_processes),
     }
     command = [sys.executable, "-m", "wideresnet", *argv]
-    # a session of its own: Ctrl-C in the terminal reaches the launcher alone, which passes it on once
+    # in a new session, Ctrl-C in the terminal reaches only the launcher, which passes it on once
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
 
 

@@ -301,7 +301,7 @@ def _check_conv(conv: nn.Module) -> None:
 
 
 def _check_sharing(description: Description) -> None:
-    """Refuse shared parameters: each layer returns a gradient of its own, and nothing would add them up."""
+    """Refuse shared parameters: each layer returns its own gradient, and nothing would add them up."""
     norms = [layer.norm for block in description.blocks for layer in block.convs] + [description.norm]
     convs = [description.stem, *(layer.conv for layer in description.layers)]
     owners = (*norms, *convs, description.fc)

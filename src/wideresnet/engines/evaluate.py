@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.data.feeds.resident import evaluation_batches, share_of
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.distributed.world import World
@@ -113,5 +114,5 @@ def evaluate(
 
 def _images_of(rank: int, num_ranks: int, num_images: int, batch_size: int) -> range:
     """Return the images of a process's share of the batches."""
-    share = share_of(-(-num_images // batch_size), rank, num_ranks)
+    share = share_of(ceil_div(num_images, batch_size), rank, num_ranks)
     return range(num_images)[share.start * batch_size : share.stop * batch_size]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.kernels.library import library
 from wideresnet.kernels.ops import LANES, Normalized, _at, _positions, empty
 
@@ -155,7 +156,7 @@ class QuantizedConv:
             float32 (B, out, H', W') and uint8 of the same shape, each or None.
         """
         batch, _, height, width = q.shape
-        shape = batch, self.out_channels, -(-height // self.stride), -(-width // self.stride)
+        shape = batch, self.out_channels, ceil_div(height, self.stride), ceil_div(width, self.stride)
         result = None if not values else empty(*shape) if add is None else add
         quantized = empty(*shape, dtype=torch.uint8) if quantizer else None
         library().wrn_quantized_conv(
@@ -192,7 +193,7 @@ def pack(integers: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
     """
     num_f, out, size = integers.shape
     panel = library().wrn_panel()
-    padded = -(-out // panel) * panel
+    padded = ceil_div(out, panel) * panel
     weight = torch.zeros(num_f, padded, size, dtype=torch.int16, device="cpu")
     weight[:, :out] = integers.to(torch.int16)
     rescale = torch.zeros(num_f, padded, dtype=torch.float32, device="cpu")

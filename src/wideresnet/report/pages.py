@@ -21,9 +21,8 @@ from wideresnet.report.runs import Predictions, Run, read_predictions, read_run
 from wideresnet.report.statistics import group_equal, settings_of, summarize, varying
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
-from wideresnet.spec.execution import SETTLED
 from wideresnet.spec.fields import show_value
-from wideresnet.spec.recipe import FIELDS, GROUPS, Recipe, overridden
+from wideresnet.spec.recipe import FIELDS, GROUPS, Recipe
 from wideresnet.spec.record import write_atomic
 
 NUM_SAMPLES, NUM_WRONG_SAMPLES = 16, 6
@@ -245,10 +244,7 @@ def _mistakes_section(predictions: Predictions) -> list[str]:
 
 def _recipe_section(run: Run, dataset: Dataset | None) -> list[str]:
     base, about = _named_recipe(run, dataset)
-    changed = overridden(run.recipe, base) if base else {}
-    for key in (*SETTLED, "family"):  # by the run itself, from the data and the machine
-        if base and base.values()[key] in ("auto", None):
-            changed.pop(key, None)
+    changed = recipes.changes_in_record(run.recipe, base) if base else {}
     values = {key: show_value(value) for key, value in run.recipe.values().items()}
     groups = {
         group: [

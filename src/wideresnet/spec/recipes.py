@@ -9,6 +9,7 @@ from typing import Any
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import nearest
+from wideresnet.spec.execution import SETTLED
 from wideresnet.spec.options import NetworkOptions
 from wideresnet.spec.recipe import (
     FIELDS,
@@ -16,6 +17,7 @@ from wideresnet.spec.recipe import (
     OptimizerOptions,
     Recipe,
     ScheduleOptions,
+    overridden,
     read_recipe_values,
 )
 
@@ -161,6 +163,23 @@ def base_of(recipe: str, network: str, data: str, *, known_as: str = "", num_tra
                 )
             return Recipe.flat(**values)
     return RECIPES[name](network, data, known_as, num_train)
+
+
+def changes_in_record(recipe: Recipe, base: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return what was changed in a named recipe, from a run's record.
+
+    What the data and the machine decide, because the named recipe leaves it open, is no change.
+
+    Args:
+        recipe: the one that the run stored.
+        base: the named recipe for the same network and data, see `base_of`.
+
+    Returns:
+        Flat key -> (base's value, recipe's value).
+    """
+    changed, asked = overridden(recipe, base), base.values()
+    decided = {key for key in ("family", *SETTLED) if asked[key] in ("auto", None)}
+    return {key: pair for key, pair in changed.items() if key not in decided}
 
 
 def _file_values(recipe: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_bytes
 from wideresnet.base.seeding import seed_of
@@ -170,7 +171,7 @@ def notes_on(recipe: Recipe, network: Network, data: TrainingData, device: str, 
     if schedule.accumulate > 1:
         notes.append(
             f"accumulate {schedule.accumulate}: a batch of {schedule.batch_size} is computed in parts of at most "
-            f"{-(-schedule.batch_size // schedule.accumulate)} images"
+            f"{ceil_div(schedule.batch_size, schedule.accumulate)} images"
             + ("; batch normalization uses the statistics of each part" if network.options["norm"] == "batch" else "")
         )
     if world.size > 1:

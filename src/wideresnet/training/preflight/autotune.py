@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.paths import measurements_file
 from wideresnet.distributed.world import World
@@ -125,7 +126,7 @@ def autotune_together(
     asked = replace(asked, threads=asked.threads or torch.get_num_threads())
     answer: Any = None
     if world.is_first:
-        share = -(-shape.batch_size // world.size)
+        share = ceil_div(shape.batch_size, world.size)
         shape = replace(shape, batch_size=share, accumulate=min(shape.accumulate, share))
         execution, notes = autotune(asked, shape, network, device, num_images)
         answer = (execution.settled(), notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_bytes
 
@@ -59,8 +60,8 @@ class Memory:
         Raises:
             UsageError: naming the batch, its memory, what is available, and the largest that fits.
         """
-        share = -(-batch_size // processes)
-        part = -(-share // accumulate)
+        share = ceil_div(batch_size, processes)
+        part = ceil_div(share, accumulate)
         if self.fits(part):
             return
         needed, free = (human_bytes(n) for n in (self.peak_bytes(part) - self.in_use_bytes, self.available_bytes))
@@ -77,7 +78,7 @@ class Memory:
         largest = most * accumulate * processes
         fix = f"the largest that fits is {largest}: use batch_size={largest}"
         if most_of_part > 0:
-            fix += f", or keep the batch with accumulate={-(-share // most_of_part)}"
+            fix += f", or keep the batch with accumulate={ceil_div(share, most_of_part)}"
         raise UsageError(f"{refusal}; {fix}")
 
 

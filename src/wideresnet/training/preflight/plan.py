@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.format import human_bytes, human_count, human_seconds
 from wideresnet.networks.cost import Cost, cost
 from wideresnet.training.preflight.probe import Probe
@@ -78,7 +79,7 @@ def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cos
     memory_bytes = memory.peak_bytes(probe.part)
     if job.execution.device == "cuda":  # which must be full to be timed
         memory_bytes = probe.run(probe.part, compile=job.execution.compile)
-    evaluated = -(-schedule.epochs // recipe.feed.eval_every) * len(job.data.validation) + len(job.data.test)
+    evaluated = ceil_div(schedule.epochs, recipe.feed.eval_every) * len(job.data.validation) + len(job.data.test)
     return Plan(
         steps_per_epoch=feed.num_batches,
         num_steps=schedule.epochs * feed.num_batches,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.machine.device import synchronize
 from wideresnet.machine.memory import (
     available_memory_bytes,
@@ -71,8 +72,8 @@ class Probe:
         self.cuda = [torch.cuda.current_device()] if self.device == "cuda" else []
         self.scale = max(image_scale(recipe, epoch) for epoch in range(recipe.schedule.epochs))
         feed, world = job.data.feed, job.world
-        self.own_images = -(-feed.batch_size // world.size)  # the largest share, so that all plan alike
-        self.part = -(-self.own_images // recipe.schedule.accumulate)
+        self.own_images = ceil_div(feed.batch_size, world.size)  # the largest share, so that all plan alike
+        self.part = ceil_div(self.own_images, recipe.schedule.accumulate)
         self.weights_bytes = 4 * counted.params
         self.averaged_bytes = self.weights_bytes if recipe.optimizer.ema_decay else 0
         self.message_bytes = self.weights_bytes if world.size > 1 else 0  # to the other processes

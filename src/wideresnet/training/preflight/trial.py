@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.data.feeds.resident import Feed
 from wideresnet.machine.device import synchronize
 from wideresnet.networks import Network
@@ -68,7 +69,7 @@ def measure_rates(
         clock: seconds; read before and after each step.
     """
     device = candidates[0].device
-    whole = -(-shape.batch_size // shape.accumulate)  # what is computed at once
+    whole = ceil_div(shape.batch_size, shape.accumulate)  # what is computed at once
     num_images = whole if device == "cuda" else min(whole, MOST)
     with _threads_kept(), torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
         images = torch.randn(num_images, network.in_channels, *shape.size, device=device)
