@@ -43,13 +43,13 @@ def wait_for_new_checkpoint(folder: RunFolder, process: subprocess.Popen[str]) -
 
 def listeners(pid: int) -> list[str]:
     """Local addresses, as /proc/net has them, on which a process listens."""
-    inodes = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            inodes.add(str(descriptor.readlink()))
-    rows = [
-        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()
-    ]
+    inodes: set[str] = set()
+    with contextlib.suppress(FileNotFoundError):  # it has ended, as a compiler soon does
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                inodes.add(str(descriptor.readlink()))
+    tables = (Path(f"/proc/net/{name}") for name in ("tcp", "tcp6"))  # of the network that all processes here share
+    rows = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()]
     listening = "0A"
     return [row[1].split(":")[0] for row in rows if row[3] == listening and f"socket:[{row[9]}]" in inodes]
 
