@@ -16,7 +16,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from wideresnet.base.paths import data_root, kernel_files, kernels_folder, matching_files, measurements_file
+from wideresnet.base.paths import (
+    data_root,
+    kernel_files,
+    kernels_folder,
+    matching_files,
+    measurements_file,
+    private_folder,
+)
 
 # Part of every key: increase it when decoding changes, so that older entries are never used.
 _FORMAT_VERSION = 1
@@ -90,9 +97,10 @@ def store(key: str, entry: Entry) -> tuple[str, ...]:
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     about = {"crc32": _checksum(entry.images, entry.kept), "notes": entry.notes, "source": entry.source}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         tensors = {"images": np.ascontiguousarray(entry.images), "kept": entry.kept}
         save_file(tensors, draft, metadata={"about": json.dumps(about)})
+        draft.chmod(0o600)
         draft.replace(path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
