@@ -12,7 +12,7 @@ import numpy as np
 
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.format import nearest
-from wideresnet.data.dataset import Dataset, ImageSet
+from wideresnet.data.dataset import Dataset, ImageSet, legible
 from wideresnet.data.decode import DEFAULT_SIDE_PX, is_native, resize_all
 from wideresnet.data.facts import FACTS, Facts, recognize
 from wideresnet.data.images import MAX_PIXELS
@@ -73,6 +73,7 @@ def load_dataset(
         raise DataError(f"{error.filename or data}: {error.strerror or error}") from error
     if name in FACTS and path.exists():
         dataset = _noted(dataset, f"{path} exists, too; use ./{path} to read it instead")
+    dataset = replace(dataset, name=legible(dataset.name), notes=tuple(map(legible, dataset.notes)))
     return _fitted(dataset, image_size)
 
 
