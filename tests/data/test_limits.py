@@ -96,7 +96,7 @@ def test_an_unused_array_of_an_archive_is_never_unpacked(tmp_path: Path) -> None
     [
         ("'|u1'", "(1000000000000, 32, 32, 3)", "more than it can hold"),
         ("'|u1'", "(-4, 8, 8, 3)", "a.npz: "),
-        ("'<U1000000000'", "(4, 8, 8, 3)", "more than it can hold"),
+        ("'<U100000000'", "(4, 8, 8, 3)", "more than it can hold"),
         ("'(2,3'", "(4, 8, 8, 3)", "a.npz: damaged"),
         ("'|O'", "(4, 8, 8, 3)", "pickled objects"),
         ("[('a', '|O')]", "(4,)", "pickled objects"),
@@ -315,8 +315,14 @@ def test_a_deep_folder_is_read(class_folders: Write, monkeypatch: pytest.MonkeyP
         os.chdir("d")
     Path("x.png").write_bytes(content)
     start = time.monotonic()
-    assert np.bincount(load_dataset(folder).train.labels).tolist() == [3, 3]
-    assert time.monotonic() - start < 20
+    try:
+        assert np.bincount(load_dataset(folder).train.labels).tolist() == [3, 3]
+        assert time.monotonic() - start < 20
+    finally:  # too deep for pytest to remove
+        Path("x.png").unlink()
+        for _ in range(1500):
+            os.chdir("..")
+            Path("d").rmdir()
 
 
 NAMES: Sequence[tuple[bytes, str]] = [(b"caf\xe9", r"caf\xe9"), (b"a\x1b[2Jb", r"a\x1b[2Jb"), ("möwe".encode(), "möwe")]
@@ -326,9 +332,8 @@ NAMES: Sequence[tuple[bytes, str]] = [(b"caf\xe9", r"caf\xe9"), (b"a\x1b[2Jb", r
 def test_class_names_are_text_wherever_they_come_from(
     class_folders: Write, parquet_file: Write, tmp_path: Path, name: bytes, shown: str
 ) -> None:
-    folder = class_folders({"train": {"zebra": 6}})
-    os.rename(folder / "train", os.fsencode(folder / "") + b"in\xff")  # noqa: PTH104
-    ((renamed,)) = folder.iterdir()
+    folder = class_folders({"": {"zebra": 6}})
+    renamed = folder.rename(folder.with_name(os.fsdecode(b"in\xff")))
     os.mkdir(os.fsencode(renamed) + b"/" + name)  # noqa: PTH102
     for index in range(6):
         os.link(renamed / f"zebra/{index}.png", os.fsencode(renamed) + b"/" + name + b"/%d.png" % index)

@@ -31,10 +31,10 @@ _BYTES_PER_ROW = 1024  # what a row takes besides its pixels: label, order, spli
 
 
 class _Shard(NamedTuple):
-    """One file: its path, its image column, labels int64 (rows,), and the class names of its schema, if any."""
+    """One file: its path, where its images are, labels int64 (rows,), and the class names of its schema, if any."""
 
     path: Path
-    image_column: str
+    images: str
     labels: np.ndarray
     class_names: tuple[str, ...] | None
 
@@ -142,33 +142,28 @@ def _check_shards(paths: list[Path]) -> None:
 def _open_shard(path: Path) -> _Shard:
     if not path.is_file():
         raise DataError(f"{path}: not a file; remove it, or restore the file")
-    with _damage_of(path), _opened(path) as file:
+    with _damage_of(path), pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         image_column = _pick(path, schema, IMAGE_COLUMNS, "image")
         label_column = _pick(path, schema, LABEL_COLUMNS, "label")
-        kind = schema.field(image_column).type
-        if pa.types.is_struct(kind):
-            kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
+        kind, leaf = schema.field(image_column).type, image_column
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind, leaf = kind.field("bytes").type, f"{image_column}.bytes"
         if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             raise DataError(f"{path}: column {image_column} is {kind}; it must hold the content of image files")
-        columns, groups = (image_column, label_column), range(file.num_row_groups)
+        columns, groups = (leaf, label_column), range(file.num_row_groups)
         largest = max((_chunk_bytes(file, group, column) for group in groups for column in columns), default=0)
         num_rows = file.metadata.num_rows
         needed = num_rows * _BYTES_PER_ROW + largest
         check_fits(needed, f"{path}: its {num_rows:,} rows", "use fewer rows, or write smaller row groups")
-        return _Shard(path, image_column, _labels(path, file, label_column), _class_names(path, schema, label_column))
-
-
-def _opened(path: Path, image_column: str | None = None) -> pq.ParquetFile:
-    """Open a file; repeated images are read once each rather than once a row."""
-    return pq.ParquetFile(path, read_dictionary=[image_column, f"{image_column}.bytes"] if image_column else None)
+        return _Shard(path, leaf, _labels(path, file, label_column), _class_names(path, schema, label_column))
 
 
 def _chunk_bytes(file: pq.ParquetFile, group: int, column: str) -> int:
     """The uncompressed bytes of a column in a row group, by its metadata."""
     about = file.metadata.row_group(group)
     chunks = (about.column(index) for index in range(about.num_columns))
-    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
 
 
 def _pick(path: Path, schema: pa.Schema, choices: tuple[str, ...], what: str) -> str:
@@ -219,12 +214,12 @@ def _class_names(path: Path, schema: pa.Schema, label_column: str) -> tuple[str,
 def _images(shard: _Shard) -> Iterator[Encoded]:
     """Yield the encoded images of a file, with no more than some MiB of them in memory at once."""
     row = 0
-    with _damage_of(shard.path), _opened(shard.path, shard.image_column) as file:
+    # an image that is repeated is stored once, and read once rather than for every row
+    with _damage_of(shard.path), pq.ParquetFile(shard.path, read_dictionary=[shard.images]) as file:
         for group in range(file.num_row_groups):
-            num_rows = file.metadata.row_group(group).num_rows
-            bytes_per_row = _chunk_bytes(file, group, shard.image_column) // max(1, num_rows)
+            bytes_per_row = _chunk_bytes(file, group, shard.images) // max(1, file.metadata.row_group(group).num_rows)
             rows = max(1, min(_ROWS_PER_READ, _BYTES_PER_READ // max(1, bytes_per_row)))
-            for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=[shard.image_column]):
+            for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=[shard.images]):
                 column = batch.column(0)
                 for value in column.field("bytes") if pa.types.is_struct(column.type) else column:
                     yield Encoded(f"{shard.path.name} row {row}", value.as_py())
