@@ -6,8 +6,8 @@
 
 Input number i of a reader and a seed is always the same. The readers, with their valid files and the ways to damage
 them, are in `fuzzing/`. Inputs are read one after another in a worker process under a watchdog: an alarm after 55 s
-tells where the reader was; later the worker is killed and replaced. What fails is kept in a folder with the command that
-reproduces it.
+tells where the reader was; later the worker is killed and replaced. What fails is kept in a folder, with the command
+that reproduces it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main_of_worker(table: Path) -> NoReturn:
     answers = os.fdopen(os.dup(1), "w")
     readers = load_table(table)
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryFile() as noise, tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryFile() as noise, tempfile.TemporaryDirectory(dir=_fast_folder()) as scratch:
         for stream in (1, 2):
             os.dup2(noise.fileno(), stream)
         signal.signal(signal.SIGALRM, _alarm)
@@ -90,6 +90,11 @@ def main_of_worker(table: Path) -> NoReturn:
             print(json.dumps(vars(outcome)), file=answers, flush=True)
             readers[name].remove(folder)
     sys.exit()
+
+
+def _fast_folder() -> str | None:
+    """A folder in memory, if the system has one: an input can have hundreds of folders."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def _alarm(*_: object) -> NoReturn:

@@ -42,10 +42,13 @@ def _image_seeds() -> list[Files]:
     saved: list[tuple[Image.Image, str, dict[str, Any]]] = [
         *((image, "PNG", {}) for image in (color, gray, clear, deep, palette, bits)),
         (color, "PNG", {"exif": exif}), (palette, "PNG", {"transparency": 3}), (clear, "PNG", frames),
-        (color, "JPEG", {}), (gray, "JPEG", {"exif": exif}), (color, "JPEG", {"progressive": True, "comment": b"hello"}),
-        (cmyk, "JPEG", {}), (color, "WEBP", {}), (clear, "WEBP", {"lossless": True, "exif": exif}), (clear, "WEBP", frames),
+        (color, "JPEG", {}), (gray, "JPEG", {"exif": exif}),
+        (color, "JPEG", {"progressive": True, "comment": b"hello"}),
+        (cmyk, "JPEG", {}), (color, "WEBP", {}), (clear, "WEBP", {"lossless": True, "exif": exif}),
+        (clear, "WEBP", frames),
         *((image, "BMP", {}) for image in (color, gray, palette, bits, clear)),
-        (palette, "GIF", {}), (color, "GIF", {**frames, "comment": b"hello" * 99}), (palette, "GIF", {"transparency": 3}),
+        (palette, "GIF", {}), (color, "GIF", {**frames, "comment": b"hello" * 99}),
+        (palette, "GIF", {"transparency": 3}),
         *((image, "TIFF", {"tiffinfo": tags}) for image in (color, deep, palette, cmyk, bits)),
         *((color, "TIFF", {"compression": kind}) for kind in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")),
         (bits, "TIFF", {"compression": "group4"}), (clear, "TIFF", frames), (color, "TIFF", {"big_tiff": True}),
@@ -145,13 +148,15 @@ def _damage_parquet(random: Random, files: Files, other: Files) -> Files:
     num = random.choice((0, 1, 5, 12))
     raw: Any = [random.choice((*ENCODED, ENCODED[0], b"", None, b"x", ENCODED[0][:-30])) for _ in range(num)]
     numbers: Any = [random.choice((0, 0, 0, 1, 1, 2, -1, 2**62, None)) for _ in range(num)]
-    image_columns = (_structs(raw), pa.array(raw, pa.large_binary()), pa.array(["a"] * num), pa.nulls(num), pa.array([[]] * num),
+    image_columns = (_structs(raw), pa.array(raw, pa.large_binary()), pa.array(["a"] * num), pa.nulls(num),
+                     pa.array([[]] * num),
                      pa.array([[image] for image in raw], pa.list_(pa.binary())), pa.array([None] * num, STRUCT),
                      pa.array([{"path": "a"}] * num, pa.struct([("path", pa.string())])))  # fmt: skip
     label_columns = (
         pa.array(numbers, pa.int64()), pa.array([2**64 - 1] * num, pa.uint64()), pa.array([float("nan")] * num),
         pa.array([True] * num), pa.array(["a"] * num), pa.nulls(num), pa.array([[0]] * num), pa.array([b"0"] * num),
-        pa.array([0] * num, pa.timestamp("s")), pa.array(["a"] * num).dictionary_encode(), pa.array([0, 1] * (num // 2) + [0] * (num % 2)),
+        pa.array([0] * num, pa.timestamp("s")), pa.array(["a"] * num).dictionary_encode(),
+        pa.array([0, 1] * (num // 2) + [0] * (num % 2)),
     )  # fmt: skip
     names = random.choice(
         (
@@ -196,7 +201,7 @@ _COMPONENTS = (
     ".git",
     "train",
     "test",
-    "a" * 255,
+    "a" * 250,
     "-rf",
     "@eaDir",
     "__MACOSX",

@@ -65,7 +65,8 @@ def _run() -> Files:
         {"epoch": n, "step": 11 * n, "lr": 0.1, "image_scale": 1.0, "train_s": 0.2 * n, **losses} for n in (1, 2, 3)
     ]
     result = {
-        "network": "WRN-10-1", "dataset": "digits", "recipe": "paper", "params": 77562, "epochs": 3, "test_error_pct": 80.5,
+        "network": "WRN-10-1", "dataset": "digits", "recipe": "paper", "params": 77562, "epochs": 3,
+        "test_error_pct": 80.5,
         "test_loss": 2.2, "num_test_images": 360, "seconds": 0.9, "train_s": 0.6, "images_per_s": 8688.5,
         "peak_memory_mib": 861.6, "seed": 0, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
@@ -108,8 +109,10 @@ def _damage_run(random: Random, files: Files, other: Files) -> Files:
 
 # Names of networks.
 
-_PIECES = ("WRN", "wrn", "ResNet", "PreActResNet", "ResNeXt", "wide_resnet", "-", "_", " ", "28", "10", "1", "0", "9994", "3994",
-           "100", "1000", "2.5", "1e9", "-B(3,1,3)", "B313", "-l3", "-bottleneck", "(7,7,7,7,7,7,7,7)", "x4d", "32", "²", "٣",
+_PIECES = ("WRN", "wrn", "ResNet", "PreActResNet", "ResNeXt", "wide_resnet", "-", "_", " ", "28", "10", "1", "0",
+           "9994", "3994",
+           "100", "1000", "2.5", "1e9", "-B(3,1,3)", "B313", "-l3", "-bottleneck", "(7,7,7,7,7,7,7,7)", "x4d", "32",
+           "²", "٣",
            "\x00", "\ud800", "\n", "'", "9" * 5000, ".", "1/3", "k", "d", "n")  # fmt: skip
 
 

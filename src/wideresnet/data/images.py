@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import io
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -56,6 +57,9 @@ _UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
+_NO_HANDLER = logging.NullHandler()
+
+
 class UnreadableError(ValueError):
     """An image cannot be used; the message gives the reason without the image's name."""
 
@@ -91,10 +95,11 @@ def decode(source: bytes | Path, channels: int = 3) -> tuple[np.ndarray, frozens
 
 @contextmanager
 def silent_pillow() -> Iterator[None]:
-    """Suppress Pillow's warnings (large image, odd metadata) and libtiff's lines on stderr: what matters is in errors.
+    """Suppress what Pillow warns of and logs (large image, odd metadata), and what libtiff writes to stderr.
 
     Enter it in the main thread, around the threads that decode, because Python's warning filters are not per thread.
     """
+    logging.getLogger("PIL").addHandler(_NO_HANDLER)  # else Python writes errors that are logged to stderr
     setters = _libtiff_setters()
     before = [set_handler(None) for set_handler in setters]
     try:

@@ -88,7 +88,8 @@ def create(
     kind = PreActNet if parsed.preactivation else PostActNet
     survival = _survival(sum(parsed.num_blocks), chosen.stochastic_depth)
     network = kind(parsed, num_classes, in_channels, style, survival)
-    _initialize(network, chosen.init, chosen.bn_scale)
+    if not network.fc.weight.is_meta:  # shapes alone have no values, and drawing none would import half of PyTorch
+        _initialize(network, chosen.init, chosen.bn_scale)
     network.options = {"family": parsed.family, "in_channels": in_channels, **chosen.to_json()}
     return network
 
