@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -338,7 +339,8 @@ def test_class_names_are_text_wherever_they_come_from(
     for index in range(6):
         os.link(renamed / f"zebra/{index}.png", os.fsencode(renamed) + b"/" + name + b"/%d.png" % index)
     text = os.fsdecode(name)
-    np.savez(tmp_path / "a.npz", class_names=np.array([text, "zebra"]), **small_arrays())
+    arrays: dict[str, Any] = small_arrays() | {"class_names": np.array([text, "zebra"])}
+    np.savez(tmp_path / "a.npz", **arrays)
     parquet_file(tmp_path / "d/train.parquet", [0, 1] * 5, class_names=[text, "zebra"])
     for source in (renamed, tmp_path / "a.npz", tmp_path / "d"):
         dataset = load_dataset(source)

@@ -208,7 +208,7 @@ _COMPONENTS = (
 )
 
 
-def _damage_folder(random: Random, files: Files, _: Files) -> Files:
+def _damage_folder(random: Random, files: Files, _other: Files) -> Files:
     for _ in range(random.choice((1, 1, 2, 4, 8))):
         path = random.choice(list(files))
         parts = path.split("/")

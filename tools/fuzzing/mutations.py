@@ -40,25 +40,25 @@ def _place(random: Random, data: bytearray) -> int:
     return len(data) - offset if where == "end" else offset
 
 
-def _flip(random: Random, data: bytearray, _: bytes) -> None:
+def _flip(random: Random, data: bytearray, _other: bytes) -> None:
     for _ in range(random.choice((1, 1, 2, 8))):
         if data:
             data[min(_place(random, data), len(data) - 1)] ^= 1 << random.randrange(8)
 
 
-def _cut(random: Random, data: bytearray, _: bytes) -> None:
+def _cut(random: Random, data: bytearray, _other: bytes) -> None:
     start = _place(random, data)
     end = random.choice((len(data), start + random.randrange(1, 100), start + 1))
     del data[start:end]
 
 
-def _overwrite(random: Random, data: bytearray, _: bytes) -> None:
+def _overwrite(random: Random, data: bytearray, _other: bytes) -> None:
     start, length = _place(random, data), random.choice((1, 2, 4, 8, 64, 1000))
     length = min(length, len(data) - start)
     data[start : start + length] = random.choice((bytes(length), b"\xff" * length, random.randbytes(length)))
 
 
-def _number(random: Random, data: bytearray, _: bytes) -> None:
+def _number(random: Random, data: bytearray, _other: bytes) -> None:
     """Put an extreme integer over one, two, four or eight bytes."""
     size, order = random.choice((1, 2, 4, 8)), random.choice(("little", "big"))
     start = min(_place(random, data), max(0, len(data) - size))
@@ -73,13 +73,13 @@ def _splice(random: Random, data: bytearray, other: bytes) -> None:
     data[start : start + random.choice((0, len(piece)))] = piece
 
 
-def _repeat(random: Random, data: bytearray, _: bytes) -> None:
+def _repeat(random: Random, data: bytearray, _other: bytes) -> None:
     start = _place(random, data)
     piece = bytes(data[start : start + random.choice((1, 4, 12, 64, 1000))])
     data[start:start] = piece * random.choice((1, 2, 100, 10_000 if len(piece) < 100 else 10))
 
 
-def _insert(random: Random, data: bytearray, _: bytes) -> None:
+def _insert(random: Random, data: bytearray, _other: bytes) -> None:
     start = _place(random, data)
     data[start:start] = random.choice((b"\x00", b"\n", b"#", b"\xff\xda", b"\x80", random.randbytes(9)))
 

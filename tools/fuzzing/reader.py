@@ -71,7 +71,7 @@ def write_files(folder: Path, files: Files) -> None:
 def damage_one(damage: Callable[[Random, bytes], bytes], *names: str) -> Callable[[Random, Files, Files], Files]:
     """Return a function that damages one of the named files in the given way."""
 
-    def change(random: Random, files: Files, _: Files) -> Files:
+    def change(random: Random, files: Files, _other: Files) -> Files:
         name = random.choice(names or tuple(files))
         content = files[name]
         assert isinstance(content, bytes)

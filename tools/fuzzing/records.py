@@ -116,7 +116,7 @@ _PIECES = ("WRN", "wrn", "ResNet", "PreActResNet", "ResNeXt", "wide_resnet", "-"
            "\x00", "\ud800", "\n", "'", "9" * 5000, ".", "1/3", "k", "d", "n")  # fmt: skip
 
 
-def _damage_name(random: Random, files: Files, _: Files) -> Files:
+def _damage_name(random: Random, files: Files, _other: Files) -> Files:
     content = files["name"]
     assert isinstance(content, bytes)
     if random.random() < 0.4:

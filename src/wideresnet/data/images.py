@@ -172,9 +172,9 @@ def decode_quietly(source: bytes | Path, channels: int) -> tuple[np.ndarray, fro
             orientation = image.getexif().get(_EXIF_ORIENTATION)
             gray = _is_gray(image)
             pixels = _to_array(image, channels, conversions)
-            if orientation in _UPRIGHT:
+            if turn := _UPRIGHT.get(orientation or 1):
                 conversions.add("EXIF rotation")
-                pixels = np.ascontiguousarray(_UPRIGHT[orientation](pixels))
+                pixels = np.ascontiguousarray(turn(pixels))
     if channels == 3 and gray:
         conversions.add("grayscale")
     elif channels == 1 and not gray:
