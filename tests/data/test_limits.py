@@ -296,7 +296,7 @@ def test_links_that_fork_and_join_are_walked_once(class_folders: Write) -> None:
     dataset = load_dataset(folder)
     assert np.bincount(dataset.train.labels).tolist() == [3, 3]
     assert dataset.notes == (
-        "not read: 1 hidden folder with images: .23",
+        "not read: 2 hidden folders with images: .22, .23",
         "did not follow 23 links to folders that are read already",
     )
 
