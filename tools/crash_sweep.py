@@ -10,6 +10,7 @@ abandoned, and nothing that runs afterward changes a file anymore. Runs of two p
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import platform
 import shutil
@@ -34,7 +35,8 @@ from wideresnet.report import pages
 from wideresnet.spec.files import write_atomic, write_json
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder, SeedsFolder
-from wideresnet.training import fit
+from wideresnet.training import Job, Plan, fit
+from wideresnet.training.preflight.plan import make_plan
 
 OPERATIONS = ("write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir")
 """Functions of `os` that change what is on the disk, or make sure that it is there."""
@@ -169,13 +171,37 @@ def make_data(folder: Path) -> Path:
 
 def make_recipe(data: Path, **values: Any) -> Recipe:
     """Return two epochs of two steps."""
-    defaults = {"epochs": 2, "batch_size": 16, "crop_padding": 1, "device": "cpu", "kernels": "pytorch"}
+    defaults = {
+        "epochs": 2,
+        "batch_size": 16,
+        "crop_padding": 1,
+        "device": "cpu",
+        "precision": "fp32",
+        "kernels": "pytorch",
+    }
     return Recipe.flat(network="WRN-10-1", data=str(data), **{**defaults, "lr_drop_epochs": (2,), **values})
+
+
+@functools.cache
+def plan_once(network: str) -> Any:
+    """Return a stand-in for `make_plan` that plans a network's first run: planning takes longer than training here."""
+    known: list[Plan] = []
+
+    def plan(job: Job, *, resumed: bool = False) -> Plan:
+        if not known:
+            known.append(make_plan(job, resumed=resumed))
+        return known[0]
+
+    del network
+    return plan
 
 
 def train(case: Case, recipe: Recipe, out: Path) -> None:
     """Begin, or continue what a kill has left, as the messages of the package say."""
-    with mock.patch.object(pages, "write_report", short_page):
+    with (
+        mock.patch.object(pages, "write_report", short_page),
+        mock.patch("wideresnet.training.fit.make_plan", plan_once(recipe.network)),
+    ):
         if case.seeds > 1:
             resume = SeedsFolder(out).is_begun()
             with mock.patch("wideresnet.experiments.seeds.write_comparison", lambda _, page: short_page(page)):

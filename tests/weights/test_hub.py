@@ -137,7 +137,9 @@ def test_the_config_is_plain_and_says_what_the_weights_are(folder: Path) -> None
 
 
 def test_a_path_without_weights_is_named(tmp_path: Path) -> None:
-    assert refusal(UsageError, tmp_path).startswith(f"{tmp_path}: no {MODEL} there; use the folder of a run, or of weights")
+    assert refusal(UsageError, tmp_path).startswith(
+        f"{tmp_path}: no {MODEL} there; use the folder of a run, or of weights"
+    )
     assert "nowhere: no model.safetensors there" in refusal(UsageError, tmp_path / "nowhere")
 
 
@@ -263,8 +265,8 @@ def test_a_hostile_config_is_refused_in_one_line(
 
 
 def test_a_config_that_claims_a_network_larger_than_memory_takes_none(folder: Path, edit: Callable[..., None]) -> None:
-    edit(network="WRN-10-10000")  # 450 GB of weights
-    assert "not the weights of WRN-10-10000" in refusal(DataError, folder)
+    edit(network="WRN-16-1000")  # 680 GB of weights
+    assert "not the weights of WRN-16-1000" in refusal(DataError, folder)
 
 
 def test_preprocessing_of_other_images_is_refused(folder: Path, edit: Callable[..., None]) -> None:

@@ -196,7 +196,7 @@ class RunFolder:
 
     def has_leftovers(self) -> bool:
         """Tell whether a finished run has something that a kill kept it from removing."""
-        places = (self.checkpoint, self.replaced, self._moving)
+        places = (self.checkpoint, self.replaced, self._moving, self.path / LOCK)
         return any(place.exists() for place in places) or any(map(is_part, self.path.iterdir()))
 
     def remove_leftovers(self) -> None:
