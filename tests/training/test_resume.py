@@ -218,18 +218,18 @@ def test_damaged_records_are_restored_from_the_checkpoint_and_that_is_logged(
     whole: Whole, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe, uncut = whole(ema_decay=0.0)
-    stop(recipe, tmp_path / "whole", 10)
+    stop(recipe, tmp_path / "stopped", 10)
     damages: list[Callable[[bytes], bytes | None]] = [
         lambda lines: lines.split(b"\n", 1)[1],  # as after a power cut, without fsync
         lambda lines: lines.replace(b"epoch", b"epic", 1),
         lambda lines: lines + b'{"epoch": 3, "st',
-        lambda lines: b"\xff" * 10,
+        lambda _: b"\xff" * 10,
         lambda _: b"",
         lambda _: None,
     ]
     for place, damage in enumerate(damages):
         cut = RunFolder(tmp_path / str(place))
-        shutil.copytree(tmp_path / "whole", cut.path)
+        shutil.copytree(tmp_path / "stopped", cut.path)
         lines = damage(cut.metrics.read_bytes())
         cut.metrics.unlink()
         if lines is not None:
@@ -294,15 +294,16 @@ def test_a_finished_run_on_a_disk_that_cannot_be_written_has_finished(
     recipe, uncut = whole(ema_decay=0.0)
     run = RunFolder(Path(shutil.copytree(uncut, tmp_path / "run")))
 
-    def refuse(path: Any, flags: int, *_: Any, **__: Any) -> int:
+    def refuse(path: Any, *_: Any, **__: Any) -> int:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refuse)
-        assert fit(recipe, run.path, resume=True) == run.read_result()
-        assert caplog.records == []
-        (run.path / ".report.html.1.part").touch()
-        assert fit(recipe, run.path, resume=True) == run.read_result()
+    for is_tidy in (True, False):
+        if not is_tidy:
+            (run.path / ".report.html.1.part").touch()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", refuse)
+            assert fit(recipe, run.path, resume=True) == run.read_result()
+        assert len(caplog.records) == (not is_tidy)
     (record,) = caplog.records
     assert "the run has finished; its folder could not be tidied up: [Errno 30]" in record.getMessage()
 
