@@ -57,7 +57,7 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
     folder = read.folder
     curves, pictures = folder.curves, None
     write_atomic(curves, to_png(draw_curves(read.curve)))
-    body = _headline(read)
+    body = [*_headline(read), *(html.paragraph(note, "note") for note in read.notes)]
     predictions, dataset, problem = read_predictions(read, dataset)
     if problem:
         body.append(html.paragraph(problem, "note"))
