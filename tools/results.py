@@ -90,10 +90,8 @@ def summary(records: list[Record], prefix: str = "") -> str:
         rows.append(f"| {' | '.join(map(str, cells))} |")
     num_machines = len({hardware_text(record.env) for record in records})
     if num_machines > 1:
-        rows.append(
-            f"\nThe rows come from {num_machines} kinds of machines, see the last column: compare speeds and times only "
-            "within one."
-        )
+        kinds = f"{num_machines} kinds of machines, see the last column"
+        rows.append(f"\nThe rows come from {kinds}: speeds and times compare only within one.")
     return "\n".join(rows)
 
 

@@ -175,7 +175,7 @@ def test_the_headline_has_network_data_cost_and_machine(run: Path) -> None:
     result = RunFolder(run).read_result()
     for wanted in (
         "WRN-10-1 on pets & <b>",
-        "recipe quick, epochs 2, eval_every 1, device cpu; seed 0",
+        "recipe quick, epochs 2, eval_every 1, device cpu, precision fp32; seed 0",
         f"{result['params']:,}",
         f"{result['images_per_s']:,.0f} images/s",
         "cpu: ",
@@ -285,15 +285,16 @@ def test_a_folder_whose_name_is_not_unicode_gets_its_page_and_its_comparison(run
     assert address == "report.html"
 
 
-def test_a_field_that_the_machine_usually_decides_is_marked_if_it_was_given_by_hand(run: Path) -> None:
-    env = json.loads((run / "env.json").read_text())
-    change(run / "env.json", asked=["precision"])
-    page = Page(write_report(run).page)
-    fields = {row[0]: row[1:3] for row in page.rows if len(row) == 4 and row[0]}
-    assert fields["precision"] == ["fp32", "recipe: auto"]
-    assert "precision fp32" in page.texts[page.texts.index("WRN-10-1 on pets & <b>") + 1]
-    assert "asked" not in page.texts
-    assert env["device"] == "cpu"
+def test_what_the_machine_decided_is_marked_only_if_it_was_asked_for(run: Path) -> None:
+    def marked() -> list[str] | None:
+        page = Page(write_report(run).page)
+        return {row[0]: row[1:3] for row in page.rows if len(row) == 4}.get("precision")
+
+    assert marked() == ["fp32", "recipe: auto"]  # the run was started with precision="fp32"
+    change(run / "env.json", asked=[])
+    assert marked() == ["fp32", ""]
+    change(run / "env.json", asked=7)  # damaged
+    assert marked() == ["fp32", ""]
 
 
 def contrast(one: str, other: str) -> float:
@@ -351,7 +352,7 @@ def test_only_fields_that_differ_from_the_recipe_are_marked(run: Path) -> None:
     fields = {row[0]: row[1:3] for row in page.rows if len(row) == 4 and row[0]}
     assert set(fields) >= RunFolder(run).read_recipe().values().keys()
     marked = {name for name, (_, was) in fields.items() if was}
-    assert marked == {"epochs", "eval_every", "device"}
+    assert marked == {"epochs", "eval_every", "device", "precision"}
     assert fields["epochs"] == ["2", "recipe: 200"]
 
 

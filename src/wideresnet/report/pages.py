@@ -150,8 +150,8 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
 
 
 def _changes(run: Run, dataset: Dataset | None = None) -> dict[str, tuple[Any, Any]] | None:
-    num_train = len(dataset.train) if dataset else None
-    return find_changes(run.recipe, run.data_name, num_train=num_train, asked=run.env.get("asked", ()))
+    num_train, asked = len(dataset.train) if dataset else None, run.env.get("asked")
+    return find_changes(run.recipe, run.data_name, num_train=num_train, asked=asked if isinstance(asked, list) else ())
 
 
 def _headline(run: Run, changes: dict[str, Any] | None, predictions: Predictions | None) -> list[str]:
