@@ -74,8 +74,8 @@ def details(records: list[dict[str, Any]]) -> str:
         "training step is the loss, backward pass and update for a batch that is already in memory. FLOP are 2 x the "
         "multiply-accumulates of direct convolution, three times as many for training; the matrix product is timed in "
         "the same rounds. Other implementations run eagerly in fp32, NCHW, as their users run them; with `+careful`, "
-        "in channels_last and our precision; `plain` is our own network run in the same way. tools/peers.py says how to "
-        "get the code behind `tools.peers:authors` and `tools.peers:xternalz`.",
+        "in channels_last and our precision; `plain` is our own network run in the same way. tools/peers.py says how "
+        "to get the code behind `tools.peers:authors` and `tools.peers:xternalz`.",
     ]
     for record in records:
         folder = record["folder"]
