@@ -22,7 +22,8 @@ LONG = ("path/to/images", "cifar10", "bench ", "my-recipe.json", "runs/my-run")
 
 def blocks(path: Path, language: str) -> list[str]:
     """The fenced blocks of a document in a language; "" for those without one."""
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    return [text for found, text in fenced if found == language]
 
 
 def commands(path: Path) -> list[list[str]]:

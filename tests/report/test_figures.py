@@ -99,7 +99,8 @@ def test_a_stepped_lr_holds_from_the_first_step_and_drops_after_the_epoch_before
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_errors_that_span_much_get_a_logarithmic_axis_with_room_on_both_sides(scale: float) -> None:
-    curve = dataclasses.replace(CURVE, train_error_pct=[80 * scale, 40 * scale, 4 * scale, 0.0])
+    train, test = [80 * scale, 40 * scale, 4 * scale, 0.0], [35 * scale, 15 * scale]
+    curve = dataclasses.replace(CURVE, train_error_pct=train, error_pct=test)
     error = draw_curves(curve).axes[0]
     low, high = error.get_ylim()
     assert error.get_yscale() == "log"

@@ -25,7 +25,7 @@ from wideresnet.report.text import printable
 MARKED_EPOCHS = 30
 """Up to this number of evaluations, each one gets a dot; more dots would run together. This package's choice."""
 
-WIDTH_IN, NARROW_WIDTH_IN = 8.0, 4.2
+WIDTH_IN, NARROW_WIDTH_IN = 8.0, 4.0
 """Widths of a figure on a page and on a telephone's page, inches: scaled to 360 px, the smallest text of the narrow one
 is 9 px high. This package's choice."""
 

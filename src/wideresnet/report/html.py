@@ -58,7 +58,7 @@ th { font-weight: 600; }
 tbody th { font-weight: 400; }
 tr > th:first-child { position: sticky; left: 0; background: var(--bg); }
 table.plain { white-space: nowrap; }
-table.plain th:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; max-width: 12rem; }
+table.plain th:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; max-width: 12rem; }
 table.plain .wrapped { white-space: normal; min-width: 12rem; }
 td.number, th.number { text-align: right; }
 tr.group th { padding-top: 1.1rem; color: var(--muted); font-size: .82rem; }
@@ -72,7 +72,7 @@ table.matrix tbody th { max-width: 9rem; overflow-wrap: anywhere; }
 table.matrix td { min-width: 2.6rem; text-align: center; }
 table.matrix thead th { vertical-align: bottom; text-align: center; }
 table.matrix thead th.long span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 9rem; }
-table.matrix .none { color: var(--muted); }
+table.matrix .none { color: var(--muted); font-size: .75em; vertical-align: middle; }
 .bars { columns: 19rem; column-gap: 2.5rem; margin: 0; padding: 0; list-style: none; font-size: .9rem; }
 .bars li { display: grid; grid-template-columns: 7.5rem 1fr 6.5rem; gap: .6rem; align-items: center;
   break-inside: avoid; padding: .12rem 0; }

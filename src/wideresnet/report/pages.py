@@ -374,6 +374,7 @@ def _runs_table(runs: Sequence[Run], page: Path) -> str:
         rows.append(
             (
                 html.Link(label, html.relative_address(page, own)) if own.is_file() else label,
+                f"{result['test_error_pct']:.2f}" if result else "-",
                 run.recipe.network,
                 run.data_name,
                 recipe_text(run.recipe, _changes(run)),
@@ -381,11 +382,10 @@ def _runs_table(runs: Sequence[Run], page: Path) -> str:
                 run.recipe.seed,
                 f"{result['params']:,}" if result else "-",
                 run.progress,
-                f"{result['test_error_pct']:.2f}" if result else "-",
                 f"{result['images_per_s']:,.0f}" if result else "-",
                 run.processor,
             )
         )
-    header = ("run", "network", "data", "recipe", "where they differ", "seed", "parameters", "epochs")
-    header += ("error, %", "images/s", "device")
-    return html.table("runs", header, rows, numbers=(5, 6, 7, 8, 9), wrapped=(3, 4))
+    header = ("run", "error, %", "network", "data", "recipe", "where they differ", "seed", "parameters", "epochs")
+    header += ("images/s", "device")
+    return html.table("runs", header, rows, numbers=(1, 6, 7, 8, 9), wrapped=(4, 5))
