@@ -130,7 +130,7 @@ def test_the_text_of_a_figure_is_nine_pixels_high_on_the_page_that_it_is_for(nar
     ]
     for figure in figures:
         px_per_point = (360 if narrow else 648) / (72 * figure.get_figwidth())
-        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]  # type: ignore[union-attr]
+        sizes = [float(text.get_fontsize()) for text in figure.findobj(Text) if text.get_text()]  # type: ignore[union-attr]
         assert min(sizes) * px_per_point >= 9
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,6 +21,7 @@ from wideresnet.machine.description import describe
 from wideresnet.machine.device import make_deterministic, pick_device
 from wideresnet.machine.threads import limit_threads
 from wideresnet.networks.blocks import draw_depth_from
+from wideresnet.report.text import shell_command
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import asked_of_machine
 from wideresnet.spec.record import RunFolder, read_json, remove_parts, write_json
@@ -34,6 +36,8 @@ from wideresnet.training.preflight.trial import StepShape
 from wideresnet.training.resolve import check_processes, resolve_network, resumed_recipe
 from wideresnet.training.schedules import make_schedule, shared_batch
 from wideresnet.training.setup import Job, build_feed, build_network, check_smallest_part, notes_on
+
+log = logging.getLogger(__name__)
 
 Announce = Callable[[Job, Plan], None]
 
@@ -99,9 +103,7 @@ def fit(
                     _open_folder(folder, job, plan, resume=resume, overwrite=overwrite, command=command, asked=asked)
                 result = Run(job, plan, folder, checkpoint_every_s, watch).train(resume)
             if world.is_first:
-                from wideresnet.report.pages import write_report  # drawing libraries: not needed before this
-
-                write_report(folder.path, dataset)
+                _write_report(folder, dataset)
             return result
         except KeyboardInterrupt:  # a second Ctrl-C, or one outside the steps
             if not folder.is_run():
@@ -177,6 +179,20 @@ def prepare(
 
         # plan: steps, time and memory
         return job, make_plan(job, resumed=resumed)
+
+
+def _write_report(folder: RunFolder, dataset: Dataset | None) -> None:
+    """Draw the run's page. The result is on the disk already, so whatever fails here costs the page alone."""
+    try:
+        from wideresnet.report.pages import write_report  # drawing libraries: not needed before this
+
+        write_report(folder.path, dataset)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        log.warning(
+            f"the run has finished, but its page could not be drawn ({reason}); "
+            f"draw it with: {shell_command(['wrn', 'report', str(folder.path)])}"
+        )
 
 
 def _resume(folder: RunFolder, asked: Recipe, world: World) -> tuple[Recipe, tuple[str, ...]]:
