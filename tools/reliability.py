@@ -3,9 +3,10 @@
 python tools/reliability.py           write them
 python tools/reliability.py --check   exit 1 if they are not what the records say
 
-`sweep.json` is the crash sweep: `configurations`, each with `name`, `points` (file operations at which the process was
-ended) and `identical` (resumes that ended with the same bits). Every other file is the fuzzing of one reader by
-tools/fuzz.py: `reader`, `inputs`, `seconds`, `outcomes` (outcome -> number of inputs), `max_memory_mib`, `slowest_s`.
+`sweep.json` is what tools/crash_sweep.py writes: `cases`, each with `case` (its name), `points` (its file operations, None
+if they are not counted), `tried` (of these, how many a run was killed at) and `identical`. Every other file is what
+tools/fuzz.py writes: `readers`, each with `reader`, `inputs`, `seconds`, `outcomes` (outcome -> number of inputs),
+`highest` and `slowest` (the inputs that took the most memory and time) and `failures`.
 """
 
 from __future__ import annotations
@@ -20,33 +21,40 @@ from wideresnet.base.format import human_seconds
 
 SWEEP_BEGIN, SWEEP_END = "<!-- sweep: made by tools/reliability.py -->", "<!-- end of sweep -->"
 FUZZ_BEGIN, FUZZ_END = "<!-- fuzz: made by tools/reliability.py -->", "<!-- end of fuzz -->"
-READERS = ("images", "npz", "parquet", "folders", "weights", "checkpoint", "predictions", "recipe", "metrics", "result")
-"""What reads files of unknown origin, or files that a kill or a disk may have damaged."""
+READERS = (
+    "images", "npz", "parquet", "folders", "weights", "config", "recipe", "metrics", "result", "predictions", "names",
+    "report",
+)  # fmt: skip
+"""The readers of tools/fuzz.py; those without a record are named."""
 
 
 def read_records(root: Path = ROOT) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """Read the crash sweep, None if it is missing, and the fuzzing of each reader, in the order of their names."""
+    """Read the crash sweep, None if it is missing, and the fuzzing of each reader, in the order of `READERS`."""
     records = {path.name: json.loads(path.read_text()) for path in (root / "results" / "reliability").glob("*.json")}
     sweep = records.pop("sweep.json", None)
-    return sweep, sorted(records.values(), key=lambda record: record["reader"])
+    order = {name: place for place, name in enumerate(READERS)}
+    fuzzed = [reader for record in records.values() for reader in record["readers"]]
+    return sweep, sorted(fuzzed, key=lambda reader: order.get(reader["reader"], len(order)))
 
 
 def sweep_table(sweep: dict[str, Any] | None) -> str:
-    """Write a row per configuration of the crash sweep, and their sum."""
+    """Write a row per case of the crash sweep, and their sum."""
     if sweep is None:
-        return "The record of the sweep is missing."
-    rows = ["| configuration | ended at | resumed with the same bits |", "|---|---|---|"]
-    runs = sweep["configurations"]
-    for run in [*runs, {"name": "all", **{key: sum(run[key] for run in runs) for key in ("points", "identical")}}]:
-        rows.append(_row(run["name"], f"{run['points']:,} points", f"{run['identical']:,} of {run['points']:,}"))
+        return "The record is missing: `python tools/crash_sweep.py --record results/reliability/sweep.json` writes it."
+    rows = ["| run | file operations | killed at | the same files after resuming |", "|---|---|---|---|"]
+    for case in sweep["cases"]:
+        points = "not counted" if case["points"] is None else f"{case['points']:,}"
+        rows.append(_row(case["case"], points, f"{case['tried']:,}", f"{case['identical']:,} of {case['tried']:,}"))
+    tried, identical = (sum(case[key] for case in sweep["cases"]) for key in ("tried", "identical"))
+    rows.append(_row("all", "", f"{tried:,}", f"{identical:,} of {tried:,}"))
     return "\n".join(rows)
 
 
 def fuzz_table(records: list[dict[str, Any]]) -> str:
     """Write a row per reader that was fuzzed; readers without a record are named."""
     rows = [
-        "| reader | damaged inputs | outcomes | time | highest memory | slowest input |",
-        "|---|---|---|---|---|---|",
+        "| reader | inputs | outcomes | failures | time | most memory | slowest input |",
+        "|---|---|---|---|---|---|---|",
     ]
     for record in records:
         outcomes = sorted(record["outcomes"].items(), key=lambda item: -item[1])
@@ -54,16 +62,18 @@ def fuzz_table(records: list[dict[str, Any]]) -> str:
             _row(
                 record["reader"],
                 f"{record['inputs']:,}",
-                ", ".join(f"{name} {count:,}" for name, count in outcomes),
+                ", ".join(f"{count:,} {name}" for name, count in outcomes),
+                len(record["failures"]),
                 human_seconds(record["seconds"]),
-                f"{record['max_memory_mib']:,.0f} MiB",
-                f"{record['slowest_s']:.2g} s",
+                f"{record['highest']['peak_mib']:,.0f} MiB",
+                f"{record['slowest']['seconds']:.1f} s",
             )
         )
+    parts = ["\n".join(rows)] if records else []
     measured = {record["reader"] for record in records}
     if missing := [name for name in READERS if name not in measured]:
-        rows.append(f"\nWithout a record: {', '.join(missing)}.")
-    return "\n".join(rows if records else rows[2:]).strip()
+        parts.append(f"Without a record, which `python tools/fuzz.py --record FILE` writes: {', '.join(missing)}.")
+    return "\n\n".join(parts)
 
 
 def _row(*cells: object) -> str:
