@@ -3,9 +3,9 @@
 python tools/reliability.py           write them
 python tools/reliability.py --check   exit 1 if they are not what the records say
 
-`sweep.json` is what tools/crash_sweep.py writes: `cases`, each with `case` (its name), `points` (its file operations, None
-if they are not counted), `tried` (of these, how many a run was killed at) and `identical`. Every other file is what
-tools/fuzz.py writes: `readers`, each with `reader`, `inputs`, `seconds`, `outcomes` (outcome -> number of inputs),
+`sweep.json` is what tools/crash_sweep.py writes: `cases`, each with `case` (its name), `points` (its file operations,
+None if they are not counted), `tried` (of these, how many a run was killed at) and `identical`. Every other file is
+what tools/fuzz.py writes: `readers`, each with `reader`, `inputs`, `seconds`, `outcomes` (outcome -> number of inputs),
 `highest` and `slowest` (the inputs that took the most memory and time) and `failures`.
 """
 

@@ -109,6 +109,11 @@ def test_errors_that_span_much_get_a_logarithmic_axis_with_room_on_both_sides(sc
     assert len([tick for tick in error.get_yticks() if low <= tick <= high]) >= 2
 
 
+def test_a_tiny_value_does_not_stretch_the_axis_over_all_others() -> None:
+    error = draw_curves(dataclasses.replace(CURVE, train_error_pct=[80.0, 40.0, 20.0, 5e-324])).axes[0]
+    assert error.get_ylim()[0] > 1e-5
+
+
 @pytest.mark.parametrize("errors", [[0.0] * 4, [50.0] * 4, [90.0, 88.0, 85.0, 60.0], [3.0, 0.0, 0.0, 0.0]])
 def test_errors_that_span_little_get_a_linear_axis_that_shows_all(errors: list[float]) -> None:
     curve = dataclasses.replace(CURVE, train_error_pct=errors, error_pct=errors[-2:])

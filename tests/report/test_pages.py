@@ -441,6 +441,15 @@ def test_a_damaged_file_is_named_in_one_line(run: Path, name: str, content: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["Infinity", "1e308", "NaN", "1" + 400 * "0"])
+@pytest.mark.parametrize("name", ["epoch", "lr", "train_error_pct", "test_loss"])
+def test_a_number_that_no_run_measured_is_damage(run: Path, name: str, value: str) -> None:
+    path = RunFolder(run).metrics
+    path.write_text(re.sub(rf'"{name}": [^,}}]+', f'"{name}": {value}', path.read_text(), count=1))
+    with pytest.raises(DataError, match=r"metrics\.jsonl"):
+        write_report(run)
+
+
 def test_a_comparison_overlays_runs_and_takes_medians_over_seeds(run: Path, trained: Path, tmp_path: Path) -> None:
     copies: dict[str, Path] = {}
     for seed, error in enumerate((10.0, 40.0, 20.0)):

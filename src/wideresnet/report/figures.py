@@ -29,8 +29,9 @@ WIDTH_IN, NARROW_WIDTH_IN = 8.0, 4.0
 """Widths of a figure on a page and on a telephone's page, inches: scaled to 360 px, the smallest text of the narrow one
 is 9 px high. This package's choice."""
 
-LOG_RANGE = 4.0
-"""From this ratio of the highest to the lowest value on, an axis is logarithmic. This package's choice."""
+LOG_RANGE, MAX_LOG_RANGE = 4.0, 1e6
+"""From this ratio of the highest to the lowest value on, an axis is logarithmic; it never spans more than the second.
+This package's choice."""
 
 # Source: Okabe & Ito 2008, "Color Universal Design", which color-blind readers can tell apart; without black and yellow
 SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -293,11 +294,13 @@ def _scale(axes: Axes, values: Iterable[float]) -> None:
     A value of 0 then lies below the axis. The legend names it, if it is the last one.
     """
     positive = [value for value in values if value > 0]
-    if not positive or max(positive) < LOG_RANGE * min(positive):
+    high = max(positive, default=0.0)
+    low = max(min(positive, default=0.0), high / MAX_LOG_RANGE)
+    if high < LOG_RANGE * low or not positive:
         return
-    ratio = max(positive) / min(positive)
+    ratio = high / low
     axes.set_yscale("log", nonpositive="clip")
-    axes.set_ylim(min(positive) / ratio**0.05, max(positive) * ratio**0.05)
+    axes.set_ylim(low / ratio**0.05, high * ratio**0.05)
     digits = (1, 2, 3, 5) if ratio < 30 else (1, 2, 5) if ratio < 1000 else (1,)
     axes.yaxis.set_major_locator(LogLocator(subs=digits, numticks=math.ceil(math.log10(ratio)) * 4 + 4))
     axes.yaxis.set_minor_locator(NullLocator())
