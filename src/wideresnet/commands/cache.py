@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-from wideresnet.commands.verbs import add_verb
+from wideresnet.commands.verbs import add_verb, show
 
 
 def add(verbs: Any) -> None:
@@ -23,15 +22,23 @@ def run(args: argparse.Namespace) -> None:
     from wideresnet.base.paths import data_root
     from wideresnet.data.cache import cache_contents, clear_cache, downloads_bytes
 
+    folder = str(data_root())
     if args.clear:
-        freed = clear_cache()
-        print(json.dumps({"freed_bytes": freed}) if args.json else f"{human_bytes(freed)} freed under {data_root()}")
+        show(
+            args,
+            {"freed_bytes": clear_cache()},
+            lambda done: f"{human_bytes(done['freed_bytes'])} freed under {folder}",
+        )
         return
-    contents, downloads = cache_contents(), downloads_bytes()
-    if args.json:
-        print(json.dumps({"folder": str(data_root()), "contents": contents, "downloads_bytes": downloads}))
-        return
-    print(f"{data_root()} (set WRN_DATA to move it)")
-    for name, num_bytes, what in contents:
-        print(f"  {human_bytes(num_bytes):>10}  {what}  ({name})")
-    print(f"  {human_bytes(downloads):>10}  downloads, which --clear leaves alone")
+    show(args, {"folder": folder, "contents": cache_contents(), "downloads_bytes": downloads_bytes()}, _render)
+
+
+def _render(document: dict[str, Any]) -> str:
+    from wideresnet.base.format import human_bytes
+
+    lines = [f"{document['folder']} (set WRN_DATA to move it)"]
+    for name, num_bytes, what in document["contents"]:
+        lines.append(f"  {human_bytes(num_bytes):>10}  {what}  ({name})")
+    return "\n".join(
+        [*lines, f"  {human_bytes(document['downloads_bytes']):>10}  downloads, which --clear leaves alone"]
+    )

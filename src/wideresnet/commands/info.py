@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -21,13 +20,18 @@ _ERRORS = {
     "top1_pct": "ImageNet top-1",
     "top5_pct": "top-5",
 }
+_COLUMNS = {"cifar10_pct": "C-10", "cifar100_pct": "C-100", "svhn_pct": "SVHN", "top1_pct": "top-1"}
+"""Fields of a published row that the comparison shows, under short names: it must fit into 80 columns."""
 
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
-    info = add_verb(verbs, "info", run, "show a network's stages, parameters, operations and memory",
-                 "wrn info WRN-28-10 --batch-size 128")  # fmt: skip
-    info.add_argument("network", help="a network's name; `list` shows those of the paper")
+    info = add_verb(verbs, "info", run, "show a network's stages, parameters, operations and memory, or compare several",
+                 "wrn info WRN-28-10 WRN-40-2-B313 --batch-size 128")  # fmt: skip
+    info.add_argument(
+        "networks", nargs="+", metavar="NETWORK",
+        help="a network's name; several are compared; `list` shows those of the paper and some much used since",
+    )  # fmt: skip
     info.add_argument(
         "--num-classes", type=int, default=None, metavar="N", help="outputs (10; ImageNet's networks 1000)"
     )
@@ -38,24 +42,45 @@ def add(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Describe a network, or list the names."""
-    if args.network == "list":
-        from wideresnet.spec.names import list_networks
-
-        names = list_networks()
-        print(json.dumps(names) if args.json else "\n".join(names))
-        return
+    """Describe a network, or compare several."""
     from wideresnet.networks.describe import describe
+    from wideresnet.spec.names import FAMILIES, list_networks
 
-    description = describe(
-        args.network,
-        num_classes=args.num_classes,
-        input_size=args.input_size,
-        in_channels=args.in_channels,
-        batch_size=args.batch_size,
-        family=args.family,
+    networks = [(name, args.family) for name in args.networks]
+    if args.networks == ["list"]:
+        families = [args.family] if args.family else FAMILIES
+        networks = [(name, family) for family in families for name in list_networks(family)]
+    options = {"num_classes": args.num_classes, "input_size": args.input_size, "in_channels": args.in_channels}
+    described = [describe(name, family=family, batch_size=args.batch_size, **options) for name, family in networks]
+    if len(described) == 1:
+        show(args, described[0], render)
+    else:
+        show(args, described, render_several)
+
+
+def render_several(infos: list[dict[str, Any]]) -> RenderableType:
+    """A row for each network: its cost, and what the paper reports."""
+    table = Table("network", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("parameters", "MACs", "activations", *_COLUMNS.values()):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for info in infos:
+        errors = (_published(info["published"], field) for field in _COLUMNS)
+        table.add_row(
+            info["network"], f"{info['params']:,}", human_count(info["macs"]), human_bytes(info["activation_bytes"]),
+            *("-" if error is None else f"{error:.2f}" for error in errors),
+        )  # fmt: skip
+    about = (
+        f"MACs of one image, activations of a training batch of {infos[0]['batch_size']} in float32; the paper's test "
+        "error in %, without dropout if it is reported both ways."
     )
-    show(args, description, render)
+    return Group(table, Text(), Text(about, style="dim"))
+
+
+def _published(rows: list[dict[str, Any]], field: str) -> float | None:
+    """The paper's last figure for a network, without dropout and stochastic depth if there is one."""
+    reported = [row for row in rows if field in row]
+    plain = [row for row in reported if not row["dropout"] and "stochastic_depth" not in row]
+    return (plain or reported)[-1][field] if reported else None
 
 
 def render(info: dict[str, Any]) -> RenderableType:

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
-from wideresnet.commands.verbs import add_machine_flags, add_verb, show
+from wideresnet.commands.verbs import add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
 
 BAR_WIDTH = 10
@@ -22,6 +22,9 @@ def add(verbs: Any) -> None:
     predict.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
     predict.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
     predict.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
+    predict.add_argument(
+        "--csv", type=Path, metavar="FILE", help="also write a table for spreadsheets, a line per image"
+    )
     predict.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     add_machine_flags(predict, precision=False)
 
@@ -34,29 +37,45 @@ def run(args: argparse.Namespace) -> None:
     predictions = predict_files(
         args.weights, args.images, top=args.top, device=args.device, skip_unreadable=args.skip_unreadable
     )
+    if args.csv:
+        write_csv(args.csv, *table(predictions))
     show(args, predictions, render)
 
 
+def table(predictions: list[dict[str, Any]]) -> tuple[list[str], list[list[str | float | None]]]:
+    """Return the header and a row for each image: its file, the classes with their probabilities, notes."""
+    most = max(len(image["predictions"]) for image in predictions)
+    header = [
+        "file",
+        *(f"{name} {place}" for place in range(1, most + 1) for name in ("class", "probability")),
+        "notes",
+    ]
+    rows = []
+    for image in predictions:
+        cells = [cell for guess in image["predictions"] for cell in (guess["class"], guess["probability"])]
+        empty = [None] * (2 * most - len(cells))
+        rows.append([image["file"], *cells, *empty, ", ".join(image["notes"])])
+    return header, rows
+
+
 def render(predictions: list[dict[str, Any]]) -> RenderableType:
-    """Show file, class, probability with a bar, and the runners-up; notes below the file's name."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("file", overflow="fold", min_width=20)
-    table.add_column("class", overflow="fold")
-    table.add_column("probability", no_wrap=True)
-    table.add_column("then", style="dim", overflow="fold")
-    for prediction in predictions:
-        name = Text(prediction["file"])
-        if prediction["notes"]:
-            name.append("\n" + ", ".join(prediction["notes"]), style="dim")
-        if not prediction["predictions"]:
-            table.add_row(name, Text("-"), Text("-"), Text(""))
-            continue
-        best, *others = prediction["predictions"]
-        then = ", ".join(f"{o['class']} {100 * o['probability']:.1f} %" for o in others)
-        table.add_row(name, Text(best["class"], style="bold"), _bar(best["probability"]), Text(then))
-    return table
+    """Show each file on a line of its own, then its class with a bar, the runners-up and notes."""
+    parts: list[RenderableType] = []
+    for image in predictions:
+        parts.append(Text(image["file"], no_wrap=True, overflow="ignore"))  # whole, so that it can be copied
+        if image["predictions"]:
+            best, *others = image["predictions"]
+            answer = Text.assemble(_bar(best["probability"]), "  ", (best["class"], "bold"))
+            if others:
+                then = ", ".join(f"{other['class']} {100 * other['probability']:.1f} %" for other in others)
+                answer.append(f", then {then}", style="dim")
+            parts.append(Padding(answer, (0, 0, 0, 2)))
+        if image["notes"]:
+            parts.append(Padding(Text(", ".join(image["notes"]), style="dim"), (0, 0, 0, 2)))
+    return Group(*parts)
 
 
-def _bar(share: float) -> Text:
+def _bar(share: float) -> str:
+    """Draw a bar that can be read without color."""
     full = round(share * BAR_WIDTH)
-    return Text.assemble(("━" * full, "cyan"), ("━" * (BAR_WIDTH - full), "dim"), f" {100 * share:5.1f} %")
+    return "█" * full + "░" * (BAR_WIDTH - full) + f" {100 * share:5.1f} %"

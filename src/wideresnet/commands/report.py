@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from wideresnet.commands.verbs import add_verb
+from wideresnet.commands.verbs import add_verb, show
 
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     report = add_verb(verbs, "report", run, "draw the page of a run, or compare several",
                    "wrn report runs/my-run")  # fmt: skip
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    report.add_argument("--out", type=Path, help="file of a comparison (comparison.html)")
+    report.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders; a folder of several seeds stands for all of them",
+    )
+    report.add_argument(
+        "--out", type=Path, help="file of a comparison (comparison.html, in a folder of seeds if it is one)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw."""
     from wideresnet.report.pages import write_comparison, write_report
+    from wideresnet.spec.record import SeedsFolder
 
-    if len(args.runs) == 1 and args.out is None:
-        page = write_report(args.runs[0]).page
+    seeds = SeedsFolder(args.runs[0])
+    runs = [run for path in args.runs for run in _runs_in(path)]
+    if len(runs) == 1 and args.out is None:
+        page = write_report(runs[0]).page
     else:
-        page = write_comparison(args.runs, args.out or Path("comparison.html"))
-    print(json.dumps({"page": str(page)}) if args.json else page)
+        default = seeds.page if len(args.runs) == 1 else Path("comparison.html")
+        page = write_comparison(runs, args.out or default)
+    show(args, {"page": str(page)}, lambda document: document["page"])
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """The runs of a folder of seeds that have begun, by seed; any other folder itself."""
+    from wideresnet.spec.record import RunFolder, SeedsFolder
+
+    if not SeedsFolder(path).is_begun():
+        return [path]
+    begun = [run for run in path.glob("seed*") if RunFolder(run).metrics.is_file()]
+    return sorted(begun, key=lambda run: int(run.name.removeprefix("seed"))) or [path]
