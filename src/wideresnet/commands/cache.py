@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from wideresnet.base.format import human_bytes, printable
 from wideresnet.commands.verbs import add_verb, show
 
 
@@ -18,27 +19,20 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Show or clear."""
-    from wideresnet.base.format import human_bytes
     from wideresnet.base.paths import data_root
     from wideresnet.data.cache import cache_contents, clear_cache, downloads_bytes
 
     folder = str(data_root())
     if args.clear:
-        show(
-            args,
-            {"freed_bytes": clear_cache()},
-            lambda done: f"{human_bytes(done['freed_bytes'])} freed under {folder}",
-        )
+        freed = clear_cache()
+        show(args, {"freed_bytes": freed}, lambda _: f"{human_bytes(freed)} freed under {printable(folder)}")
         return
     show(args, {"folder": folder, "contents": cache_contents(), "downloads_bytes": downloads_bytes()}, _render)
 
 
 def _render(document: dict[str, Any]) -> str:
-    from wideresnet.base.format import human_bytes
-
     lines = [f"{document['folder']} (set WRN_DATA to move it)"]
     for name, num_bytes, what in document["contents"]:
         lines.append(f"  {human_bytes(num_bytes):>10}  {what}  ({name})")
-    return "\n".join(
-        [*lines, f"  {human_bytes(document['downloads_bytes']):>10}  downloads, which --clear leaves alone"]
-    )
+    lines.append(f"  {human_bytes(document['downloads_bytes']):>10}  downloads, which --clear leaves alone")
+    return "\n".join(lines)

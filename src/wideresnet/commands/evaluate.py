@@ -21,9 +21,7 @@ def add(verbs: Any) -> None:
     evaluate = add_verb(verbs, "eval", run, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
     evaluate.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
     evaluate.add_argument("--data", help="as for wrn train (default: the data that the run was trained on)")
-    evaluate.add_argument(
-        "--csv", type=Path, metavar="FILE", help="also write a table for spreadsheets, a line per class"
-    )
+    evaluate.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per class, for spreadsheets")
     evaluate.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     evaluate.add_argument(
         "--int8", action="store_true", help="run in 8 bits on a CPU, calibrated on training images: fast, not exact"

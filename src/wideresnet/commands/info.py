@@ -26,7 +26,7 @@ _COLUMNS = {"cifar10_pct": "C-10", "cifar100_pct": "C-100", "svhn_pct": "SVHN", 
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
-    info = add_verb(verbs, "info", run, "show a network's stages, parameters, operations and memory, or compare several",
+    info = add_verb(verbs, "info", run, "show a network's stages, parameters, operations, memory; compare several",
                  "wrn info WRN-28-10 WRN-40-2-B313 --batch-size 128")  # fmt: skip
     info.add_argument(
         "networks", nargs="+", metavar="NETWORK",

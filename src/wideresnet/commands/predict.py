@@ -22,9 +22,7 @@ def add(verbs: Any) -> None:
     predict.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
     predict.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
     predict.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
-    predict.add_argument(
-        "--csv", type=Path, metavar="FILE", help="also write a table for spreadsheets, a line per image"
-    )
+    predict.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per image, for spreadsheets")
     predict.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     add_machine_flags(predict, precision=False)
 
@@ -45,17 +43,13 @@ def run(args: argparse.Namespace) -> None:
 def table(predictions: list[dict[str, Any]]) -> tuple[list[str], list[list[str | float | None]]]:
     """Return the header and a row for each image: its file, the classes with their probabilities, notes."""
     most = max(len(image["predictions"]) for image in predictions)
-    header = [
-        "file",
-        *(f"{name} {place}" for place in range(1, most + 1) for name in ("class", "probability")),
-        "notes",
-    ]
+    guesses = [f"{name} {place}" for place in range(1, most + 1) for name in ("class", "probability")]
     rows = []
     for image in predictions:
         cells = [cell for guess in image["predictions"] for cell in (guess["class"], guess["probability"])]
         empty = [None] * (2 * most - len(cells))
         rows.append([image["file"], *cells, *empty, ", ".join(image["notes"])])
-    return header, rows
+    return ["file", *guesses, "notes"], rows
 
 
 def render(predictions: list[dict[str, Any]]) -> RenderableType:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 from wideresnet.commands.verbs import add_verb, show
+from wideresnet.spec.record import SeedsFolder
 
 
 def add(verbs: Any) -> None:
@@ -14,21 +16,15 @@ def add(verbs: Any) -> None:
     report = add_verb(verbs, "report", run, "draw the page of a run, or compare several",
                    "wrn report runs/my-run")  # fmt: skip
     report.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="run folders; a folder of several seeds stands for all of them",
-    )
-    report.add_argument(
-        "--out", type=Path, help="file of a comparison (comparison.html, in a folder of seeds if it is one)"
-    )
+        "runs", nargs="+", type=Path, metavar="RUN",
+        help="run folders; a folder of several seeds stands for all of its runs",
+    )  # fmt: skip
+    report.add_argument("--out", type=Path, help="file of a comparison (comparison.html)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw."""
     from wideresnet.report.pages import write_comparison, write_report
-    from wideresnet.spec.record import SeedsFolder
 
     seeds = SeedsFolder(args.runs[0])
     runs = [run for path in args.runs for run in _runs_in(path)]
@@ -42,9 +38,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _runs_in(path: Path) -> list[Path]:
     """The runs of a folder of seeds that have begun, by seed; any other folder itself."""
-    from wideresnet.spec.record import RunFolder, SeedsFolder
-
     if not SeedsFolder(path).is_begun():
         return [path]
-    begun = [run for run in path.glob("seed*") if RunFolder(run).metrics.is_file()]
-    return sorted(begun, key=lambda run: int(run.name.removeprefix("seed"))) or [path]
+    seeds = (int(match[1]) for run in path.iterdir() if (match := re.fullmatch(r"seed(\d+)", run.name)))
+    runs = [SeedsFolder(path).run(seed) for seed in sorted(seeds)]
+    return [run.path for run in runs if run.metrics.is_file()] or [path]

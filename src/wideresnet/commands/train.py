@@ -33,7 +33,7 @@ def add(verbs: Any) -> None:
                   "wrn train WRN-28-10 --data cifar10 --dropout 0.3")  # fmt: skip
     train.add_argument(
         "network", nargs="?",
-        help="e.g. WRN-28-10, 'WRN-40-2-B(3,1,3)' or WRN-40-2-B313, PreActResNet-164; with --resume also the run folder",
+        help="e.g. WRN-28-10, 'WRN-40-2-B(3,1,3)' or WRN-40-2-B313, PreActResNet-164; with --resume, the run folder",
     )  # fmt: skip
     train.add_argument("--data", help="digits, cifar10, cifar100, svhn, or the path of your own images")
     train.add_argument("--recipe", help=f"paper (default), quick, fast, or the path of a recipe.json; {_epochs_text()}")
@@ -60,9 +60,8 @@ def _epochs_text() -> str:
     """Say how many epochs each recipe has: on CIFAR, on SVHN if that differs, and on digits, a small set."""
     texts = []
     for name, make in RECIPES.items():
-        cifar, svhn, digits = (
-            make("WRN-16-2", data, "", None).schedule.epochs for data in ("cifar10", "svhn", "digits")
-        )
+        sets = ("cifar10", "svhn", "digits")
+        cifar, svhn, digits = (make("WRN-16-2", data, "", None).schedule.epochs for data in sets)
         others = [f"svhn {svhn}"] * (svhn != cifar) + [f"digits {digits}"] * (digits != cifar)
         texts.append(f"{name} {cifar}" + (f" ({', '.join(others)})" if others else ""))
     return f"epochs on CIFAR: {', '.join(texts)}; quick and fast take more on small sets, at most 200"

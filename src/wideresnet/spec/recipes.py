@@ -22,7 +22,6 @@ from wideresnet.spec.recipe import (
     read_recipe_values,
 )
 
-
 NUM_TRAIN = {"digits": 1437, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
 """Training images of the sets that are known by name. A test compares them with `data.facts`."""
 
