@@ -37,7 +37,8 @@ def test_a_checkout_is_named_by_its_commit_and_whether_it_was_changed(package: P
     assert commit(package) == f"{head}-dirty"
 
 
-def test_an_environment_within_another_projects_checkout_is_not_that_project(package: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("package")
+def test_an_environment_within_another_projects_checkout_is_not_that_project(tmp_path: Path) -> None:
     installed = tmp_path / "venv" / "site-packages" / "wideresnet"
     installed.mkdir(parents=True)
     assert commit(installed) is None

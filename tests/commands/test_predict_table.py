@@ -56,7 +56,7 @@ def test_the_table_has_a_row_for_each_image_with_numbers_as_numbers(tmp_path: Pa
 
 
 def test_a_table_that_cannot_be_written_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="missing/out.csv"):
+    with pytest.raises(OSError, match=r"missing/out\.csv"):
         write_csv(tmp_path / "missing" / "out.csv", ["a"], [])
     with pytest.raises(OSError, match="/dev/full"):
         write_csv(Path("/dev/full"), ["a"], [["b"]])

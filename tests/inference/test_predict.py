@@ -19,7 +19,7 @@ from rich.console import Console
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.commands.predict import render
 from wideresnet.data.preprocess import Preprocessing
-from wideresnet.inference.predict import predict_files
+from wideresnet.inference.predict import predict_files, read_images
 from wideresnet.networks import create
 from wideresnet.weights.hub import Weights, read_weights, write_weights
 
@@ -213,3 +213,19 @@ def test_predicting_imports_nothing_from_training(weights: Path, save: Callable[
     words = ["predict", str(weights), str(save("a.png", pixels()).parent)]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_from_a_file_to_logits_in_python_in_two_lines(weights: Path, save: Callable[..., Path]) -> None:
+    files = [save("a.png", pixels()), save("b.png", pixels(20, 30, seed=1))]
+    read = read_weights(weights)
+    logits = read.network(read_images(read, files))
+    for row, answer in zip(logits.double().softmax(1).tolist(), predict_files(weights, files), strict=True):
+        shares = {guess["class"]: guess["probability"] for guess in answer["predictions"]}
+        assert dict(zip(NAMES, row, strict=True)) == pytest.approx(shares, rel=1e-5)
+
+
+def test_one_file_that_is_no_image_is_one_file(weights: Path, save: Callable[..., Path], reported: list[str]) -> None:
+    folder = save("a.png", pixels()).parent
+    (folder / "notes.txt").write_text("hello")
+    predict_files(weights, [folder])
+    assert reported == [f"{folder}: left out 1 file without an image extension"]
