@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from wideresnet.commands.predict import render, table
 from wideresnet.commands.verbs import write_csv
@@ -21,10 +20,7 @@ def answer(top: int, file: str = FILE, notes: tuple[str, ...] = ()) -> dict[str,
 
 
 def shown(*answers: dict[str, Any]) -> list[str]:
-    console = Console(width=80, color_system=None)
-    with console.capture() as capture:
-        console.print(render(list(answers)), crop=False)
-    return capture.get().splitlines()
+    return render(list(answers)).splitlines()
 
 
 @pytest.mark.parametrize("top", [1, 3, 7])
@@ -47,7 +43,7 @@ def test_notes_and_images_that_were_left_out_are_shown() -> None:
 def test_the_table_has_a_row_for_each_image_with_numbers_as_numbers(tmp_path: Path) -> None:
     left_out = {"file": "b.png", "predictions": [], "notes": ["skipped: no image"]}
     write_csv(tmp_path / "out.csv", *table([answer(2, "a.png", ("first", "second")), left_out]))
-    header, *rows = csv.reader((tmp_path / "out.csv").open(), quoting=csv.QUOTE_NONNUMERIC)
+    header, *rows = csv.reader((tmp_path / "out.csv").read_text().splitlines(), quoting=csv.QUOTE_NONNUMERIC)
     assert header == ["file", "class 1", "probability 1", "class 2", "probability 2", "notes"]
     assert rows == [
         ["a.png", "class0", 0.5, "class1", 0.25, "first, second"],

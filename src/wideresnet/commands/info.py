@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_bytes, human_count
 from wideresnet.commands.verbs import add_verb, show
 from wideresnet.spec.recipe import CHOICES
@@ -42,37 +44,58 @@ def add(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Describe a network, or compare several."""
-    from wideresnet.networks.describe import describe
-    from wideresnet.spec.names import FAMILIES, list_networks
-
-    networks = [(name, args.family) for name in args.networks]
+    """Describe a network, compare several, or list those of the paper."""
+    options = {"num_classes": args.num_classes, "input_size": args.input_size}
     if args.networks == ["list"]:
-        families = [args.family] if args.family else FAMILIES
-        networks = [(name, family) for family in families for name in list_networks(family)]
-    options = {"num_classes": args.num_classes, "input_size": args.input_size, "in_channels": args.in_channels}
-    described = [describe(name, family=family, batch_size=args.batch_size, **options) for name, family in networks]
+        if given := next((name for name, value in options.items() if value is not None), None):
+            raise UsageError(f"{given}={options[given]}: the list is for the paper's data; name the networks instead")
+        show(args, _catalog(args.family), render_several)
+        return
+    from wideresnet.networks.describe import describe
+
+    described = [
+        describe(name, family=args.family, in_channels=args.in_channels, batch_size=args.batch_size, **options)
+        for name in args.networks
+    ]
     if len(described) == 1:
         show(args, described[0], render)
     else:
         show(args, described, render_several)
 
 
+def _catalog(family: str | None) -> list[dict[str, Any]]:
+    from wideresnet.spec.counts import COUNTS
+    from wideresnet.spec.published import results
+
+    return [
+        {
+            "network": name, "family": own, "params": params, "macs": macs,
+            "published": [
+                {field: value for field, value in asdict(row).items() if value not in (None, "")}
+                for row in results(network=name, family=own)
+            ],
+        }
+        for own, networks in COUNTS.items() if family in (None, own) for name, (params, macs) in networks.items()
+    ]  # fmt: skip
+
+
 def render_several(infos: list[dict[str, Any]]) -> RenderableType:
     """A row for each network: its cost, and what the paper reports."""
-    table = Table("network", box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in ("parameters", "MACs", "activations", *_COLUMNS.values()):
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("network", no_wrap=True)
+    batch_size = infos[0].get("batch_size")
+    for heading in ("parameters", "MACs", *(["activations"] if batch_size else []), *_COLUMNS.values()):
         table.add_column(heading, justify="right", no_wrap=True)
     for info in infos:
         errors = (_published(info["published"], field) for field in _COLUMNS)
         table.add_row(
-            info["network"], f"{info['params']:,}", human_count(info["macs"]), human_bytes(info["activation_bytes"]),
+            info["network"], f"{info['params']:,}", human_count(info["macs"]),
+            *([human_bytes(info["activation_bytes"])] if batch_size else []),
             *("-" if error is None else f"{error:.2f}" for error in errors),
         )  # fmt: skip
-    about = (
-        f"MACs of one image, activations of a training batch of {infos[0]['batch_size']} in float32; the paper's test "
-        "error in %, without dropout if it is reported both ways."
-    )
+    about = "MACs: multiply-accumulates of one image. Errors: the paper's, %, without dropout if there are both."
+    if batch_size:
+        about += f" Activations: of a training batch of {batch_size}, float32."
     return Group(table, Text(), Text(about, style="dim"))
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any
-
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.text import Text
 
 from wideresnet.commands.verbs import add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
@@ -52,24 +49,25 @@ def table(predictions: list[dict[str, Any]]) -> tuple[list[str], list[list[str |
     return ["file", *guesses, "notes"], rows
 
 
-def render(predictions: list[dict[str, Any]]) -> RenderableType:
-    """Show each file on a line of its own, then its class with a bar, the runners-up and notes."""
-    parts: list[RenderableType] = []
+def render(predictions: list[dict[str, Any]]) -> str:
+    """Show each file on a line of its own, whole, then its class with a bar, the runners-up and notes."""
+    lines = []
     for image in predictions:
-        parts.append(Text(image["file"], no_wrap=True, overflow="ignore"))  # whole, so that it can be copied
+        lines.append(image["file"])
         if image["predictions"]:
             best, *others = image["predictions"]
-            answer = Text.assemble(_bar(best["probability"]), "  ", (best["class"], "bold"))
-            if others:
-                then = ", ".join(f"{other['class']} {100 * other['probability']:.1f} %" for other in others)
-                answer.append(f", then {then}", style="dim")
-            parts.append(Padding(answer, (0, 0, 0, 2)))
+            then = "".join(f", {other['class']} {100 * other['probability']:.1f} %" for other in others)
+            lines.append(_folded(f"{_bar(best['probability'])} {best['class']}{then}"))
         if image["notes"]:
-            parts.append(Padding(Text(", ".join(image["notes"]), style="dim"), (0, 0, 0, 2)))
-    return Group(*parts)
+            lines.append(_folded(", ".join(image["notes"])))
+    return "\n".join(lines)
 
 
 def _bar(share: float) -> str:
     """Draw a bar that can be read without color."""
     full = round(share * BAR_WIDTH)
     return "█" * full + "░" * (BAR_WIDTH - full) + f" {100 * share:5.1f} %"
+
+
+def _folded(text: str) -> str:
+    return textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="    ", break_long_words=False)

@@ -35,13 +35,14 @@ class Parser(ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Namespace | None = None
     ) -> tuple[Namespace, list[str]]:
         """Parse, and refuse what is left over here, where the flags of the verb are known."""
-        parsed, strangers = super().parse_known_args(args, namespace)
+        namespace = Namespace() if namespace is None else namespace
+        _, strangers = super().parse_known_args(args, namespace)
         if strangers:
             flag = strangers[0].partition("=")[0]
             near = nearest(flag, self._option_string_actions).partition(" (")[0] if flag.startswith("-") else ""
             advice = f"; {near}" if near.startswith("did you mean") else ""
             self.error(f"unrecognized arguments: {' '.join(strangers)}{advice}")
-        return parsed, []
+        return namespace, []
 
     def error(self, message: str) -> NoReturn:
         """Report what is wrong and exit with code 2."""
