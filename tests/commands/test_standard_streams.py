@@ -41,7 +41,7 @@ def check_whole(folder: Path) -> None:
         assert (folder / name).is_file(), name
 
 
-@pytest.mark.parametrize("redirections", [*MISSING, "| head -c 1 >/dev/null"])
+@pytest.mark.parametrize("redirections", [">&-", "2>&-", ALL_CLOSED, "2>/dev/full", "| head -c 1 >/dev/null"])
 def test_training_without_a_stream_succeeds_and_leaves_everything(
     train: Callable[..., tuple[int, str, str]], tmp_path: Path, redirections: str
 ) -> None:
@@ -63,7 +63,7 @@ def test_a_full_disk_behind_the_result_is_one_line_after_all_work_was_done(
     check_whole(tmp_path / "run")
 
 
-@pytest.mark.parametrize("redirections", [ALL_CLOSED, "2>/dev/full"])
+@pytest.mark.parametrize("redirections", [ALL_CLOSED])
 def test_several_processes_train_without_streams(
     train: Callable[..., tuple[int, str, str]], tmp_path: Path, redirections: str
 ) -> None:
@@ -103,12 +103,10 @@ def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path, words: str) -> No
 
 
 @pytest.mark.parametrize("redirections", [">&-", "2>&-", ALL_CLOSED, "> /dev/full", "2> /dev/full"])
-@pytest.mark.parametrize(
-    ("words", "expected"), [("train", 2), ("fly", 2), ("report nowhere", 2), ("info WRN-29-10", 2)]
-)
-def test_a_mistake_keeps_its_exit_code(tmp_path: Path, words: str, expected: int, redirections: str) -> None:
+@pytest.mark.parametrize("words", ["train", "fly", "report nowhere"])
+def test_a_mistake_keeps_its_exit_code(tmp_path: Path, words: str, redirections: str) -> None:
     code, _, errors = shell(f"{WRN} {words} {redirections}", tmp_path)
-    assert (code, "Traceback" in errors) == (expected, False)
+    assert (code, "Traceback" in errors) == (2, False)
 
 
 def test_a_file_opened_later_does_not_become_a_standard_stream(tmp_path: Path) -> None:
