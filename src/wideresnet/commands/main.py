@@ -42,47 +42,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for a failure, 2 for a usage error, 130 after Ctrl-C.
     """
-    if argv is not None:
-        return _run(argv)
-    open_missing_streams()
-    keep_display_alive()
-    export_thread_limit()  # no library has started its threads yet
-    try:
-        code = _run(sys.argv[1:])
-    except KeyboardInterrupt:  # another Ctrl-C, while the first was reported
-        code = INTERRUPTED
-    signal.signal(signal.SIGINT, lambda *_: os._exit(code))  # libraries clean up at exit, and would print a traceback
-    return code
-
-
-def _run(argv: Sequence[str]) -> int:
+    if argv is None:
+        open_missing_streams()
+        keep_display_alive()
+        export_thread_limit()  # no library has started its threads yet
     for stream in (sys.stdout, sys.stderr):  # a file name that the terminal cannot show must not end the program
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    try:
+        code, message = _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        code, message = INTERRUPTED, "interrupted"
+    if argv is None:  # libraries clean up at exit, and would answer another Ctrl-C with a traceback
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if message:
+        _complain(message)
+    try:  # now, so that a failure is reported, once, and not at the interpreter's exit
+        sys.stdout.flush()
+    except OSError as error:
+        silence(sys.stdout.fileno())
+        if not (code or isinstance(error, BrokenPipeError)):
+            code = 1
+            _complain(f"standard output: {error.strerror}")
+    return code
+
+
+def _run(argv: Sequence[str]) -> tuple[int, str]:
+    """Run a command line; return the exit code and what to say of a failure."""
     args = argparse.Namespace(argv=argv)
     try:
         parser = make_parser()
-        if not argv:
+        if argv:
+            parser.parse_args(argv, args)
+            show_progress(translator(args))
+            args.verb(args)
+        else:
             parser.print_help()
-            return _flushed(0)
-        parser.parse_args(argv, args)
-        show_progress(translator(args))
-        args.verb(args)
-        return _flushed(0)
     except SystemExit as leaving:  # argparse, after --help or a mistake; the launcher of several processes
-        return _flushed(leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None))
+        return (leaving.code if isinstance(leaving.code, int) else 0), ""
     except WRNError as error:
-        return _flushed(_fail(_for_people(str(error), args), error.exit_code))
-    except KeyboardInterrupt:
-        return _flushed(_fail("interrupted", INTERRUPTED))
+        return error.exit_code, _for_people(str(error), args)
     except BrokenPipeError:  # nobody reads the result anymore, as in `wrn ... | head`
-        return _flushed(0)
+        return 0, ""
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
         if _is_out_of_memory(error):
-            return _flushed(_fail("out of memory; use a smaller --batch-size, --image-size or --limit", 1))
+            return 1, "out of memory; use a smaller --batch-size, --image-size or --limit"
         if isinstance(error, OSError):
-            return _flushed(_fail(_os_text(error), 1))
+            return 1, _os_text(error)
         raise
+    return 0, ""
 
 
 def _for_people(message: str, args: argparse.Namespace) -> str:
@@ -93,22 +101,9 @@ def _for_people(message: str, args: argparse.Namespace) -> str:
     return message
 
 
-def _fail(message: str, code: int) -> int:
+def _complain(message: str) -> None:
     """Report what went wrong in one line, whatever a path or a library's message holds."""
     print("wrn:", printable(" ".join(message.split())), file=sys.stderr)
-    return code
-
-
-def _flushed(code: int) -> int:
-    """Empty the buffer of stdout, so that a failure is reported, once, and not at the interpreter's exit."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        silence(sys.stdout.fileno())
-    except OSError as error:
-        silence(sys.stdout.fileno())
-        return code or _fail(f"standard output: {error.strerror}", 1)
-    return code
 
 
 def _os_text(error: OSError) -> str:
