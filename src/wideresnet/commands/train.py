@@ -17,8 +17,9 @@ from wideresnet.commands.flags import add_recipe_flags, given_flags
 from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import add_verb, new_run_folder, say, show, typed
 from wideresnet.kernels.library import start_build
+from wideresnet.spec.files import read_json
 from wideresnet.spec.names import parse
-from wideresnet.spec.recipe import Recipe, read_recipe_values
+from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import RECIPES
 from wideresnet.spec.record import RunFolder, SeedsFolder
 
@@ -123,17 +124,16 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
         return
     if was_finished:
         print_line(f"{out}: this run has finished; nothing to resume")
-    show(args, {"run": str(out), **result}, render)
+    show(args, {"run": str(out), **result}, lambda result: render(result, folder))
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: dict[str, Any], folder: RunFolder) -> str:
     """The result and where its pictures are."""
-    folder = RunFolder(result["run"])
     about = f"epoch {result['epochs']}, the last, on all {result['num_test_images']:,} test images"
     lines = [f"test error {result['test_error_pct']:.2f} % ({about})"]
     for label, path in (("curves", folder.curves), ("predictions", folder.pictures), ("run page", folder.report)):
         if path.is_file():
-            lines.append(f"{label:<12} {path}")
+            lines.append(f"{label:<12} {printable(str(path))}")
     return "\n".join(lines)
 
 
@@ -183,16 +183,18 @@ def _recipe_to_start(args: argparse.Namespace) -> tuple[Recipe, Recipe | None, A
     """Return recipe, recipe without overrides, data and folder of a new run."""
     name, network, data = _asked_for(args)
     from wideresnet.training import resolve_for_data
+    from wideresnet.training.resolve import resolve_network
 
     recipe, base, dataset = resolve_for_data(name, network, data, given_flags(args))
-    return recipe, base, dataset, args.out or new_run_folder(recipe.network, dataset.name, recipe.name)
+    canonical = resolve_network(recipe, dataset).network
+    return recipe, base, dataset, args.out or new_run_folder(canonical, dataset.name, recipe.name)
 
 
 def _asked_for(args: argparse.Namespace) -> tuple[str, str, str]:
     """Return names of recipe, network and data of a new run, whose folder is free."""
     name, network, data = args.recipe or "paper", args.network, args.data
     if Path(name).is_file():
-        stored = read_recipe_values(Path(name))
+        stored = read_json(Path(name))
         network, data = network or stored.get("network"), data or stored.get("data")
     if network is None or data is None:
         raise UsageError("needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")

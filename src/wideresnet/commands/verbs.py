@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import nearest, printable, printable_values
+from wideresnet.spec.files import reserve_folder
 from wideresnet.spec.recipe import CHOICES
 
 if TYPE_CHECKING:
@@ -146,8 +147,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | f
 
 
 def new_run_folder(*about: str) -> Path:
-    """A folder named after what it is about and the time."""
+    """Make a new folder named after what it is about and the time."""
     name = "-".join((*about, time.strftime("%Y%m%d-%H%M%S")))
-    return Path(os.path.expanduser(os.environ.get("WRN_RUNS") or "runs")) / "".join(
-        c if c.isalnum() or c in "-._" else "_" for c in name
-    )
+    runs = Path(os.path.expanduser(os.environ.get("WRN_RUNS") or "runs"))
+    return reserve_folder(runs / "".join(c if c.isalnum() or c in "-._" else "_" for c in name))

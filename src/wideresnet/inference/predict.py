@@ -66,6 +66,8 @@ def predict_files(
     device = pick_device(device)
     files = _files(images)
     read = read_weights(weights)
+    for note in read.notes:
+        progress.report(f"note: {note}")
     pixels, notes, failures = _read(files, read, skip_unreadable=skip_unreadable)
     probabilities = iter(_probabilities(read, pixels, device, weights))
     answers: list[dict[str, Any]] = []
