@@ -66,7 +66,8 @@ def printable(text: str, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c in keep or c.isprintable() or unicodedata.category(c) == "Zs" else _escape(c) for c in text)
+    shown = (c in keep or c.isprintable() or unicodedata.category(c) == "Zs" for c in text)
+    return "".join(c if is_shown else escape_character(c) for c, is_shown in zip(text, shown, strict=True))
 
 
 def printable_values(value: Any) -> Any:
@@ -80,8 +81,10 @@ def printable_values(value: Any) -> Any:
     return value
 
 
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+def escape_character(character: str) -> str:
+    """Write a character as an escape; a byte of a file name that is not UTF-8 (PEP 383) as that byte."""
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
 
 
 def nearest(value: str, choices: Iterable[str]) -> str:

@@ -24,19 +24,12 @@ def add(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draw."""
     from wideresnet.report.pages import write_comparison, write_report
-    from wideresnet.report.seeds import write_seeds_report
+    from wideresnet.report.runs import runs_in
 
-    if len(args.runs) > 1 or args.out is not None:
-        runs = [run for path in args.runs for run in _runs_in(path)]
-        page = write_comparison(runs, args.out or Path("comparison.html"))
-    elif SeedsFolder(args.runs[0]).is_begun():
-        page = write_seeds_report(args.runs[0])
+    runs = [run for path in args.runs for run in runs_in(path)]
+    if len(runs) == 1 and args.out is None:
+        page = write_report(runs[0]).page
     else:
-        page = write_report(args.runs[0]).page
+        default = SeedsFolder(args.runs[0]).page if len(args.runs) == 1 else Path("comparison.html")
+        page = write_comparison(runs, args.out or default)
     show(args, {"page": str(page)}, lambda document: document["page"])
-
-
-def _runs_in(path: Path) -> list[Path]:
-    """The runs of a folder of seeds that have begun; any other folder itself."""
-    folder = SeedsFolder(path)
-    return [run.path for run in folder.runs() if run.metrics.is_file()] if folder.is_begun() else [path]

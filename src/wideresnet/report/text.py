@@ -1,4 +1,4 @@
-"""Commands in a form that can be copied from a page."""
+"""Commands in a form that a shell runs, whatever their words hold."""
 
 from __future__ import annotations
 

@@ -135,18 +135,18 @@ def _range(field: dataclasses.Field[Any]) -> str:
     return f" {' and '.join(bounds)}" if bounds else ""
 
 
+def short(value: Any) -> str:
+    """Format any value for a message of one line: of a long one only the beginning."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def brief_value(value: Any) -> str:
     """Format a field's value for people, floats with three digits: 0.4166666666666667 -> "0.417"."""
     if isinstance(value, tuple):
         parts = (":".join(map(brief_value, item)) if isinstance(item, tuple) else brief_value(item) for item in value)
         return ",".join(parts) or "none"
     return f"{value:.3g}" if isinstance(value, float) else show_value(value)
-
-
-def short(value: Any) -> str:
-    """Format any value for a message of one line: of a long one only the beginning."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def show_value(value: Any) -> str:
