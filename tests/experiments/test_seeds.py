@@ -22,8 +22,10 @@ from wideresnet.experiments import fit_seeds
 from wideresnet.experiments.concurrency import Report
 from wideresnet.experiments.process import Worker
 from wideresnet.report.pages import write_report
+from wideresnet.spec.files import read_json, write_json
 from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.record import RunFolder, SeedsFolder, read_json, write_json
+from wideresnet.spec.record import RunFolder, SeedsFolder
+from wideresnet.spec.result import metrics_line
 from wideresnet.training import Interrupted, fit
 
 MakeNpz = Callable[..., Path]
@@ -96,7 +98,7 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
     assert wrn("train", "--resume", "--seeds", 2, "--at-once", 2, "--out", out, "--json") == 0
     said = capsys.readouterr()
     summary = json.loads(said.out)
-    assert summary == read_json(folder.summary)
+    assert summary == folder.read_summary()
     assert (summary["n"], summary["at_once"], summary["unfinished"]) == (2, 2, [])
     assert folder.page.is_file()
     assert "resumed from step" in folder.log(3).read_text()
@@ -204,7 +206,7 @@ class FakeWorker:
             names = {"dataset": "digits", "device": "cpu", "precision": "fp32", "seed": self.seed}
             write_json(self.folder.result, {**result, **names})
             record = dict.fromkeys(("epoch", "step", "lr", "train_loss", "train_error_pct"), 1)
-            self.folder.append_metrics({**record, "test_loss": 1.0, "test_error_pct": 2.0})
+            self.folder.append_metrics(metrics_line({**record, "test_loss": 1.0, "test_error_pct": 2.0}))
             self.folder.report.touch()
         return code
 
@@ -254,7 +256,7 @@ def test_a_second_ctrl_c_ends_the_workers_and_says_how_to_continue(tmp_path: Pat
     ("words", "expected"),
     [
         (("WRN-10-1", "--data", "digits", "--seeds", "0"), "at least 1"),
-        (("WRN-10-1", "--data", "digits", "--seeds", "2", "--at-once", "0"), "at_once 0: must be at least 1"),
+        (("WRN-10-1", "--data", "digits", "--seeds", "2", "--at-once", "0"), "--at-once 0: must be at least 1"),
         (("WRN-10-1", "--data", "digits", "--seeds", "two"), "--seeds"),
         (("WRN-10-1", "--data", "digits", "--at-once", "2"), "add --seeds"),
         (("WRN-10-1", "--data", "digits", "--seeds", "2", "--out", "used"), "not empty"),

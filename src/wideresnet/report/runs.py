@@ -8,24 +8,16 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from wideresnet.base.errors import DataError, UsageError, WRNError
 from wideresnet.base.metrics import top_k_error
 from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
 from wideresnet.report.figures import Curve
+from wideresnet.spec.files import parse_json, read_json
 from wideresnet.spec.recipe import Recipe, ScheduleOptions
-from wideresnet.spec.record import RunFolder, read_json
-
-RESULT_FIELDS = (
-    "dataset", "params", "epochs", "test_error_pct", "test_loss", "num_test_images", "seconds", "images_per_s",
-    "peak_memory_mib", "device", "precision",
-)  # fmt: skip
-"""The fields of `result.json` that a page shows."""
-
-MAX_NUMBER = 1e30
-"""No run has a larger epoch, error, loss or learning rate; such a number cannot be drawn. This package's choice."""
+from wideresnet.spec.record import RunFolder, SeedsFolder
 
 
 @dataclass(frozen=True)
@@ -38,6 +30,7 @@ class Run:
         env: what `env.json` holds; empty if there is none.
         curve: what `metrics.jsonl` holds.
         result: what `result.json` holds; None while the run has not finished.
+        notes: what the reader of the page should know, one line each.
     """
 
     folder: RunFolder
@@ -45,6 +38,7 @@ class Run:
     env: dict[str, Any]
     curve: Curve
     result: dict[str, Any] | None
+    notes: tuple[str, ...] = ()
 
     @property
     def data_name(self) -> str:
@@ -99,39 +93,39 @@ def read_run(path: Path, label: str = "") -> Run:
     """
     folder = RunFolder(path)
     if not folder.is_run():
+        if SeedsFolder(path).is_begun():
+            raise UsageError(f"{path}: holds several seeds; name the folder of one, such as {path / 'seed0'}")
         found = f"has no {folder.recipe.name}" if path.exists() else "no such folder"
         raise UsageError(f"{path}: not a run folder ({found}); name the folder of a wrn train")
+    result = folder.read_result() if folder.result.is_file() else None  # first: it knows what the others must hold
     recipe, records = folder.read_recipe(), folder.read_metrics()
     if not records:
         raise UsageError(f"{path}: no epoch has finished, so there is nothing to report yet; try again later")
+    notes = ()
+    if result and not folder.digests().values:
+        notes = (f"{folder.result.name} holds no SHA-256 of the run's files, so damage to them would not be noticed.",)
     return Run(
         folder=folder,
         recipe=recipe,
         env=read_json(folder.env) if folder.env.is_file() else {},
         curve=_curve(label, recipe, records, folder.metrics),
-        result=_read_result(folder.result) if folder.result.is_file() else None,
+        result=result,
+        notes=notes,
     )
-
-
-def _read_result(path: Path) -> dict[str, Any]:
-    result = read_json(path)
-    if missing := [name for name in RESULT_FIELDS if name not in result]:
-        raise DataError(f"{path}: lacks {', '.join(missing)}; the file was damaged")
-    return result
 
 
 def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path) -> Curve:
     split = "val" if recipe.feed.holdout else "test"
     try:
         train = {
-            name: [_number(record[name]) for record in records]
+            name: [float(record[name]) for record in records]
             for name in ("epoch", "train_error_pct", "train_loss", "lr")
         }
         evaluated = {
-            name: [_number(record[name]) for record in records if f"{split}_error_pct" in record]
+            name: [float(record[name]) for record in records if f"{split}_error_pct" in record]
             for name in ("epoch", f"{split}_error_pct", f"{split}_loss")
         }
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: a record lacks a number ({error}); the file was damaged") from None
     lr_epochs, lr = _lr_points(recipe.schedule, train["epoch"], train["lr"])
     return Curve(
@@ -147,14 +141,6 @@ def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path
         loss=evaluated[f"{split}_loss"],
         lr_is_stepped=recipe.schedule.kind == "steps",
     )
-
-
-def _number(value: Any) -> float:
-    """Convert a value of a record; what no run can have measured is a ValueError."""
-    number = float(value)
-    if not abs(number) <= MAX_NUMBER:
-        raise ValueError(f"{number:g} is out of range")
-    return number
 
 
 def _lr_points(schedule: ScheduleOptions, epochs: list[float], lr: list[float]) -> tuple[list[float], list[float]]:
@@ -187,9 +173,11 @@ def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predicti
     if not path.is_file():
         return None, None, f"No predictions and no pictures: {path.name} is not in the run folder."
     try:
-        stored = load_file(path)
+        stored = load(run.folder.read(path))
         logits, labels = stored["logits"].astype(np.float64), stored["labels"].astype(np.int64)
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+    except DataError:
+        raise
+    except (KeyError, ValueError, SafetensorError) as error:
         raise DataError(f"{path}: not a run's predictions ({' '.join(str(error).split())})") from None
     num_classes = logits.shape[-1]
     if logits.shape != (len(labels), num_classes) or not np.isin(labels, np.arange(num_classes)).all():
@@ -212,7 +200,7 @@ def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predicti
 def _class_names(run: Run, dataset: Dataset | None, num_classes: int) -> tuple[str, ...]:
     """The names stored with the weights, else those of the data, else numbers."""
     config = run.folder.config
-    names = read_json(config).get("class_names") if config.is_file() else None
-    if not isinstance(names, list) or len(names) != num_classes:
+    names = parse_json(run.folder.read(config), str(config)).get("class_names") if config.is_file() else None
+    if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
         names = dataset.class_names if dataset else range(num_classes)
     return tuple(map(str, names))

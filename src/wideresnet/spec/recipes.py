@@ -10,6 +10,7 @@ from typing import Any
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import nearest
 from wideresnet.spec.execution import SETTLED
+from wideresnet.spec.files import read_json
 from wideresnet.spec.options import NetworkOptions
 from wideresnet.spec.recipe import (
     FIELDS,
@@ -18,7 +19,6 @@ from wideresnet.spec.recipe import (
     Recipe,
     ScheduleOptions,
     overridden,
-    read_recipe_values,
 )
 
 
@@ -192,4 +192,4 @@ def changes_in_record(recipe: Recipe, base: Recipe, asked_for: Iterable[str] = (
 def _file_values(recipe: str) -> dict[str, Any]:
     if not Path(recipe).is_file():
         raise UsageError(f"recipe {recipe!r}: {nearest(recipe, RECIPES)}, or the path of a recipe.json")
-    return read_recipe_values(Path(recipe))
+    return read_json(Path(recipe))
