@@ -89,7 +89,7 @@ def _checked(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
     try:
         value = _converted(value, kind)
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{key_of(field)}={value!r}: must be {RULES[kind]}{_range(field)}") from None
+        raise UsageError(f"{key_of(field)}={short(value)}: must be {RULES[kind]}{_range(field)}") from None
     _check_range(field, value)
     return value
 
@@ -135,8 +135,22 @@ def _range(field: dataclasses.Field[Any]) -> str:
     return f" {' and '.join(bounds)}" if bounds else ""
 
 
+def short(value: Any) -> str:
+    """Format any value for a message of one line: of a long one only the beginning."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def brief_value(value: Any) -> str:
+    """Format a field's value for people, floats with three digits: 0.4166666666666667 -> "0.417"."""
+    if isinstance(value, tuple):
+        parts = (":".join(map(brief_value, item)) if isinstance(item, tuple) else brief_value(item) for item in value)
+        return ",".join(parts) or "none"
+    return f"{value:.3g}" if isinstance(value, float) else show_value(value)
+
+
 def show_value(value: Any) -> str:
-    """Format a field's value as its flag takes it."""
+    """Format a field's value exactly, as its flag takes it."""
     if value is None:
         return "none"
     if isinstance(value, bool):
