@@ -128,13 +128,19 @@ def test_the_temporary_folder_of_a_killed_process_is_removed_a_day_later(tempora
         "import os; from wideresnet.base import paths; print(paths.private_temporary_folder(), flush=True); os._exit(9)"
     )
     environment = {"PYTHONPATH": str(Path(paths.__file__).parents[2]), "TMPDIR": str(temporary)}
-    left = []
-    for _ in range(2):
+
+    def folder_of_a_killed_process() -> Path:
         out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-        left.append(Path(out.stdout.strip()))
-        assert left[-1].is_dir()
-        os.utime(left[0], (time.time() - 90_000, time.time() - 90_000))
-    assert not left[0].exists()
+        folder = Path(out.stdout.strip())
+        assert folder.parent == temporary
+        return folder
+
+    left = folder_of_a_killed_process()
+    os.utime(left, (time.time() - 90_000, time.time() - 90_000))
+    young = folder_of_a_killed_process()
+    folder_of_a_killed_process()
+    assert not left.exists()
+    assert young.exists()
 
 
 @pytest.mark.parametrize("planted", ["open folder", "file", "link"])

@@ -36,6 +36,9 @@ on 1,000 images, and if one of them is constant 1e4. Errors by 2: 19.31 and 19.2
 | digits | 0.36, 158 | 0.36, 0.66 | 0.37, 0.46 | 0.85, 0.87 |
 """
 
+MIN_ACTIVE = 10
+"""Images from which on a channel's usual activation is known: nine in ten of fewer would be all or all but one."""
+
 MAX_CHANGE = 0.05
 """How much the logits of nine in ten calibration images may change, relative to their norm. This package's choice.
 
@@ -225,7 +228,8 @@ def steps_of(highest: Tensor) -> Tensor:
 
     The highest byte stands for the highest activation on any image, but for at most `MAX_RATIO` times what nine in ten
     images stay below, of those that activate the channel at all. One image that is not like the others would leave them
-    few bytes. A channel that is never active on these images may be on others: it gets the largest step of its map.
+    few bytes. A channel that is active on too few images to tell is limited by the most active channel of its map. One
+    that is never active on these images may be on others: it gets the largest step of its map.
 
     Args:
         highest: float64 (N, C), the highest activation of each channel on each image.
@@ -236,6 +240,8 @@ def steps_of(highest: Tensor) -> Tensor:
     num, ordered = len(highest), highest.sort(0).values
     num_active = (ordered > 0).sum(0)
     usual = ordered.gather(0, (num - num_active + (num_active - 1).clamp(min=0) * 9 // 10).clamp(max=num - 1)[None])[0]
-    top = torch.minimum(ordered[-1], MAX_RATIO * usual).clamp(min=0)
+    is_known = num_active >= MIN_ACTIVE
+    limit = torch.where(is_known, usual, usual[is_known].max() if is_known.any() else torch.inf)
+    top = torch.minimum(ordered[-1], MAX_RATIO * limit).clamp(min=0)
     most = top.max() if top.max() > 0 else 1.0
     return torch.where(top > 0, top, most) / quantized.MAX_BYTE
