@@ -48,7 +48,7 @@ class Run:
     @property
     def processor(self) -> str:
         """The GPU or CPU that it ran on."""
-        return self.env.get("gpu") or self.env.get("cpu") or "-"
+        return str(self.env.get("gpu") or self.env.get("cpu") or "-")
 
     @property
     def progress(self) -> str:
