@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,19 @@ def test_processes_share_one_private_temporary_folder(temporary: Path) -> None:
     folder = paths.private_temporary_folder()
     assert folder == paths.private_temporary_folder() == temporary / f"wideresnet-{os.getuid()}"
     assert mode(folder) == 0o700
+
+
+def test_the_temporary_folder_of_a_killed_process_is_removed_a_day_later(temporary: Path) -> None:
+    (temporary / f"wideresnet-{os.getuid()}").touch()  # taken, so that each process has a folder of its own
+    code = "import os; from wideresnet.base import paths; print(paths.private_temporary_folder()); os._exit(9)"
+    environment = {"PYTHONPATH": str(Path(paths.__file__).parents[2]), "TMPDIR": str(temporary)}
+    left = []
+    for _ in range(2):
+        out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+        left.append(Path(out.stdout.strip()))
+        assert left[-1].is_dir()
+        os.utime(left[0], (time.time() - 90_000,) * 2)
+    assert not left[0].exists()
 
 
 @pytest.mark.parametrize("planted", ["open folder", "file", "link"])

@@ -9,9 +9,11 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 _KERNELS = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.so")
+_LEFTOVER_S = 86_400.0  # what is in a temporary folder can be made again, even if its process should still run
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -116,7 +118,10 @@ def private_temporary_folder() -> Path:
 
 @functools.cache
 def _folder_of_process(pid: int) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="wideresnet-"))
+    for old in Path(tempfile.gettempdir()).glob("wideresnet-process-*"):  # of processes that were killed
+        if is_private(old) and old.stat().st_mtime < time.time() - _LEFTOVER_S:
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="wideresnet-process-"))
 
     def remove() -> None:
         if os.getpid() == pid:  # a fork inherits this function, not the folder
