@@ -224,6 +224,18 @@ def test_int8_is_nearly_the_same_and_says_by_how_many_images_it_was_calibrated(h
     assert any("64 images" in note for note in result["notes"])
 
 
+def test_int8_is_calibrated_on_all_classes_though_a_folder_sorts_the_images(home: Path, tmp_path: Path) -> None:
+    arrays = dict(np.load(home / "data.npz"))
+    labels = np.arange(1999) * 4 // 1999
+    images = np.full((1999, 8, 8, 3), 120, dtype=np.uint8)
+    images[labels >= 2] = np.random.default_rng(0).integers(0, 256, images[labels >= 2].shape)  # the others see gray
+    np.savez(tmp_path / "sorted.npz", **(arrays | {"x_train": images, "y_train": labels}))
+    exact = evaluate_weights(home / "run", tmp_path / "sorted.npz", device="cpu", precision="fp32")
+    result = evaluate_weights(home / "run", tmp_path / "sorted.npz", int8=True)
+    assert result["loss"] == pytest.approx(exact["loss"], abs=0.02)
+    assert any("1,000 images" in note for note in result["notes"])
+
+
 @pytest.mark.parametrize("asked", [{"device": "cuda"}, {"precision": "bf16"}])
 def test_int8_on_a_gpu_or_in_another_precision_is_refused(home: Path, asked: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=r"^int8=True: .* CPU"):
