@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
 import hashlib
 import itertools
@@ -18,6 +17,10 @@ from wideresnet.base.errors import DataError, WRNError
 
 SEAL = "sha256"
 """The field of a JSON document that holds digests: file name -> SHA-256, of other files and of the document itself."""
+
+
+_reserved: list[list[Path]] = []
+"""What `reserve_folder` has made, for `release_folders`."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -98,15 +101,21 @@ def make_folders(path: Path) -> list[Path]:
 def reserve_folder(path: Path) -> Path:
     """Make a new folder for this process: at the path, or if that is taken at path-2, path-3 and so on.
 
-    If nothing has been written to it, it is removed when the process ends.
+    If nothing is ever written to it, `release_folders` removes it again.
     """
     for number in itertools.count(1):
         place = path if number == 1 else path.with_name(f"{path.name}-{number}")
         with suppress(FileExistsError):
             if not place.exists():
-                atexit.register(remove_empty, make_folders(place))
+                _reserved.append(make_folders(place))
                 return place
     raise AssertionError  # there is always a next number
+
+
+def release_folders() -> None:
+    """Remove reserved folders that are still empty."""
+    while _reserved:
+        remove_empty(_reserved.pop())
 
 
 def remove_empty(folders: list[Path]) -> None:
