@@ -52,12 +52,13 @@ def wait_for(happened: Callable[[], bool], limit_s: float = 300) -> None:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Check that two runs have the same files and bits, except for the command, times, memory and their plots."""
+    """Check that two runs have the same files and bits, except for what was typed, times, memory and their plots."""
     names = sorted(path.name for path in other.iterdir())
     assert sorted(path.name for path in one.iterdir()) == names
     for name in ("recipe.json", "config.json", "model.safetensors", "test_predictions.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    assert {**read_json(one / "env.json"), "command": ""} == {**read_json(other / "env.json"), "command": ""}
+    typed = {"command": "", "asked": []}
+    assert {**read_json(one / "env.json"), **typed} == {**read_json(other / "env.json"), **typed}
     measured = ("seconds", "train_s", "images_per_s", "peak_memory_mib", "predicted_memory_mib")
     for records in ([RunFolder(path).read_result(), *RunFolder(path).read_metrics()] for path in (one, other)):
         for record in records:
@@ -107,6 +108,7 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
         fit(stored.replace(seed=seed), single)
         write_report(single)
         assert_same_run(folder.run(seed).path, single)
+    assert [read_json(folder.run(seed).env)["asked"] for seed in (3, 4)] == [["precision"]] * 2  # not what was decided
     begun, resumed = (read_json(folder.run(seed).env)["command"] for seed in (3, 4))
     assert begun == shlex.join(map(str, ("wrn", "train", *words, "--seeds", 2, "--out", out)))  # as it was typed
     assert resumed.startswith("wrn train --resume")

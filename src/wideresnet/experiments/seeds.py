@@ -18,7 +18,9 @@ from wideresnet.experiments.concurrency import Pace, Report, make_pace
 from wideresnet.experiments.process import Worker
 from wideresnet.experiments.summary import seeds_document, seeds_text
 from wideresnet.report.pages import write_comparison
+from wideresnet.spec.files import read_json
 from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.recipes import asked_of_machine
 from wideresnet.spec.record import SeedsFolder
 from wideresnet.training import Interrupted, Job, Plan
 from wideresnet.training.fit import check_checkpoint_every, prepare
@@ -92,6 +94,8 @@ def fit_seeds(
         if waiting:
             dataset = dataset or load_for(recipe)
             job, plan = prepare(recipe, dataset, resumed=resume)
+            begun = folder.run(recipe.seed).env
+            asked = read_json(begun).get("asked", []) if begun.is_file() else asked_of_machine(job.recipe)
             recipe, device = job.recipe.replace(**job.execution.settled()), job.execution.device
             if announce:
                 announce(job, plan)
@@ -108,6 +112,7 @@ def fit_seeds(
                     "resume": run.is_run(),
                     "checkpoint_every_s": checkpoint_every_s,
                     "command": command,
+                    "asked": asked,
                 }
                 return start_worker(seed, job, folder.log(seed), num_threads)
 

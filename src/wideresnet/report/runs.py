@@ -11,12 +11,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from wideresnet.base.errors import DataError, UsageError, WRNError
+from wideresnet.base.metrics import top_k_error
 from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
 from wideresnet.report.figures import Curve
 from wideresnet.spec.files import parse_json, read_json
-from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.recipe import Recipe, ScheduleOptions
 from wideresnet.spec.record import RunFolder, SeedsFolder
+
+MAX_NUMBER = 1e30
+"""No run has a larger epoch, error, loss or learning rate; such a number cannot be drawn. This package's choice."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,14 @@ class Predictions:
         labels: int64 (N,), true classes.
         predicted: int64 (N,), predicted classes.
         probability: float64 (N,), of the predicted class, 0..1.
+        top5_error_pct: how often the true class is not among the five most probable ones, percent.
         class_names: in the order of the labels.
     """
 
     labels: np.ndarray
     predicted: np.ndarray
     probability: np.ndarray
+    top5_error_pct: float
     class_names: tuple[str, ...]
 
     @property
@@ -115,27 +121,48 @@ def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path
     split = "val" if recipe.feed.holdout else "test"
     try:
         train = {
-            name: [float(record[name]) for record in records]
+            name: [_number(record[name]) for record in records]
             for name in ("epoch", "train_error_pct", "train_loss", "lr")
         }
         evaluated = {
-            name: [float(record[name]) for record in records if f"{split}_error_pct" in record]
+            name: [_number(record[name]) for record in records if f"{split}_error_pct" in record]
             for name in ("epoch", f"{split}_error_pct", f"{split}_loss")
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: a record lacks a number ({error}); the file was damaged") from None
+    lr_epochs, lr = _lr_points(recipe.schedule, train["epoch"], train["lr"])
     return Curve(
         label=label,
         split=split,
         epochs=[int(epoch) for epoch in train["epoch"]],
         train_error_pct=train["train_error_pct"],
         train_loss=train["train_loss"],
-        lr=train["lr"],
+        lr_epochs=lr_epochs,
+        lr=lr,
         evaluated_epochs=[int(epoch) for epoch in evaluated["epoch"]],
         error_pct=evaluated[f"{split}_error_pct"],
         loss=evaluated[f"{split}_loss"],
         lr_is_stepped=recipe.schedule.kind == "steps",
     )
+
+
+def _number(value: Any) -> float:
+    """Convert a value of a record; what no run can have measured is a ValueError."""
+    number = float(value)
+    if not abs(number) <= MAX_NUMBER:
+        raise ValueError(f"{number:g} is out of range")
+    return number
+
+
+def _lr_points(schedule: ScheduleOptions, epochs: list[float], lr: list[float]) -> tuple[list[float], list[float]]:
+    """The recorded learning rates, which are those at the ends of epochs, with the schedule's corners between them."""
+    points = {0.0: lr[0], **dict(zip(epochs, lr, strict=True))}
+    if schedule.kind == "one_cycle":  # linear from 0 to the peak, then linear to 0
+        peak, warm = max(schedule.lr, *lr), schedule.warmup_fraction * schedule.epochs
+        points[0.0] = 0.0 if warm else peak
+        if warm < epochs[-1]:
+            points[warm] = peak
+    return sorted(points), [points[epoch] for epoch in sorted(points)]
 
 
 def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predictions | None, Dataset | None, str]:
@@ -177,7 +204,8 @@ def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predicti
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probability = exponentials.max(axis=1) / exponentials.sum(axis=1)
     names = _class_names(run, dataset, num_classes)
-    return Predictions(labels, logits.argmax(axis=1), probability, names), dataset, problem
+    top5_error_pct = top_k_error(logits, labels, 5)
+    return Predictions(labels, logits.argmax(axis=1), probability, top5_error_pct, names), dataset, problem
 
 
 def _class_names(run: Run, dataset: Dataset | None, num_classes: int) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from wideresnet.machine.description import describe
 from wideresnet.machine.device import make_deterministic, pick_device
 from wideresnet.machine.threads import limit_threads
 from wideresnet.networks.blocks import draw_depth_from
+from wideresnet.report.text import shell_command
 from wideresnet.spec.files import read_json, remove_parts, write_json
 from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.recipes import asked_of_machine
 from wideresnet.spec.record import RunFolder
 from wideresnet.training.configure import configure, make_forward
 from wideresnet.training.interrupt import Interrupted
@@ -54,6 +56,7 @@ def fit(
     watch: Watch | None = None,
     world: World | None = None,
     command: str | None = None,
+    asked: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Train a network and leave a record.
 
@@ -73,6 +76,8 @@ def fit(
             percent.
         world: the processes that train together, if they have joined already.
         command: the command line, for the record.
+        asked: for the record, the fields that the user asked for and the machine could have decided; None: those of
+            `recipe`, unless it already holds decisions of the machine.
 
     Returns:
         The content of `result.json`; `test_error_pct` is that of the last epoch.
@@ -101,7 +106,7 @@ def fit(
                 announce(job, plan)
             with _replaced_run_kept(folder) if world.is_first and not resume else nullcontext():
                 if world.is_first:
-                    _open_folder(folder, job, plan, resume=resume, overwrite=overwrite, command=command)
+                    _open_folder(folder, job, plan, resume=resume, overwrite=overwrite, command=command, asked=asked)
                 result = Run(job, plan, folder, checkpoint_every_s, watch).train(resume)
             if world.is_first:
                 _write_report(folder, dataset)
@@ -216,9 +221,17 @@ def _complete(folder: RunFolder, dataset: Dataset | None) -> None:
 
 
 def _write_report(folder: RunFolder, dataset: Dataset | None) -> None:
-    from wideresnet.report.pages import write_report  # drawing libraries: not needed before this
+    """Draw the run's page. The result is on the disk already, so whatever fails here costs the page alone."""
+    try:
+        from wideresnet.report.pages import write_report  # drawing libraries: not needed before this
 
-    write_report(folder.path, dataset)
+        write_report(folder.path, dataset)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        log.warning(
+            f"the run has finished, but its page could not be drawn ({reason}); "
+            f"draw it with: {shell_command(['wrn', 'report', str(folder.path)])}"
+        )
 
 
 def _nothing_to_resume(folder: RunFolder) -> UsageError:
@@ -236,7 +249,14 @@ def _resume(folder: RunFolder, asked: Recipe, world: World) -> tuple[Recipe, tup
 
 
 def _open_folder(
-    folder: RunFolder, job: Job, plan: Plan, *, resume: bool, overwrite: bool, command: str | None
+    folder: RunFolder,
+    job: Job,
+    plan: Plan,
+    *,
+    resume: bool,
+    overwrite: bool,
+    command: str | None,
+    asked: Sequence[str] | None,
 ) -> None:
     """Write what is known before the first step."""
     if resume:
@@ -248,8 +268,10 @@ def _open_folder(
         write_json(folder.recipe, {**job.recipe.to_json(), **job.execution.settled()})
     write_config(folder.path, Weights(job.network, job.data.preprocessing, job.data.class_names, job.data.feed.size))
     env = {**describe(job.execution.device, command), "num_processes": job.world.size}
-    if resume and folder.env.is_file():  # the machine that it ends on, the command that it began with
-        env["command"] = read_json(folder.env).get("command", env["command"])
+    env["asked"] = list(asked_of_machine(job.recipe) if asked is None else asked)
+    if resume and folder.env.is_file():  # the machine that it ends on; what was asked for as it began
+        began = read_json(folder.env)
+        env |= {"command": began.get("command", env["command"]), "asked": began.get("asked", [])}
     write_json(folder.env, env)
 
 
