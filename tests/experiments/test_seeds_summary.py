@@ -10,8 +10,8 @@ from rich.console import Console
 from wideresnet.commands.train import render_seeds as render
 from wideresnet.experiments.summary import seeds_document, seeds_text
 from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.result import REQUIRED
 from wideresnet.spec.record import SeedsFolder, write_json
+from wideresnet.spec.result import REQUIRED
 
 
 def finished(folder: SeedsFolder, errors_pct: dict[int, float]) -> None:

@@ -7,11 +7,12 @@ import json
 import os
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from wideresnet.base.errors import UsageError
-from wideresnet.spec.files import reserve_folder
+from wideresnet.spec.files import release_folders, reserve_folder
 from wideresnet.spec.recipe import CHOICES
 
 
@@ -29,11 +30,23 @@ def add_verb(verbs: Any, name: str, run: Any, help: str, example: str) -> argpar
         name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.set_defaults(verb=run)
+    parser.set_defaults(verb=releasing(run))
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document on stdout; everything else goes to stderr"
     )
     return parser
+
+
+def releasing(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """Return the verb so that it leaves no new folder behind to which it has written nothing."""
+
+    def verb(args: argparse.Namespace) -> None:
+        try:
+            run(args)
+        finally:
+            release_folders()
+
+    return verb
 
 
 def add_machine_flags(parser: argparse.ArgumentParser, *, precision: bool = True) -> None:
