@@ -90,7 +90,7 @@ READERS = ["images", "npz", "parquet", "folders", "safetensors", "config", "reci
     ("readers", "count"),
     [
         (READERS, 60),
-        pytest.param(["result"], 60, marks=pytest.mark.xfail(reason="types in result.json are not checked yet")),
+        (["result"], 60),
         (["report"], 5),  # draws a page each
     ],
     ids=["files", "result", "report"],

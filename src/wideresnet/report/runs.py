@@ -15,6 +15,7 @@ from wideresnet.base.metrics import top_k_error
 from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
 from wideresnet.report.figures import Curve
+from wideresnet.spec.fields import short
 from wideresnet.spec.files import parse_json, read_json
 from wideresnet.spec.recipe import Recipe, ScheduleOptions
 from wideresnet.spec.record import RunFolder, SeedsFolder
@@ -107,11 +108,19 @@ def read_run(path: Path, label: str = "") -> Run:
     return Run(
         folder=folder,
         recipe=recipe,
-        env=read_json(folder.env) if folder.env.is_file() else {},
+        env=_read_env(folder.env) if folder.env.is_file() else {},
         curve=_curve(label, recipe, records, folder.metrics),
         result=result,
         notes=notes,
     )
+
+
+def _read_env(path: Path) -> dict[str, Any]:
+    env = read_json(path)
+    for name in ("cpu", "gpu", "device"):
+        if not isinstance(env.get(name), str | None):
+            raise DataError(f"{path}: {name} must be text, not {short(env[name])}; the file was damaged")
+    return env
 
 
 def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path) -> Curve:
