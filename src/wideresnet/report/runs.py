@@ -81,6 +81,22 @@ class Predictions:
         return self.predicted != self.labels
 
 
+def runs_in(path: Path) -> list[Path]:
+    """Return the runs that a folder stands for: itself, or of several seeds those that have a finished epoch.
+
+    Raises:
+        UsageError: it is a folder of several seeds, of which none has finished an epoch.
+        DataError: a file of a run is damaged.
+    """
+    folder = SeedsFolder(path)
+    if not folder.is_begun():
+        return [path]
+    runs = [run.path for run in folder.runs() if run.read_metrics()]
+    if not runs:
+        raise UsageError(f"{path}: no seed has finished an epoch, so there is nothing to report yet; try again later")
+    return runs
+
+
 def read_run(path: Path, label: str = "") -> Run:
     """Read a run folder.
 
