@@ -143,7 +143,7 @@ def fit_seeds(
 
 def _is_done(folder: SeedsFolder, seed: int) -> bool:
     run = folder.run(seed)
-    return run.result.is_file() and run.report.is_file()
+    return run.result.is_file() and run.report.is_file() and not run.has_leftovers()
 
 
 def _name_others(folder: SeedsFolder, seeds: Sequence[int]) -> None:

@@ -265,20 +265,21 @@ def _open_folder(
     asked: Sequence[str] | None,
 ) -> None:
     """Write what is known before the first step."""
+    env = {**describe(job.execution.device, command), "num_processes": job.world.size, "asked": []}
     if resume:
         for place in (folder.path, folder.checkpoint):
             remove_parts(place)
+        if folder.env.is_file():  # the machine that it ends on; what was asked for as it began
+            began = read_json(folder.env)
+            env |= {"command": began.get("command", env["command"]), "asked": began.get("asked", [])}
+        write_json(folder.env, env)
     else:
         _check_space(folder, plan)
         folder.create(overwrite=overwrite)
+        env["asked"] = list(asked_of_machine(job.recipe) if asked is None else asked)
+        write_json(folder.env, env)  # before the recipe, with which the run begins: only now it is known what was asked
         write_json(folder.recipe, {**job.recipe.to_json(), **job.execution.settled()})
     write_config(folder.path, Weights(job.network, job.data.preprocessing, job.data.class_names, job.data.feed.size))
-    env = {**describe(job.execution.device, command), "num_processes": job.world.size}
-    env["asked"] = list(asked_of_machine(job.recipe) if asked is None else asked)
-    if resume and folder.env.is_file():  # the machine that it ends on; what was asked for as it began
-        began = read_json(folder.env)
-        env |= {"command": began.get("command", env["command"]), "asked": began.get("asked", [])}
-    write_json(folder.env, env)
 
 
 @contextmanager
