@@ -8,8 +8,10 @@ from wideresnet.report.environment import hardware_text, torch_text
 from wideresnet.spec import published as paper
 
 OURS = "wideresnet"
+OURS_BF16 = "wideresnet bf16"
 OURS_INT8 = "wideresnet int8"
-"""The names of this package's contenders."""
+OWN = (OURS, OURS_BF16, OURS_INT8)
+"""The names of this package's contenders; each lower precision has its own, so that no ratio mixes precisions."""
 
 START_WAYS = {
     "cold": "wrn train with an empty cache: kernels are compiled, the fastest way is measured",
@@ -60,6 +62,14 @@ def quartiles(spread: dict[str, float], form: str, scale: float = 1.0, between: 
         between: the text between the two.
     """
     return between.join(f"{scale * spread[name]:{form}}" for name in ("quartile1", "quartile3"))
+
+
+def agreement_line(case: dict[str, Any], row: dict[str, Any]) -> str:
+    """Say how often a lower precision of ours answers as fp32 does; "" if that is not known."""
+    if "top1_agreement_pct" not in row:
+        return ""
+    num = case["batch_size"]
+    return f"{row['top1_agreement_pct']:.4g} % of its answers on the {num} image{'s' * (num > 1)} are those of fp32"
 
 
 def parts_line(case: dict[str, Any]) -> str:

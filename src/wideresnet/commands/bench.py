@@ -15,6 +15,7 @@ from wideresnet.base.format import human_count
 from wideresnet.bench.words import (
     OURS,
     START_WAYS,
+    agreement_line,
     case_title,
     errors_of,
     machine_line,
@@ -122,7 +123,7 @@ def render(document: dict[str, Any]) -> RenderableType:
     """The record for people; times are medians over rounds."""
     parts: list[RenderableType] = [Text(machine_line(document))]
     if document["job"] == "figure4":
-        return Group(*parts, Text(), _figure4(document))
+        return Group(*parts, Text(), _figure4(document), *_warnings(document["cases"]))
     if document["job"] == "start":
         return Group(*parts, Text(), *(_starts(case) for case in document["cases"]))
     for case in document["cases"]:
@@ -134,14 +135,24 @@ def render(document: dict[str, Any]) -> RenderableType:
             )
         if verdict(case):
             parts.append(Text(f"ours is {verdict(case)}, the fastest other as its users run it", style="bold"))
-        if case.get("int8_is_faster"):
-            parts.append(Text(f"ours in 8 bits is {case['int8_is_faster']['median']:.2f} x the same", style="bold"))
+        for row in case["contenders"]:
+            if agreement := agreement_line(case, row):
+                parts.append(Text(f"{row['name']}: {agreement}"))
         parts.append(Text(f"a step of ours in pieces: {parts_line(case)}"))
         parts.append(
             Text(f"matrix product {human_count(case['matmul']['flops_per_s'])}FLOP/s ({case['matmul']['what']}); "
                  f"median of {case['num_rounds']} rounds", style="dim")
         )  # fmt: skip
+        parts += _warnings([case])
     return Group(*parts)
+
+
+def _warnings(cases: list[dict[str, Any]]) -> list[Text]:
+    return [
+        Text(f"warning: {case['network']}: {warning}", style="yellow")
+        for case in cases
+        for warning in case.get("warnings", ())
+    ]
 
 
 def _contenders(case: dict[str, Any]) -> Table:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -70,13 +71,13 @@ class TerminalReporter:
                 self._live = None
 
     @contextmanager
-    def status(self, description: str) -> Iterator[None]:
+    def status(self, description: str) -> Iterator[Callable[[str], object]]:
         """Show a spinner."""
         if self._live is not None:
-            yield
+            yield lambda _: None
             return
-        with console().status(description):
-            yield
+        with console().status(escape(description)) as spinner:
+            yield lambda text: spinner.update(escape(text))
 
     def report(self, message: str) -> None:
         """Print a line above the bars."""

@@ -135,6 +135,13 @@ class Loader:
         found = self._load()
         return found if isinstance(found, str) else None
 
+    def identity(self) -> str:
+        """Return a digest of what decides the library's content: sources, compiler, processor; "" without compiler."""
+        try:
+            return self._key()
+        except (Unavailable, OSError):
+            return ""
+
     def _load(self) -> ctypes.CDLL | str:
         """Return the library or the reason for its absence; a failure is not retried in this process."""
         if self._found is None:
@@ -198,6 +205,7 @@ class Loader:
 
 _LOADER = Loader()
 start_build, library, why_unavailable = _LOADER.start_build, _LOADER.library, _LOADER.why_unavailable
+identity = _LOADER.identity
 
 
 def _digest(content: bytes) -> str:
