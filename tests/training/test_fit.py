@@ -75,7 +75,7 @@ def test_another_seed_gives_other_weights(make_npz: MakeNpz, tmp_path: Path) -> 
     assert weights(tmp_path / "a") != weights(tmp_path / "b")
 
 
-@pytest.mark.parametrize("autotune", ["on", "off"])
+@pytest.mark.parametrize("autotune", ["cached", "off"])
 def test_fit_through_python_prints_nothing(make_npz: MakeNpz, tmp_path: Path, autotune: str) -> None:
     code = "import sys; from pathlib import Path; from wideresnet import Recipe, fit\n"
     code += "fit(Recipe.from_file(Path(sys.argv[1])), sys.argv[2])"

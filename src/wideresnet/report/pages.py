@@ -18,7 +18,7 @@ from wideresnet.data.facts import FACTS
 from wideresnet.report import html
 from wideresnet.report.figures import Tile, draw_curves, draw_predictions, to_png
 from wideresnet.report.runs import Predictions, Run, read_predictions, read_run
-from wideresnet.report.statistics import group_equal, settings_of, summarize, varying
+from wideresnet.report.statistics import group_equal, settings_of, settled_differently, summarize, varying
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
 from wideresnet.spec.fields import show_value
@@ -113,6 +113,7 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
     body = [f"<h1>{len(read)} runs</h1>"]
     if unfinished:
         body.append(html.paragraph(f"Not finished, so not counted in any median: {', '.join(unfinished)}.", "note"))
+    body += [html.paragraph(text, "note") for text in settled_differently(read)]
     body += [
         html.heading("Curves"),
         html.curves_picture([run.curve for run in read]),

@@ -192,10 +192,15 @@ def _measure(question: _Question, measure: Measure, tell: Tell, notes: list[str]
     }
     if why_not := next(filter(None, (why_not_trusted(trial) for _, trial in trials)), ""):
         return _Answer(candidates[0], _not_measured(candidates[0], why_not), record), why_not
-    told = f"{execution.describe()}: {fmean(rates[execution]):.3g} images/s in a trial"
-    if others := [f"{way.describe(execution)} {fmean(each):.3g}" for way, each in rates.items() if way != execution]:
+    told = f"{execution.describe()}: {_rate(rates[execution])} images/s in a trial"
+    if others := [f"{way.describe(execution)} {_rate(each)}" for way, each in rates.items() if way != execution]:
         told += f" ({', '.join(others)})"
     return _Answer(execution, told, record), ""
+
+
+def _rate(rates: Sequence[float]) -> str:
+    rate = fmean(rates)
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _not_measured(execution: Execution, why: str) -> str:
