@@ -221,7 +221,9 @@ def test_what_a_file_leaves_out_comes_from_the_recipe_that_it_names_or_from_pape
 def test_changes_made_in_a_file_are_told_beside_those_of_overrides(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.json", recipe="quick", lr=0.05, flip=False)
     recipe, base = resolve(path, "WRN-16-2", "cifar10", {"epochs": 7}), base_of(path, "WRN-16-2", "cifar10")
-    assert overridden(recipe, base) == {"lr": (0.3, 0.05), "flip": (True, False), "epochs": (18, 7)}
+    assert overridden(recipe, base) == {
+        "lr": (0.3, 0.05), "flip": (True, False), "epochs": (18, 7), "eval_every": (2, 1),
+    }  # fmt: skip
 
 
 def test_a_file_of_a_recipe_without_a_name_here_is_whole_or_refused(tmp_path: Path) -> None:

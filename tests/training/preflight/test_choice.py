@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from wideresnet.spec.execution import Execution
-from wideresnet.training.preflight.choice import MAX_SCATTER, MIN_CPU_SHARE, choose, why_not_trusted
-from wideresnet.training.preflight.trial import Trial
+from wideresnet.training.preflight.choice import MAX_SCATTER, choose, why_not_trusted
+from wideresnet.training.preflight.trial import MIN_CPU_SHARE, Trial
 
 FIRST, OTHER, THIRD, BF16 = (
     Execution(device="cpu", kernels="winograd"),

@@ -68,7 +68,7 @@ def test_a_long_run_names_a_shorter_choice_with_its_time() -> None:
     assert re.fullmatch(r"recipe fast, 50 epochs: 1[01] min", shorter(epochs=200))
     one_cycle = {"schedule": "one_cycle", "recipe": "fast"}
     assert shorter(epochs=188, eval_every=62, **one_cycle) == "recipe fast, 47 epochs: 19 min"
-    assert shorter(epochs=26, **one_cycle) == "recipe fast, 6 epochs: 2 min"
+    assert shorter(epochs=26, **one_cycle) == "recipe fast, 6 epochs: 3 min"
 
 
 def test_a_resumed_run_has_no_shorter_choice() -> None:

@@ -56,12 +56,12 @@ def test_a_candidate_is_warmed_up_until_it_gets_no_faster_and_a_hopeless_one_tak
         now += {"channels_last": 0.001 * num + 0.1 / 4**number, "contiguous": 0.002 * num}[layout]
 
     trial = time_candidates(
-        a_shape(batch_size=128), watched(see), LAYOUTS, clock=lambda: now, cpu_clock=lambda: now / 2
+        a_shape(batch_size=128), watched(see), LAYOUTS, clock=lambda: now, cpu_clock=lambda: 0.95 * now
     )
     assert trial.rates == ((pytest.approx(1000, rel=0.02),), (pytest.approx(500),))
     assert MAX_STEPS >= steps[8].count("channels_last") > steps[8].count("contiguous") == MIN_STEPS
     assert set(steps[32]) == {"channels_last"}
-    assert trial.cpu_share == pytest.approx(0.5)
+    assert trial.cpu_share == pytest.approx(0.95)
 
 
 def test_candidates_that_are_alike_take_turns_in_rounds() -> None:
@@ -73,7 +73,9 @@ def test_candidates_that_are_alike_take_turns_in_rounds() -> None:
         slow = 2.0 if len(told) and "round 2" in told[-1] else 1.0  # another program, in both turns of a round
         now += slow * num * {"channels_last": 0.010, "contiguous": 0.012}[layout]
 
-    trial = time_candidates(a_shape(batch_size=128), watched(see), LAYOUTS, told.append, clock=lambda: now)
+    trial = time_candidates(
+        a_shape(batch_size=128), watched(see), LAYOUTS, told.append, clock=lambda: now, cpu_clock=lambda: now
+    )
     first, other = trial.rates
     assert len(first) == len(other) == ROUNDS
     assert first == pytest.approx((100, 50, 100))
@@ -92,9 +94,27 @@ def test_the_first_candidate_takes_its_turns_however_slow_it_is() -> None:
         nonlocal now
         now += num * {"channels_last": 0.05, "contiguous": 0.01}[layout]
 
-    first, other = time_candidates(a_shape(batch_size=128), watched(see), LAYOUTS, clock=lambda: now).rates
+    first, other = time_candidates(
+        a_shape(batch_size=128), watched(see), LAYOUTS, clock=lambda: now, cpu_clock=lambda: now
+    ).rates
     assert first == pytest.approx([20] * ROUNDS)
     assert other == pytest.approx([100] * ROUNDS)
+
+
+def test_a_trial_beside_other_programs_ends_early() -> None:
+    now, seen = 0.0, list[int]()
+
+    def see(num: int, _: str) -> None:
+        nonlocal now
+        now += 0.01 * num
+        seen.append(num)
+
+    trial = time_candidates(
+        a_shape(batch_size=128), watched(see), LAYOUTS, clock=lambda: now, cpu_clock=lambda: now / 2
+    )
+    assert trial.rates == ((pytest.approx(100),), (pytest.approx(100),))
+    assert trial.cpu_share == pytest.approx(0.5)
+    assert set(seen) == {8}
 
 
 @pytest.mark.parametrize(("image_s", "sizes"), [(0.001, {8, 32}), (0.1, {8, 16})])
@@ -106,7 +126,9 @@ def test_slow_networks_are_timed_on_smaller_batches(image_s: float, sizes: set[i
         now += image_s * num
         seen.append(num)
 
-    trial = time_candidates(a_shape(batch_size=128), watched(see), LAYOUTS[:1], clock=lambda: now)
+    trial = time_candidates(
+        a_shape(batch_size=128), watched(see), LAYOUTS[:1], clock=lambda: now, cpu_clock=lambda: now
+    )
     assert trial.rates == ((pytest.approx(1 / image_s),),)
     assert set(seen) == sizes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wideresnet.spec.execution import Execution
-from wideresnet.training.preflight.trial import ROUNDS, Trial
+from wideresnet.training.preflight.trial import MIN_CPU_SHARE, ROUNDS, Trial
 
 CLEARLY_FASTER = 1.1
 """The first candidate is kept unless another is this many times as fast in every round."""
@@ -15,7 +15,7 @@ WORTH_ROUNDING = 1.3
 Own choice."""
 
 MAX_SCATTER = 1.25
-MIN_CPU_SHARE = 0.9
+"""How many times as fast a candidate's best round may be as its worst. Own choice."""
 
 
 def choose(candidates: Sequence[Execution], trial: Trial) -> int:

@@ -31,6 +31,9 @@ SETTLED_AT = 0.9  # of a candidate's best: a step that takes no less ends its wa
 HOPELESS = 1.6  # a candidate this many times slower after a warm-up takes no further turns
 ROUNDS = 3  # fewer cannot tell agreement from luck
 TURN_S = 0.02  # a turn has one step, or as many as fit, of which the best counts: a single short one is mostly noise
+MIN_CPU_SHARE = 0.9
+"""Below this share of the CPU a trial proves nothing. Own measurements, two cores with other programs at a load of 9 to
+13: 0.14 to 0.21."""
 
 Tell = Callable[[str], object]
 """Shows what is going on, until the next call."""
@@ -64,7 +67,7 @@ class Trial:
 
     Attributes:
         rates: of each candidate, images per second in each round; a single figure of one that was left out of the
-            rounds, because it was hopeless or nothing was left to compare it with.
+            rounds, because it was hopeless, nothing was left to compare it with, or the trial ended early.
         cpu_share: CPU time that the thread which takes the steps got, as a share of the time that they took. It
             computes throughout, so a lower share means that other programs were computing; 1 on a GPU.
     """
@@ -83,6 +86,8 @@ def time_candidates(
     cpu_clock: Callable[[], float] = time.thread_time,
 ) -> Trial:
     """Time each candidate in steps of a shape: a warm-up, which leaves out the hopeless ones, then rounds of turns.
+
+    If other programs are computing, the trial ends early, since it would prove nothing and take long.
 
     Args:
         network: on the CPU; copies of it are trained.
@@ -104,11 +109,12 @@ def time_candidates(
         else:
             low = timer.warm_up(FEW, everyone)
             sizes = [FEW, min(whole, MOST if min(low) < LONG_STEP_S else MANY)]
-            high = timer.warm_up(sizes[1], _hopeful([1 / seconds for seconds in low]))
+            hopeful = _hopeful([1 / seconds for seconds in low])
+            high = timer.warm_up(sizes[1], hopeful if timer.cpu_share >= MIN_CPU_SHARE else ())
             estimates = [_rate(sizes, pair, whole) for pair in zip(low, high, strict=True)]
         rates = {i: (estimates[i],) for i in everyone}
         hopeful = _hopeful(estimates)
-        if len(hopeful) > 1:
+        if len(hopeful) > 1 and timer.cpu_share >= MIN_CPU_SHARE:
             rates |= dict.fromkeys(hopeful, ())
             for number in range(1, ROUNDS + 1):
                 for i in hopeful:
