@@ -89,6 +89,15 @@ def test_fit_through_python_prints_nothing(make_npz: MakeNpz, tmp_path: Path, au
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+def test_a_way_to_decide_that_does_not_exist_is_refused_before_anything_is_written(
+    make_npz: MakeNpz, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"^autotune='sometimes': must be one of cached, again, off$"):
+        fit(small(make_npz()), tmp_path / "run", autotune="sometimes")
+    assert not (tmp_path / "run").exists()
+    fit(small(make_npz(), epochs=1), tmp_path / "run", autotune="off")
+
+
 def test_whoever_watches_is_told_steps_loss_and_error(make_npz: MakeNpz, tmp_path: Path) -> None:
     seen: list[tuple[int, float, float]] = []
     fit(small(make_npz(), epochs=1), tmp_path / "run", watch=lambda *told: seen.append(told))

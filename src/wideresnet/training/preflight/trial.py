@@ -112,7 +112,7 @@ def time_candidates(
             hopeful = _hopeful([1 / seconds for seconds in low])
             high = timer.warm_up(sizes[1], hopeful if timer.cpu_share >= MIN_CPU_SHARE else ())
             estimates = [_rate(sizes, pair, whole) for pair in zip(low, high, strict=True)]
-        rates = {i: (estimates[i],) for i in everyone}
+        rates: dict[int, tuple[float, ...]] = {i: (estimates[i],) for i in everyone}
         hopeful = _hopeful(estimates)
         if len(hopeful) > 1 and timer.cpu_share >= MIN_CPU_SHARE:
             rates |= dict.fromkeys(hopeful, ())
