@@ -18,10 +18,11 @@ check: $(READY)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-# README's tables, from the records in results/
+# the tables of README and docs/, from the records in results/
 results: $(READY)
 	$(BIN)/python tools/results.py
 	$(BIN)/python tools/speed.py
+	$(BIN)/python tools/reliability.py
 
 clean:
 	rm -rf $(VENV) runs/demo

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from wideresnet.spec.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_tables_are_made_from_the_committed_records() -> None:
-    done = subprocess.run([sys.executable, "tools/results.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("tool", ["results", "reliability"])
+def test_the_tables_are_made_from_the_committed_records(tool: str) -> None:
+    done = subprocess.run([sys.executable, f"tools/{tool}.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,4 +1,5 @@
-"""Write the results tables of README.md and docs/results.md from the committed records in results/.
+"""Write the results tables of README.md and docs/results.md from the committed records in results/, and the table of
+recipes of docs/guide.md.
 
 python tools/results.py           write them
 python tools/results.py --check   exit 1 if they are not what the records say
@@ -6,21 +7,28 @@ python tools/results.py --check   exit 1 if they are not what the records say
 
 from __future__ import annotations
 
+import math
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pages import ROOT, between, write_or_check
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.format import human_count, human_seconds
 from wideresnet.data import FACTS
+from wideresnet.report.changes import find_changes, recipe_text
 from wideresnet.report.environment import hardware_text, torch_text
 from wideresnet.report.statistics import group_equal, settings_of, summarize
 from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.recipes import base_of, changes_in_record
+from wideresnet.spec.recipes import RECIPES, resolve
 from wideresnet.spec.record import RunFolder, read_json
 
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
+RECIPES_BEGIN, RECIPES_END = "<!-- recipes: made by tools/results.py -->", "<!-- end of recipes -->"
+RECIPE_EXAMPLES = (("cifar10", 50_000), ("svhn", 604_388), ("your own", 1_000))
+"""(data, number of training images) for the table of recipes."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,10 @@ def summary(records: list[Record], prefix: str = "") -> str:
             hardware(first),
         )
         rows.append(f"| {' | '.join(map(str, cells))} |")
+    num_machines = len({hardware_text(record.env) for record in records})
+    if num_machines > 1:
+        kinds = f"{num_machines} kinds of machines, see the last column"
+        rows.append(f"\nThe rows come from {kinds}: speeds and times compare only within one.")
     return "\n".join(rows)
 
 
@@ -98,11 +110,56 @@ def error(percents: list[float], seeds: list[int]) -> str:
 
 
 def changes(record: Record) -> str:
-    """Name what was overridden in the recipe, if anything."""
-    recipe, facts = record.recipe, FACTS[record.result["dataset"]]
-    base = base_of(recipe.name, recipe.network, recipe.data, known_as=facts.name, num_train=facts.num_train)
-    changed = changes_in_record(recipe, base)
-    return "".join(f", {key} {new}" for key, (_, new) in changed.items() if key != "seed")  # shown with the error
+    """Name what was overridden in the recipe, if anything, as a run's page does."""
+    found = find_changes(record.recipe, record.result["dataset"], asked=record.env.get("asked", ()))
+    return recipe_text(record.recipe, found).removeprefix(record.recipe.name)
+
+
+def command(record: Record) -> str:
+    """Write the command that made a record, with the name of a published set in the place of that machine's path."""
+    words, facts = shlex.split(record.env["command"]), FACTS.get(record.result["dataset"])
+    if facts and "--data" in words:
+        words[words.index("--data") + 1] = facts.name
+    return shlex.join(words)
+
+
+def recipes_table() -> str:
+    """Write what each named recipe means in numbers, for WRN-16-2 and a few sets."""
+    rows = [
+        "| recipe | data | training images | epochs | batch | steps | learning rate | image sizes | evaluated |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in RECIPES:
+        for data, num_train in RECIPE_EXAMPLES:
+            known_as = data if data in FACTS else ""
+            recipe = resolve(name, "WRN-16-2", data, known_as=known_as, num_train=num_train)
+            schedule, feed = recipe.schedule, recipe.feed
+            rate = f"{schedule.lr:g}, x {schedule.lr_drop_factor:g} at {', '.join(map(str, schedule.lr_drop_epochs))}"
+            if schedule.kind == "one_cycle":
+                rate = f"0 to {schedule.lr:g} in {100 * schedule.warmup_fraction:g} % of the run, then to 0"
+            batches = num_train // schedule.batch_size if feed.drop_last else ceil_div(num_train, schedule.batch_size)
+            sizes = [
+                f"{100 * scale:g} % from epoch {first_epoch(start, schedule.epochs)}"
+                for start, scale in feed.image_scales
+            ]
+            cells = (
+                name,
+                data,
+                f"{num_train:,}",
+                schedule.epochs,
+                schedule.batch_size,
+                f"{schedule.epochs * batches:,}",
+                rate,
+                ", ".join(sizes) if len(sizes) > 1 else "100 %",
+                "every epoch" if feed.eval_every == 1 else f"every {feed.eval_every} epochs",
+            )
+            rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows)
+
+
+def first_epoch(start: float, num_epochs: int) -> int:
+    """Return the first epoch, counted from 1, that begins when this share of the run is over."""
+    return math.ceil(start * num_epochs - 1e-9) + 1
 
 
 def hardware(record: Record) -> str:
@@ -122,7 +179,7 @@ def details(records: list[Record]) -> str:
         result = record.result
         what = f"{result['recipe']}{changes(record)}, seed {result['seed']}"
         parts.append(f"## {result['network']}, {result['dataset']}, {what}")
-        parts.append(f"`{record.env['command']}`")
+        parts.append(f"`{command(record)}`")
         rows = [
             "| epoch | lr at its end | images scaled by | train loss | train error % | test error % |",
             "|---|---|---|---|---|---|",
@@ -138,11 +195,12 @@ def details(records: list[Record]) -> str:
 
 
 def main() -> int:
-    """Write or check both pages."""
-    records, readme = read_records(), ROOT / "README.md"
+    """Write or check the pages."""
+    records, readme, guide = read_records(), ROOT / "README.md", ROOT / "docs" / "guide.md"
     pages = {
         readme: between(readme.read_text(), BEGIN, END, summary(records)),
         ROOT / "docs" / "results.md": details(records),
+        guide: between(guide.read_text(), RECIPES_BEGIN, RECIPES_END, recipes_table()),
     }
     return write_or_check(pages, "results/")
 

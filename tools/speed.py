@@ -1,4 +1,4 @@
-"""Write README.md's speed table and docs/speed.md from the committed records in results/speed/.
+"""Write README.md's speed table, docs/speed.md and its plots from the committed records in results/speed/.
 
 python tools/speed.py           write them
 python tools/speed.py --check   exit 1 if they are not what the records say
@@ -13,6 +13,7 @@ from typing import Any
 
 from pages import ROOT, between, write_or_check
 from wideresnet.base.format import human_count
+from wideresnet.bench.plots import write_plot
 from wideresnet.bench.words import (
     OURS,
     OURS_INT8,
@@ -74,7 +75,8 @@ def details(records: list[dict[str, Any]]) -> str:
         "training step is the loss, backward pass and update for a batch that is already in memory. FLOP are 2 x the "
         "multiply-accumulates of direct convolution, three times as many for training; the matrix product is timed in "
         "the same rounds. Other implementations run eagerly in fp32, NCHW, as their users run them; with `+careful`, "
-        "in channels_last and our precision; `plain` is our own network run in the same way.",
+        "in channels_last and our precision; `plain` is our own network run in the same way. tools/peers.py says how "
+        "to get the code behind `tools.peers:authors` and `tools.peers:xternalz`.",
     ]
     for record in records:
         folder = record["folder"]
@@ -180,8 +182,11 @@ def _times(faster: dict[str, float]) -> str:
 
 
 def main() -> int:
-    """Write or check both pages."""
+    """Write or check both pages; the plots, whose bytes depend on matplotlib's version, are only written."""
     records, readme = read_records(), ROOT / "README.md"
+    if "--check" not in sys.argv[1:]:
+        for record in records:
+            write_plot(record, ROOT / record["folder"] / "bench.png")
     pages = {
         readme: between(readme.read_text(), BEGIN, END, summary(records)),
         ROOT / "docs" / "speed.md": details(records),

@@ -141,16 +141,61 @@ def test_the_cache_can_be_listed_and_cleared_without_touching_other_files(folder
     entry = _entry(data_root)
     unfinished = entry.with_suffix(".123.tmp")
     unfinished.write_bytes(b"abc")
+    foreign = entry.with_name(".tmpAb3dEf")  # what safetensors leaves when it is killed
+    foreign.write_bytes(b"abcd")
     others = [data_root / "cifar-10-python.tar.gz", data_root / "decoded/weights.safetensors"]
     for other in others:
         other.write_bytes(b"mine")
     size = entry.stat().st_size
     assert cache.cache_contents() == [
-        (unfinished.name, 3, "decoded images, damaged or unfinished"),
         (entry.name, size, f"decoded from {folder}"),
+        (foreign.name, 4, "decoded images, unfinished"),
+        (unfinished.name, 3, "decoded images, unfinished"),
     ]
-    assert cache.clear_cache() == size + 3
+    assert cache.downloads_bytes() == 8
+    assert cache.clear_cache() == size + 7
     assert sorted(data_root.rglob("*.*")) == sorted(others)
+
+
+def test_what_killed_processes_left_behind_is_removed_after_an_hour(folder: Path, data_root: Path) -> None:
+    decoded = data_root / "decoded"
+    decoded.mkdir(parents=True)
+    names = [".tmpAb3dEf", f"{'0' * 64}.123.tmp", "mine.tmp"]
+    for name in names:
+        for age in ("old", "new"):
+            path = decoded / (name if age == "old" else name.replace("3", "4"))
+            path.write_bytes(b"abc")
+            if age == "old":
+                os.utime(path, ns=(0, 0))
+    load_dataset(folder)
+    left = {path.name for path in decoded.iterdir() if path.suffix != ".safetensors"}
+    assert left == {".tmpAb4dEf", f"{'0' * 64}.124.tmp", "mine.tmp"}
+
+
+def test_decoded_images_that_others_could_have_written_are_not_trusted(
+    folder: Path, data_root: Path, opened: list[Any]
+) -> None:
+    first = load_dataset(folder)
+    path = _entry(data_root)
+    assert (data_root / "decoded").stat().st_mode & 0o777 == 0o700
+    for place, mode in ((path, 0o666), (path.parent, 0o777)):
+        place.chmod(mode)
+        before = len(opened)
+        second = load_dataset(folder)
+        assert len(opened) == before + 20
+        expected = f"the cached images {path} are not used, because others can write to {place}"
+        assert second.notes == (*first.notes, expected)
+        _assert_equal(first, second)
+        assert load_dataset(folder).notes == first.notes  # stored again, in private
+
+
+def test_a_cache_whose_path_is_not_utf8_never_calls_its_entries_damaged(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRN_DATA", os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    first, second = load_dataset(folder), load_dataset(folder)
+    _assert_equal(first, second)
+    assert not any("damaged" in note for note in second.notes)
 
 
 def test_kernels_and_measurements_are_listed_and_cleared_and_are_no_downloads(data_root: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-import wideresnet.spec.record
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder
 from wideresnet.training import fit, loop
@@ -57,7 +56,7 @@ def run(recipe: Recipe, out: Path, how: str = "", rank: int = 0, after: int = 0,
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "full disk":
-                wideresnet.spec.record.os.fsync = _raise_full
+                os.fsync = _raise_full
 
     loop.train_step = step
     return fit(recipe, out, resume=resume, checkpoint_every_s=0.0 if how == "full disk" else 60.0)

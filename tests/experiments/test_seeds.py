@@ -22,8 +22,10 @@ from wideresnet.experiments import fit_seeds
 from wideresnet.experiments.concurrency import Report
 from wideresnet.experiments.process import Worker
 from wideresnet.report.pages import write_report
+from wideresnet.spec.files import read_json, write_json
 from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.record import RunFolder, SeedsFolder, read_json, write_json
+from wideresnet.spec.record import RunFolder, SeedsFolder
+from wideresnet.spec.result import metrics_line
 from wideresnet.training import Interrupted, fit
 
 MakeNpz = Callable[..., Path]
@@ -50,12 +52,13 @@ def wait_for(happened: Callable[[], bool], limit_s: float = 300) -> None:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Check that two runs have the same files and bits, except for the command, times, memory and their plots."""
+    """Check that two runs have the same files and bits, except for what was typed, times, memory and their plots."""
     names = sorted(path.name for path in other.iterdir())
     assert sorted(path.name for path in one.iterdir()) == names
     for name in ("recipe.json", "config.json", "model.safetensors", "test_predictions.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    assert {**read_json(one / "env.json"), "command": ""} == {**read_json(other / "env.json"), "command": ""}
+    typed = {"command": "", "asked": []}
+    assert {**read_json(one / "env.json"), **typed} == {**read_json(other / "env.json"), **typed}
     measured = ("seconds", "train_s", "images_per_s", "peak_memory_mib", "predicted_memory_mib")
     for records in ([RunFolder(path).read_result(), *RunFolder(path).read_metrics()] for path in (one, other)):
         for record in records:
@@ -95,7 +98,7 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
     assert wrn("train", "--resume", "--seeds", 2, "--at-once", 2, "--out", out, "--json") == 0
     said = capsys.readouterr()
     summary = json.loads(said.out)
-    assert summary == read_json(folder.summary)
+    assert summary == folder.read_summary()
     assert (summary["n"], summary["at_once"], summary["unfinished"]) == (2, 2, [])
     assert folder.page.is_file()
     assert "resumed from step" in folder.log(3).read_text()
@@ -105,6 +108,7 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
         fit(stored.replace(seed=seed), single)
         write_report(single)
         assert_same_run(folder.run(seed).path, single)
+    assert [read_json(folder.run(seed).env)["asked"] for seed in (3, 4)] == [["precision"]] * 2  # not what was decided
     begun, resumed = (read_json(folder.run(seed).env)["command"] for seed in (3, 4))
     assert begun == shlex.join(map(str, ("wrn", "train", *words, "--seeds", 2, "--out", out)))  # as it was typed
     assert resumed.startswith("wrn train --resume")
@@ -202,7 +206,7 @@ class FakeWorker:
             names = {"dataset": "digits", "device": "cpu", "precision": "fp32", "seed": self.seed}
             write_json(self.folder.result, {**result, **names})
             record = dict.fromkeys(("epoch", "step", "lr", "train_loss", "train_error_pct"), 1)
-            self.folder.append_metrics({**record, "test_loss": 1.0, "test_error_pct": 2.0})
+            self.folder.append_metrics(metrics_line({**record, "test_loss": 1.0, "test_error_pct": 2.0}))
             self.folder.report.touch()
         return code
 
@@ -252,7 +256,7 @@ def test_a_second_ctrl_c_ends_the_workers_and_says_how_to_continue(tmp_path: Pat
     ("words", "expected"),
     [
         (("WRN-10-1", "--data", "digits", "--seeds", "0"), "at least 1"),
-        (("WRN-10-1", "--data", "digits", "--seeds", "2", "--at-once", "0"), "at_once 0: must be at least 1"),
+        (("WRN-10-1", "--data", "digits", "--seeds", "2", "--at-once", "0"), "--at-once 0: must be at least 1"),
         (("WRN-10-1", "--data", "digits", "--seeds", "two"), "--seeds"),
         (("WRN-10-1", "--data", "digits", "--at-once", "2"), "add --seeds"),
         (("WRN-10-1", "--data", "digits", "--seeds", "2", "--out", "used"), "not empty"),

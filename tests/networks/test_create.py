@@ -156,3 +156,12 @@ def test_options_with_effect_do_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         create("WRN-10-1", norm="group", bn_eps=1e-3, bn_scale="uniform", dropout=0.3)
+
+
+def test_a_network_that_does_not_fit_in_memory_is_refused_before_anything_is_built() -> None:
+    with pytest.raises(UsageError, match=r"^WRN-3994-100: .* parameters need .*TiB of memory, available are .*"):
+        create("WRN-3994-100")
+    with pytest.raises(UsageError, match=r"need .* of memory"):
+        create("WRN-28-100", num_classes=10**7)
+    with torch.device("meta"):  # only its shapes are asked for
+        assert create("WRN-10-100").fc.in_features == 6400

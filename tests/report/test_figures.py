@@ -6,6 +6,7 @@ import dataclasses
 import io
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from wideresnet.report.figures import (
     Theme,
     Tile,
     draw_comparison,
+    draw_confusion,
     draw_curves,
     draw_predictions,
     image_to_png,
@@ -35,13 +37,26 @@ CURVE = Curve(
     epochs=[1, 2, 3, 4],
     train_error_pct=[80.0, 40.0, 20.0, 12.5],
     train_loss=[2.0, 1.5, 1.0, 0.5],
-    lr=[0.1, 0.1, 0.02, 0.02],
+    lr_epochs=[0, 1, 2, 3, 4],
+    lr=[0.1, 0.1, 0.1, 0.02, 0.02],
     evaluated_epochs=[2, 4],
     error_pct=[35.0, 15.25],
     loss=[1.2, 0.7],
     lr_is_stepped=True,
 )
-ODD_TEXTS = ["$x^", "_hidden", "two\nlines", "\u65e5\u672c", "<script>", "", "a" * 200]
+HOSTILE = [
+    "caf\udce9",
+    "\ud83d",
+    "a\x00b",
+    "\x1b[31m",
+    "\u202eabc",
+    "\ufffe",
+    "\ue000",
+    "\x85",
+    "e" + 9 * "\u0301",
+    "\u200d",
+]
+ODD_TEXTS = ["$x^", "_hidden", "two\nlines", "\u65e5\u672c", "<script>", "", "a" * 200, *HOSTILE]
 
 
 def tile(wrong: bool, channels: int = 3, name: str = "cat") -> Tile:
@@ -73,7 +88,85 @@ def test_curves_show_every_value_and_the_legend_gives_the_last() -> None:
     assert values(test) == (CURVE.evaluated_epochs, CURVE.error_pct)
     assert legend_texts(error) == ["train 12.50 %", "test 15.25 %"]
     assert legend_texts(loss) == ["train 0.500", "test 0.700"]
-    assert values(lr.lines[0]) == (CURVE.epochs, CURVE.lr)
+    assert values(lr.lines[0]) == (CURVE.lr_epochs, CURVE.lr)
+
+
+def test_a_stepped_lr_holds_from_the_first_step_and_drops_after_the_epoch_before() -> None:
+    lr = draw_curves(CURVE).axes[2]
+    assert lr.lines[0].get_drawstyle() == "steps-pre"  # the rate at an epoch's end is that of its whole epoch
+    assert values(lr.lines[0])[0][0] == lr.get_xlim()[0] == 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_errors_that_span_much_get_a_logarithmic_axis_with_room_on_both_sides(scale: float) -> None:
+    train, test = [80 * scale, 40 * scale, 4 * scale, 0.0], [35 * scale, 15 * scale]
+    curve = dataclasses.replace(CURVE, train_error_pct=train, error_pct=test)
+    error = draw_curves(curve).axes[0]
+    low, high = error.get_ylim()
+    assert error.get_yscale() == "log"
+    assert 2 * scale < low < 4 * scale
+    assert high > 80 * scale
+    assert len([tick for tick in error.get_yticks() if low <= tick <= high]) >= 2
+
+
+def test_a_tiny_value_does_not_stretch_the_axis_over_all_others() -> None:
+    error = draw_curves(dataclasses.replace(CURVE, train_error_pct=[80.0, 40.0, 20.0, 5e-324])).axes[0]
+    assert error.get_ylim()[0] > 1e-5
+
+
+@pytest.mark.parametrize("errors", [[0.0] * 4, [50.0] * 4, [90.0, 88.0, 85.0, 60.0], [3.0, 0.0, 0.0, 0.0]])
+def test_errors_that_span_little_get_a_linear_axis_that_shows_all(errors: list[float]) -> None:
+    curve = dataclasses.replace(CURVE, train_error_pct=errors, error_pct=errors[-2:])
+    error = draw_curves(curve).axes[0]
+    low, high = error.get_ylim()
+    assert error.get_yscale() == "linear"
+    assert low <= min(errors) <= max(errors) <= high
+    assert to_svg(draw_curves(curve))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_text_of_a_figure_is_nine_pixels_high_on_the_page_that_it_is_for(narrow: bool) -> None:
+    """The smallest width is 360 px for a telephone, 648 px (43 rem less the margins) for the wide figure."""
+    pairs = [("a group", 12), ("others", 13)]
+    figures = [
+        draw_curves(CURVE, narrow=narrow),
+        draw_comparison([CURVE, CURVE], narrow=narrow),
+        draw_confusion(np.eye(25, dtype=int), pairs, narrow=narrow),
+    ]
+    for figure in figures:
+        px_per_point = (360 if narrow else 648) / (72 * figure.get_figwidth())
+        sizes = [float(text.get_fontsize()) for text in figure.findobj(Text) if text.get_text()]  # type: ignore[union-attr]
+        assert min(sizes) * px_per_point >= 9
+
+
+def test_svg_has_real_text_and_equal_figures_are_equal_files() -> None:
+    svg = to_svg(draw_curves(CURVE))
+    assert b">learning rate</text>" in svg
+    assert svg == to_svg(draw_curves(CURVE))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_svg_is_well_formed_whatever_the_text(text: str) -> None:
+    ElementTree.fromstring(to_svg(draw_comparison([dataclasses.replace(CURVE, label=text)] * 2)))
+    ElementTree.fromstring(to_svg(draw_confusion(np.eye(25, dtype=int), [(text, 25)])))
+
+
+def test_a_confusion_picture_has_a_cell_per_pair_of_classes_and_colors_only_what_occurred() -> None:
+    matrix = np.diag([10] * 30)
+    matrix[3, 7] = 1
+    figure = draw_confusion(matrix, [("first", 10), ("second", 20)])
+    (axes,) = figure.axes
+    cells = np.asarray(axes.images[0].get_array())
+    assert cells.shape == (30, 30, 3)
+    colored = (cells != 1).any(axis=2)
+    assert np.array_equal(colored, matrix > 0)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    assert list(axes.get_yticks()) == [4.5, 19.5]
+
+
+def test_class_names_are_short_enough_for_a_picture_of_predictions_and_the_title_has_both_lines() -> None:
+    figure = draw_predictions([tile(True)], "the error", "the choice")
+    assert figure.get_suptitle() == "the error\nthe choice"
 
 
 def test_held_out_images_are_called_validation() -> None:
@@ -83,7 +176,7 @@ def test_held_out_images_are_called_validation() -> None:
 
 def test_a_stepped_lr_gets_a_logarithmic_axis_unless_it_is_zero() -> None:
     assert draw_curves(CURVE).axes[2].get_yscale() == "log"
-    assert draw_curves(dataclasses.replace(CURVE, lr=[0.0] * 4)).axes[2].get_yscale() == "linear"
+    assert draw_curves(dataclasses.replace(CURVE, lr=[0.0] * 5)).axes[2].get_yscale() == "linear"
     assert draw_curves(dataclasses.replace(CURVE, lr_is_stepped=False)).axes[2].get_yscale() == "linear"
 
 
@@ -143,7 +236,7 @@ def test_drawing_leaves_matplotlibs_global_state_alone() -> None:
         "import sys, matplotlib; from matplotlib import rcParams\n"
         "def state(): return {k: rcParams[k] for k in rcParams if k != 'backend'}  # reading that imports pyplot\n"
         "before = state(); from wideresnet.report.figures import *\n"
-        "c = Curve('a', 'test', [1], [1.], [1.], [1.], [1], [1.], [1.], True); to_svg(draw_curves(c))\n"
+        "c = Curve('a', 'test', [1], [1.], [1.], [1.], [1.], [1], [1.], [1.], True); to_svg(draw_curves(c))\n"
         "assert 'matplotlib.pyplot' not in sys.modules; assert state() == before"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,10 +21,12 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from wideresnet.base.errors import DataError, UsageError
-from wideresnet.data import load_dataset
+from wideresnet.data import FACTS, load_dataset
+from wideresnet.report.figures import heat
 from wideresnet.report.pages import write_comparison, write_report
 from wideresnet.spec.recipes import resolve
-from wideresnet.spec.record import RunFolder
+from wideresnet.spec.record import RunFolder, SeedsFolder
+from wideresnet.spec.result import metrics_line
 from wideresnet.training import fit
 
 RECORD = Path(__file__).parent.parent.parent / "results" / "wrn-10-1-digits-paper-seed0"
@@ -108,8 +111,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run, which a test may change."""
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+    """A copy of a finished run without its digests, which a test may change."""
+    copy = Path(shutil.copytree(trained, tmp_path / "run"))
+    RunFolder(copy).result.write_text(json.dumps(RunFolder(copy).read_result()))
+    return copy
 
 
 def change(path: Path, **values: Any) -> None:
@@ -143,8 +148,8 @@ def test_the_page_loads_nothing_from_anywhere(run: Path) -> None:
     assert policies
     assert policies[0]
     assert "default-src 'none'" in policies[0]
-    for picture in page.pictures():
-        assert not re.search(rb"""(?:href|src)\s*=\s*["'](?!#)|url\((?!#)|@import""", picture)
+    for picture in page.pictures():  # a heat map holds its pixels
+        assert not re.search(rb"""(?:href|src)\s*=\s*["'](?!#|data:image/png)|url\((?!#)|@import""", picture)
 
 
 def test_names_of_classes_and_files_are_only_text(run: Path) -> None:
@@ -158,7 +163,7 @@ def test_names_of_classes_and_files_are_only_text(run: Path) -> None:
 def test_the_headline_is_the_last_epochs_error_even_if_an_earlier_one_was_lower(run: Path) -> None:
     records = RunFolder(run).read_metrics()
     records[0]["test_error_pct"] = 1.25
-    RunFolder(run).write_metrics(records)
+    RunFolder(run).write_metrics(b"".join(map(metrics_line, records)))
     page = Page(write_report(run).page)
     result = RunFolder(run).read_result()
     assert f"{result['test_error_pct']:.2f} %" in page.texts
@@ -173,7 +178,7 @@ def test_the_headline_has_network_data_cost_and_machine(run: Path) -> None:
     result = RunFolder(run).read_result()
     for wanted in (
         "WRN-10-1 on pets & <b>",
-        "quick recipe, seed 0",
+        "recipe quick, epochs 2, eval_every 1, device cpu, precision fp32; seed 0",
         f"{result['params']:,}",
         f"{result['images_per_s']:,.0f} images/s",
         "cpu: ",
@@ -211,16 +216,127 @@ def test_the_worst_mistakes_are_the_most_probable_wrong_predictions_and_show_tho
     assert all(any(np.array_equal(images[i], image) for image in drawn) for i in worst)
 
 
-def test_more_than_twenty_classes_are_shown_as_the_most_confused_pairs(run: Path) -> None:
-    labels = np.arange(25, dtype=np.int64).repeat(4)
-    logits = np.eye(25, dtype=np.float32)[labels] * 9
-    logits[:3] = np.eye(25, dtype=np.float32)[7] * 9
-    logits[4] = np.eye(25, dtype=np.float32)[8] * 9
-    save_file({"logits": logits, "labels": labels}, run / PREDICTIONS)
+def store_predictions(run: Path, labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> None:
+    logits = np.eye(num_classes, dtype=np.float32)[predicted] * 9
+    save_file({"logits": logits, "labels": labels.astype(np.int64)}, run / PREDICTIONS)
+
+
+def test_more_than_twenty_classes_are_shown_as_a_picture_and_the_most_confused_pairs(run: Path) -> None:
+    labels = np.arange(25).repeat(4)
+    predicted = labels.copy()
+    predicted[:3], predicted[4] = 7, 8
+    store_predictions(run, labels, predicted, 25)
     page = Page(write_report(run).page)
     header = page.rows.index(["true", "taken for", "images", "of the class, %"])
     assert page.rows[header + 1 : header + 3] == [["0", "7", "3", "75.0"], ["1", "8", "1", "25.0"]]
     assert "true \\ predicted" not in page.text
+    assert [a["alt"] for a in page.all("img") if "Confusion matrix of 25 classes" in (a["alt"] or "")]
+    assert "top-5" not in page.text
+
+
+def test_a_hundred_classes_get_their_top_5_error_and_those_of_cifar100_their_superclasses(run: Path) -> None:
+    names = FACTS["cifar100"].class_names
+    change(run / "config.json", class_names=names)
+    labels, predicted = np.arange(100).repeat(2), np.arange(100).repeat(2)
+    predicted[0] = names.index("pear")  # an apple: both are fruit
+    predicted[2] = names.index("boy")  # an aquarium fish
+    predicted[4] = names.index("lion")  # a baby
+    store_predictions(run, labels, predicted, 100)
+    page = Page(write_report(run).page)
+    assert "top-5 error" in page.texts
+    assert "20 superclasses: of 3 mistakes 1 (33 %) stay within one" in page.text
+    assert any(b"household furniture" in picture for picture in page.pictures())
+
+
+def test_bars_of_errors_end_at_a_round_number(run: Path) -> None:
+    labels = np.arange(4).repeat(50)
+    predicted = labels.copy()
+    predicted[:6] = 1  # 12 % of class 0
+    store_predictions(run, labels, predicted, 4)
+    page = Page(write_report(run).page)
+    assert "A full bar is 20 %." in page.text
+    assert 'style="width: 60.0%"' in page.source
+
+
+def test_the_pictures_of_predictions_say_that_they_are_a_choice_and_what_the_error_is(run: Path) -> None:
+    labels = np.arange(40) % 4
+    predicted = (labels + 1) % 4
+    predicted[:3] = labels[:3]
+    store_predictions(run, labels, predicted, 4)
+    change(run / "result.json", test_error_pct=92.5)
+    page = Page(write_report(run).page)
+    assert "A choice, not in proportion: 3 correct and 6 wrong predictions" in page.text
+    assert "Of all 40 predictions 37 are wrong" in page.text
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "\ud83d", "a\x00b\x1b[31m", "\u202ecod.exe", "\uffff", "$x^", "'\"><b>"])
+def test_no_class_name_can_keep_a_run_from_its_page(run: Path, name: str) -> None:
+    change(run / "config.json", class_names=[name, name + "2", "dog", "cat"])
+    page = Page(write_report(run).page)
+    assert page.source.count("<b>") == page.source.count("<figcaption><b>")
+    assert not re.search("[\x00\x1b\u202e]", page.source)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are Unicode there")
+def test_a_folder_whose_name_is_not_unicode_gets_its_page_and_its_comparison(run: Path, trained: Path) -> None:
+    odd = Path(shutil.copytree(run, os.fsdecode(os.fsencode(run) + b"-caf\xe9")))
+    page = Page(write_report(odd).page)
+    assert rf"--out $'{run}-caf\xe9-again'" in page.text  # which a shell reads as those bytes
+    comparison = Page(write_comparison([odd, trained], odd / "page.html"))
+    assert r"run-caf\udce9" in comparison.text
+    address = next(a["href"] for a in comparison.all("a"))
+    assert address == "report.html"
+
+
+def test_what_the_machine_decided_is_marked_only_if_it_was_asked_for(run: Path) -> None:
+    def marked() -> list[str] | None:
+        page = Page(write_report(run).page)
+        return {row[0]: row[1:3] for row in page.rows if len(row) == 4}.get("precision")
+
+    assert marked() == ["fp32", "recipe: auto"]  # the run was started with precision="fp32"
+    change(run / "env.json", asked=[])
+    assert marked() == ["fp32", ""]
+    change(run / "env.json", asked=7)  # damaged
+    assert marked() == ["fp32", ""]
+
+
+def contrast(one: str, other: str) -> float:
+    """Source: WCAG 2.2, contrast ratio of two colors '#rrggbb'."""
+
+    def luminance(color: str) -> float:
+        channels = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_text_has_the_contrast_that_wcag_asks_for_in_light_and_dark(run: Path) -> None:
+    source = write_report(run).page.read_text()
+    for theme in re.findall(r":root \{(.*?)\}", source, re.DOTALL):
+        colors = dict(re.findall(r"--([a-z-]+): ([^;]+);", theme))
+        for ink in ("ink", "muted", "accent", "wrong"):
+            for background in ("bg", "soft"):
+                assert contrast(colors[ink], colors[background]) >= 4.5, (ink, background, theme)
+        for name in ("right-heat", "wrong-heat"):
+            strongest, alpha = [int(c) for c in colors[name].split(", ")], float(heat(1.0))
+            below = [int(colors["bg"][place : place + 2], 16) for place in (1, 3, 5)]
+            cell = [round(alpha * c + (1 - alpha) * b) for c, b in zip(strongest, below, strict=True)]
+            assert contrast(colors["ink"], "#" + "".join(f"{c:02x}" for c in cell)) >= 4.5, (name, theme)
+
+
+def test_a_page_can_be_used_without_eyes_or_a_mouse(run: Path) -> None:
+    page = Page(write_report(run).page)
+    assert page.all("html") == [{"lang": "en"}]
+    headings = [name for name, _ in page.tags if re.fullmatch("h[1-6]", name)]
+    assert headings[0] == "h1"
+    assert set(headings[1:]) == {"h2"}
+    assert all(a.get("alt") for a in page.all("img"))
+    scrolled = [a for a in page.all("div") if a.get("class") == "scroll"]
+    assert scrolled
+    assert all(a.get("tabindex") == "0" and a.get("role") == "region" and a.get("aria-label") for a in scrolled)
+    assert len(scrolled) == len(page.all("table"))
 
 
 def test_a_run_without_mistakes_says_so(run: Path) -> None:
@@ -239,7 +355,7 @@ def test_only_fields_that_differ_from_the_recipe_are_marked(run: Path) -> None:
     fields = {row[0]: row[1:3] for row in page.rows if len(row) == 4 and row[0]}
     assert set(fields) >= RunFolder(run).read_recipe().values().keys()
     marked = {name for name, (_, was) in fields.items() if was}
-    assert marked == {"epochs", "eval_every", "device"}
+    assert marked == {"epochs", "eval_every", "device", "precision"}
     assert fields["epochs"] == ["2", "recipe: 200"]
 
 
@@ -267,7 +383,7 @@ def test_an_unfinished_run_without_an_evaluation_gets_a_page(run: Path) -> None:
     records = [
         {k: v for k, v in record.items() if not k.startswith("test_")} for record in RunFolder(run).read_metrics()
     ]
-    RunFolder(run).write_metrics(records)
+    RunFolder(run).write_metrics(b"".join(map(metrics_line, records)))
     assert "not the result" in Page(write_report(run).page).text
 
 
@@ -328,6 +444,15 @@ def test_a_damaged_file_is_named_in_one_line(run: Path, name: str, content: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["Infinity", "1e308", "NaN", "1" + 400 * "0"])
+@pytest.mark.parametrize("name", ["epoch", "lr", "train_error_pct", "test_loss"])
+def test_a_number_that_no_run_measured_is_damage(run: Path, name: str, value: str) -> None:
+    path = RunFolder(run).metrics
+    path.write_text(re.sub(rf'"{name}": [^,}}]+', f'"{name}": {value}', path.read_text(), count=1))
+    with pytest.raises(DataError, match=r"metrics\.jsonl"):
+        write_report(run)
+
+
 def test_a_comparison_overlays_runs_and_takes_medians_over_seeds(run: Path, trained: Path, tmp_path: Path) -> None:
     copies: dict[str, Path] = {}
     for seed, error in enumerate((10.0, 40.0, 20.0)):
@@ -354,10 +479,42 @@ def test_a_comparison_overlays_runs_and_takes_medians_over_seeds(run: Path, trai
 
 def test_an_unfinished_run_is_compared_but_not_counted(run: Path, trained: Path, tmp_path: Path) -> None:
     (run / "result.json").unlink()
-    page = Page(write_comparison([run, trained], tmp_path / "page.html"))
+    again = Path(shutil.copytree(trained, tmp_path / "again"))
+    change(again / "recipe.json", seed=1)
+    page = Page(write_comparison([run, trained, again], tmp_path / "page.html"))
     assert "not counted in any median" in page.text
     start = next(place for place, row in enumerate(page.rows) if "median, %" in row)
-    assert page.rows[start + 1][6] == "1"
+    assert page.rows[start + 1][6] == "2"
+
+
+def test_single_runs_have_no_medians(run: Path, trained: Path, tmp_path: Path) -> None:
+    change(run / "recipe.json", lr=0.5)
+    page = Page(write_comparison([run, trained], tmp_path / "page.html"))
+    assert "Medians" not in page.text
+    assert any(row[0] == "run" for row in page.rows)
+
+
+def test_a_comparison_leads_to_the_pages_of_its_runs_and_seeds_lead_back(run: Path, tmp_path: Path) -> None:
+    seeds = SeedsFolder(tmp_path / "a:b #1")
+    runs = [Path(shutil.copytree(run, seeds.run(seed).path)) for seed in (0, 1)]
+    seeds.summary.write_text("{}")
+    alone = Page(write_report(run).page)
+    assert alone.all("a") == []
+    pages = [write_report(path).page for path in runs]
+    comparison = Page(write_comparison(runs, seeds.page))
+    addresses = [a["href"] for a in comparison.all("a")]
+    assert addresses == ["seed0/report.html", "seed1/report.html"]
+    assert [a["href"] for a in Page(pages[0]).all("a")] == ["../comparison.html"]
+    far = Page(write_comparison(runs, tmp_path / "pages" / "all.html"))
+    assert far.all("a")[0]["href"] == "../a%3Ab%20%231/seed0/report.html"
+
+
+def test_a_comparison_names_what_was_changed_in_a_published_sets_recipe(tmp_path: Path) -> None:
+    other = Path(shutil.copytree(RECORD, tmp_path / "other"))
+    change(other / "recipe.json", lr=0.05)
+    page = Page(write_comparison([RECORD, other], tmp_path / "page.html"))
+    start = next(place for place, row in enumerate(page.rows) if row[0] == "run")
+    assert [row[4] for row in page.rows[start + 1 :]] == ["paper", "paper, lr 0.05"]
 
 
 def test_a_comparison_says_which_runs_were_computed_differently(run: Path, trained: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wideresnet.base.errors import UsageError
 from wideresnet.spec.names import FAMILIES, RESNEXT, NetworkName, is_ambiguous, list_networks, parse
 
-widths = st.integers(1, 16_000).map(lambda sixteenths: sixteenths / 16)
+widths = st.integers(1, 1_600).map(lambda sixteenths: sixteenths / 16)
 blocks = st.integers(1, 100)
 
 
@@ -143,8 +143,9 @@ def test_resnet_depths_of_imagenet_mean_imagenet_unless_the_family_says_otherwis
         ("WRN-41-2-B(3,1)", None, r"nearest WRN-40-2-B\(3,1\), WRN-46-2-B\(3,1\)"),
         ("WRN-28-2.3", None, r"16k = 36.8 must be a whole number.*nearest k = 2.3125"),
         ("WRN-28-0", None, r"at least 1; nearest k = 0.0625"),
-        ("WRN-28-1001", None, r"k must be at most 1000"),
-        ("WRN-10000000000-1", None, r"depth must be at most 10000"),
+        ("WRN-28-101", None, r"k must be at most 100"),
+        ("WRN-10000000000-1", None, r"depth must be at most 4000"),
+        ("WRN-3994-100-B(7,7,7,7,7,7,7,7)", None, r"15,960 convolutions in its blocks, at most 4,000 are allowed"),
         ("WRN-28", None, r"k is missing"),
         ("WRN-40-2-l5", None, r"l must be from 1 to 4"),
         ("WRN-40-2-B(2)", None, r"each 1, 3, 5 or 7"),
@@ -249,6 +250,14 @@ def test_group_widths_widen_the_groups_but_not_the_stem() -> None:
     assert parse("WRN-50-2-bottleneck").group_widths[0] == (128, 128, 256)
     assert parse("ResNeXt-50-32x4d").group_widths[0] == (128, 128, 256)
     assert parse("PreActResNet-164").group_widths == ((16, 16, 64), (32, 32, 128), (64, 64, 256))
+
+
+def test_the_weights_of_the_blocks_are_counted_from_the_name_alone() -> None:
+    assert parse("WRN-10-1").num_block_weights == 9 * (16 * 16 * 2 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
+    # published: 36.5 M and 25.6 M parameters, of which the rest are projections, normalizations and the linear layer
+    assert 0.98 < parse("WRN-28-10").num_block_weights / 36.5e6 < 1
+    assert 0.8 < parse("ResNet-50").num_block_weights / 25.6e6 < 1
+    assert 0.8 < parse("ResNeXt-50-32x4d").num_block_weights / 25.0e6 < 1
 
 
 def test_a_network_name_is_a_value() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -330,12 +331,12 @@ def test_a_file_that_is_not_json_is_named(tmp_path: Path, content: bytes) -> Non
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         Recipe.from_file(path)
-    assert str(caught.value).startswith(f"{path}: not a readable recipe.json (")
+    assert str(caught.value).startswith(f"{path}: cannot be read as JSON (")
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nothing\.json: not a readable recipe\.json"):
+    with pytest.raises(DataError, match=r"nothing\.json: cannot be read \(No such file"):
         Recipe.from_file(tmp_path / "nothing.json")
 
 
@@ -345,6 +346,16 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path, content: str, kind: s
     path.write_text(content)
     with pytest.raises(DataError, match=f"JSON object of fields, this is {kind}$"):
         Recipe.from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("lr_drop_epochs", range(1, 10**6)), ("image_scales", [(i / 10**6, 1.0) for i in range(10**6)])],
+)
+def test_a_list_of_a_million_entries_is_refused_in_a_short_line(key: str, value: Any) -> None:
+    message = refusal(**{key: value})
+    assert re.match(rf"{key}: a list of (999,999|1,000,000) entries; must have at most 100$", message)
+    assert len(refusal(**{key: [*value, "x"]})) < 200
 
 
 def test_the_lists_of_fields_name_fields() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from wideresnet.base.errors import DataError, UsageError, WRNError
+from wideresnet.spec.files import append, remove_parts, write_atomic, write_json
 from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.record import RunFolder, remove_parts, write_atomic, write_json
+from wideresnet.spec.record import RunFolder
+from wideresnet.spec.result import REQUIRED, metrics_line
 
 
 def started_run(path: Path) -> RunFolder:
@@ -19,6 +22,13 @@ def started_run(path: Path) -> RunFolder:
     folder.create()
     write_json(folder.recipe, Recipe.flat(lr=0.3).to_json())
     return folder
+
+
+def record(epoch: int, **values: object) -> bytes:
+    return metrics_line({"epoch": epoch, "step": 4 * epoch, **values})
+
+
+RESULT = {name: "text" if kind is str else 1 for name, kind in REQUIRED.items()}
 
 
 def files(folder: Path) -> list[str]:
@@ -59,7 +69,7 @@ def test_a_file_in_the_folders_place_is_never_touched(tmp_path: Path, overwrite:
 
 def test_a_run_is_replaced_only_when_asked(tmp_path: Path) -> None:
     folder = started_run(tmp_path / "run")
-    folder.append_metrics({"epoch": 1})
+    folder.append_metrics(record(1))
     with pytest.raises(UsageError, match=r"holds a run already; .*resume=True, .*overwrite=True"):
         folder.create()
     assert files(folder.path) == ["metrics.jsonl", "recipe.json"]
@@ -107,6 +117,49 @@ def test_only_half_written_files_are_removed(tmp_path: Path) -> None:
     assert files(tmp_path) == [".hidden", "mine.part", "recipe.json"]
 
 
+@pytest.mark.parametrize("num_moved", range(6))
+def test_a_kill_while_a_run_is_set_aside_or_put_back_loses_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_moved: int
+) -> None:
+    folder = started_run(tmp_path / "run")
+    for path in (folder.env, folder.metrics, folder.result):
+        path.write_text(path.name)
+    before, moves, rename = files(folder.path), 0, Path.rename
+
+    def rename_until_killed(path: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += 1
+        if moves > num_moved:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename_until_killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            folder.create(overwrite=True)
+    with monkeypatch.context() as patch:
+        moves = 0
+        patch.setattr(Path, "rename", rename_until_killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            folder.settle_replaced()
+    assert folder.is_begun()
+    folder.settle_replaced()
+    assert files(folder.path) == before
+
+
+def test_a_new_run_that_can_be_resumed_is_not_given_up_for_what_is_left_of_an_old_one(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    folder.create(overwrite=True)
+    write_json(folder.recipe, Recipe.flat(lr=0.7).to_json())
+    folder.checkpoint.mkdir()
+    (folder.checkpoint / "step-1").touch()
+    (folder.replaced / "recipe.json").unlink()  # as far as a kill let `forget_replaced` come
+    folder.create(overwrite=True)
+    folder.restore_replaced()
+    assert folder.read_recipe() == Recipe.flat(lr=0.7)
+    assert (folder.checkpoint / "step-1").exists()
+
+
 def test_the_recipe_of_a_run_is_read_back(tmp_path: Path) -> None:
     folder = started_run(tmp_path / "run")
     assert folder.is_run()
@@ -115,67 +168,101 @@ def test_the_recipe_of_a_run_is_read_back(tmp_path: Path) -> None:
 
 def test_a_result_is_read_back(tmp_path: Path) -> None:
     folder = started_run(tmp_path / "run")
-    write_json(folder.result, {"test_error_pct": 3.89})
-    assert folder.read_result() == {"test_error_pct": 3.89}
+    for result in (RESULT, {**RESULT, "test_error_pct": 3.89, "seed": 7}):
+        folder.write_result(result, {"recipe.json": "0" * 64})
+        assert folder.read_result() == result
 
 
-@pytest.mark.parametrize("content", ["", '{"test_error_pct": 3.', "[3.89]", "null"])
+@pytest.mark.parametrize("content", ["", '{"test_error_pct": 3.', "[3.89]", "null", "[" * 100_000, "\udcff"])
 def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
     folder = started_run(tmp_path / "run")
-    folder.result.write_text(content)
+    folder.result.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=r"result\.json"):
         folder.read_result()
+
+
+@pytest.mark.parametrize("value", [None, [], {}, True, "1", float("nan"), float("inf"), 1e308, 10**400, -(10**50)])
+@pytest.mark.parametrize("name", [*REQUIRED, "seed", "train_s", "recipe"])
+def test_a_result_of_wrong_types_is_refused_by_the_field(tmp_path: Path, name: str, value: object) -> None:
+    folder = started_run(tmp_path / "run")
+    folder.result.write_text(json.dumps({**RESULT, name: value}))
+    if isinstance(value, str) and REQUIRED.get(name, str if name == "recipe" else int) is str:
+        folder.read_result()
+        return
+    with pytest.raises(DataError, match=rf"result\.json: ({name} must be|cannot be read as JSON)") as caught:
+        folder.read_result()
+    assert len(str(caught.value)) < 300
 
 
 def test_records_come_back_in_order_and_exact(tmp_path: Path) -> None:
     folder = started_run(tmp_path / "run")
     assert folder.read_metrics() == []
-    records = [{"step": 1, "train_loss": 0.1 + 0.2}, {"step": 2, "train_loss": 1 / 3}]
-    for record in records:
-        folder.append_metrics(record)
+    records = [{"epoch": 1, "step": 1, "train_loss": 0.1 + 0.2}, {"epoch": 2, "step": 2, "train_loss": 1 / 3}]
+    for values in records:
+        folder.append_metrics(metrics_line(values))
     assert folder.read_metrics() == records
 
 
 def test_records_can_be_cut_back_to_a_checkpoint_and_continue(tmp_path: Path) -> None:
     folder = started_run(tmp_path / "run")
-    for step in (1, 2, 3):
-        folder.append_metrics({"step": step})
-    folder.write_metrics(record for record in folder.read_metrics() if record["step"] <= 1)
-    folder.append_metrics({"step": 2, "again": True})
-    assert folder.read_metrics() == [{"step": 1}, {"step": 2, "again": True}]
+    for epoch in (1, 2, 3):
+        folder.append_metrics(record(epoch))
+    folder.write_metrics(record(1))
+    folder.append_metrics(record(2, lr=0.5))
+    assert folder.read_metrics() == [{"epoch": 1, "step": 4}, {"epoch": 2, "step": 8, "lr": 0.5}]
 
 
 def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     folder = started_run(tmp_path / "run")
-    folder.append_metrics({"step": 1})
-    with folder.metrics.open("a") as file:
-        file.write('{"step": 2, "train_l')
-    assert folder.read_metrics() == [{"step": 1}]
+    folder.append_metrics(record(1))
+    folder.append_metrics(record(2)[:-7])
+    assert folder.read_metrics() == [{"epoch": 1, "step": 4}]
 
 
-@pytest.mark.parametrize("line", [b'{"st', b"[1]", b"null", b"{}", b'{"step": "2"}', b"\xff\xfe", b""])
-def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, line: bytes) -> None:
+DAMAGED_LINES = [
+    b'{"st', b"[1]", b"null", b"{}", b"", b"\xff\xfe", b"[" * 100_000, b'{"epoch": 2}', b'{"epoch": 3, "step": 12}',
+    b'{"epoch": 2, "step": "8"}', b'{"epoch": true, "step": 8}', b'{"epoch": Infinity, "step": 8}',
+    b'{"epoch": 1e999, "step": 8}', b'{"epoch": 2, "step": 9}', b'{"epoch": 2, "step": 8, "lr": 1e308}',
+    b'{"epoch": 2, "step": 8, "lr": NaN}', b'{"epoch": 2, "step": 8, "train_loss": [1]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", DAMAGED_LINES, ids=range(len(DAMAGED_LINES)))
+def test_a_damaged_line_in_the_middle_is_named_with_the_way_out(tmp_path: Path, line: bytes) -> None:
     folder = started_run(tmp_path / "run")
-    folder.metrics.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl line 2: not the record of an epoch"):
+    folder.write_metrics(record(1) + line + b"\n" + record(3))
+    with pytest.raises(
+        DataError, match=r"metrics\.jsonl line 2: not the record of epoch 2.*: continue the run"
+    ) as caught:
+        folder.read_metrics()
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_a_missing_line_is_noticed(tmp_path: Path) -> None:
+    folder = started_run(tmp_path / "run")
+    folder.write_metrics(record(2) + record(3))
+    with pytest.raises(DataError, match="line 1: not the record of epoch 1"):
+        folder.read_metrics()
+    folder.write_metrics(record(1) + record(3))
+    with pytest.raises(DataError, match="line 2: not the record of epoch 2"):
         folder.read_metrics()
 
 
 def test_a_full_disk_while_a_record_is_added_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = started_run(tmp_path / "run")
 
-    def full(*_: object, **__: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(WRNError, match=r"metrics\.jsonl: no space left on the disk"):
-        folder.append_metrics({"step": 1})
+        folder.append_metrics(record(1))
 
 
 def test_no_file_holds_numbers_that_json_does_not_have(tmp_path: Path) -> None:
     folder = started_run(tmp_path / "run")
     with pytest.raises(ValueError, match="JSON"):
-        folder.append_metrics({"step": 1, "train_loss": float("nan")})
+        record(1, train_loss=float("nan"))
     with pytest.raises(ValueError, match="JSON"):
         write_json(folder.result, {"test_loss": float("inf")})
     assert files(folder.path) == ["recipe.json"]
@@ -221,8 +308,10 @@ def test_a_failure_that_is_not_about_space_keeps_its_own_reason(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(OSError, match="Input/output error"):
-        write_atomic(tmp_path / "file", b"x")
+    for write in (write_atomic, append):
+        with pytest.raises(OSError, match=r"Input/output error: .*file'$"):  # which fsync itself does not name
+            write(tmp_path / "file", b"x")
+        (tmp_path / "file").unlink(missing_ok=True)
     assert files(tmp_path) == []
 
 
@@ -233,5 +322,5 @@ def test_nothing_is_in_the_files_place_before_it_is_on_the_disk(
     seen: list[bool] = []
     monkeypatch.setattr(os, "fsync", lambda _: seen.append(path.exists()))
     write_atomic(path, b"x")
-    assert seen == [False]
+    assert seen == [False, True]  # the file, then its name in the folder
     assert path.exists()

@@ -52,6 +52,20 @@ def test_recipe_json_holds_what_was_asked_for_and_what_the_machine_decided(make_
     assert stored == {**asked.to_json(), "family": "cifar", **job.execution.settled()}
     assert stored["device"] == "auto"
     assert all(stored[key] not in ("auto", None) for key in SETTLED)
+    env = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert env["asked"] == [key for key in SETTLED if asked.values()[key] not in ("auto", None)] != list(SETTLED)
+
+
+def test_a_page_that_cannot_be_drawn_does_not_lose_the_run(
+    make_npz: MakeNpz, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    result = fit(small(make_npz()), folder.path, watch=lambda *_: folder.report.mkdir(exist_ok=True))
+    assert result == folder.read_result()
+    assert folder.weights.is_file()
+    (warning,) = caplog.messages
+    assert "the run has finished, but its page could not be drawn" in warning
+    assert warning.endswith(f"draw it with: wrn report {folder.path}")
 
 
 def test_recipe_json_alone_is_enough_to_run_it_again(make_npz: MakeNpz, tmp_path: Path) -> None:

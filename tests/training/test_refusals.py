@@ -39,7 +39,7 @@ def test_a_batch_larger_than_the_data_is_refused(make_npz: MakeNpz, tmp_path: Pa
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])
 def test_a_time_between_checkpoints_that_is_none_is_refused(make_npz: MakeNpz, tmp_path: Path, seconds: float) -> None:
-    with pytest.raises(UsageError, match=r"checkpoint_every=.*0 or more seconds"):
+    with pytest.raises(UsageError, match=r"checkpoint_every_s=.*0 or more seconds"):
         fit(small(make_npz()), tmp_path / "run", checkpoint_every_s=seconds)
     assert not (tmp_path / "run").exists()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +18,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_runs import Killed, MakeNpz, after_steps, assert_same_run, break_off, interrupt, kill, small
 
-from wideresnet.base.errors import UsageError
+from wideresnet.base.errors import DataError, UsageError
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder
 from wideresnet.training import Interrupted, fit
+from wideresnet.weights.checkpoint import list_checkpoints, newest_checkpoint
+from wideresnet.weights.hub import read_weights
 
 Whole = Callable[..., tuple[Recipe, Path]]
 
@@ -207,3 +212,121 @@ def test_resuming_nothing_and_resuming_a_finished_run_are_told_apart(make_npz: M
         fit(recipe, tmp_path / "run", resume=True)
     result = fit(recipe, tmp_path / "run")
     assert fit(recipe, tmp_path / "run", resume=True) == result
+
+
+def test_damaged_records_are_restored_from_the_checkpoint_and_that_is_logged(
+    whole: Whole, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, uncut = whole(ema_decay=0.0)
+    stop(recipe, tmp_path / "stopped", 10)
+    damages: list[Callable[[bytes], bytes | None]] = [
+        lambda lines: lines.split(b"\n", 1)[1],  # as after a power cut, without fsync
+        lambda lines: lines.replace(b"epoch", b"epic", 1),
+        lambda lines: lines + b'{"epoch": 3, "st',
+        lambda _: b"\xff" * 10,
+        lambda _: b"",
+        lambda _: None,
+    ]
+    for place, damage in enumerate(damages):
+        cut = RunFolder(tmp_path / str(place))
+        shutil.copytree(tmp_path / "stopped", cut.path)
+        lines = damage(cut.metrics.read_bytes())
+        cut.metrics.unlink()
+        if lines is not None:
+            cut.metrics.write_bytes(lines)
+        caplog.clear()
+        fit(recipe, cut.path, resume=True)
+        assert_same_run(cut.path, uncut)
+        said = [record.getMessage() for record in caplog.records]
+        assert said == ([f"{cut.metrics}: was damaged; its 2 records are restored from a checkpoint"] * (place != 2))
+
+
+def test_a_recipe_that_was_changed_since_the_run_began_is_refused(make_npz: MakeNpz, tmp_path: Path) -> None:
+    recipe, folder = small(make_npz()), RunFolder(tmp_path / "run")
+    stop(recipe, folder.path, 2)
+    text = folder.recipe.read_text()
+    folder.recipe.write_text(text.replace('"momentum": 0.9', '"momentum": 0.8'))
+    assert folder.recipe.read_text() != text
+    with pytest.raises(DataError, match=r"recipe\.json: is not the recipe that this run began with"):
+        fit(folder.read_recipe(), folder.path, resume=True)
+    folder.recipe.write_text(text)
+    assert fit(recipe, folder.path, resume=True)["epochs"] == 3
+
+
+def test_a_second_process_that_resumes_is_refused_and_changes_nothing(make_npz: MakeNpz, tmp_path: Path) -> None:
+    recipe, folder = small(make_npz()), RunFolder(tmp_path / "run")
+    stop(recipe, folder.path, 2)
+    refused = []
+
+    def resume_too() -> None:
+        before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(UsageError, match=rf"a run is under way here, pid {os.getpid()}") as caught:
+                fit(recipe, folder.path, **options)  # type: ignore[arg-type]
+            refused.append(str(caught.value))
+        assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+    with after_steps(1, resume_too):
+        fit(recipe, folder.path, resume=True)
+    assert len(refused) == 2
+    assert [record["epoch"] for record in folder.read_metrics()] == [1, 2, 3]
+
+
+def test_what_a_kill_has_left_in_a_finished_run_is_removed_and_the_page_is_drawn(
+    whole: Whole, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, uncut = whole(ema_decay=0.0)
+    run = RunFolder(Path(shutil.copytree(uncut, tmp_path / "run")))
+    before = sorted(path.name for path in run.path.iterdir())
+    run.checkpoint.mkdir()
+    for path in (run.checkpoint / "step-1", run.path / ".report.html.1.part", run.path / ".lock"):
+        path.touch()
+    run.report.unlink()
+    result = run.read_result()
+    assert fit(recipe, run.path, resume=True) == result
+    assert sorted(path.name for path in run.path.iterdir()) == before
+    assert caplog.records == []
+
+
+def test_a_finished_run_on_a_disk_that_cannot_be_written_has_finished(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, uncut = whole(ema_decay=0.0)
+    run = RunFolder(Path(shutil.copytree(uncut, tmp_path / "run")))
+
+    def refuse(path: Any, *_: Any, **__: Any) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    for is_tidy in (True, False):
+        if not is_tidy:
+            (run.path / ".report.html.1.part").touch()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", refuse)
+            assert fit(recipe, run.path, resume=True) == run.read_result()
+        assert len(caplog.records) == (not is_tidy)
+    (record,) = caplog.records
+    assert "the run has finished; its folder could not be tidied up: [Errno 30]" in record.getMessage()
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_weights_of_an_unfinished_run_are_those_of_its_newest_checkpoint_with_a_note(
+    make_npz: MakeNpz, tmp_path: Path, ema_decay: float
+) -> None:
+    recipe, folder = small(make_npz(), ema_decay=ema_decay, preprocessing="zca"), RunFolder(tmp_path / "run")
+    stop(recipe, folder.path, 6)
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+    found = read_weights(folder.path)
+    how = "averaged weights" if ema_decay else "weights"
+    assert found.notes == (f"{folder.path}: the run has not finished; these are its {how} after step 6",)
+    assert (len(found.class_names), found.input_size, found.preprocessing.kind) == (4, (8, 8), "zca")
+    checkpoint, _ = newest_checkpoint(folder.checkpoint)
+    assert checkpoint is not None
+    expected = checkpoint.part("averaged" if ema_decay else "network")
+    assert expected
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.network.state_dict().items())
+    newest = list_checkpoints(folder.checkpoint)[0]
+    newest.write_bytes(b"damaged")
+    assert "after step 1" in read_weights(folder.path).notes[0]
+    assert before.keys() == dict.fromkeys(folder.path.rglob("*"), 0).keys()  # reading renames nothing
+    fit(recipe, folder.path, resume=True)
+    assert read_weights(folder.path).notes == ()

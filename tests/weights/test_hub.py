@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from wideresnet.base.errors import DataError, UsageError, WRNError
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.networks import Network, create
-from wideresnet.weights.hub import CONFIG, MATRICES, MODEL, Weights, load, read_weights, write_weights
+from wideresnet.spec.record import CONFIG, MATRICES, MODEL
+from wideresnet.weights import hub
+from wideresnet.weights.hub import Weights, load, read_weights, write_weights
 
 
 def make_weights(
@@ -53,10 +57,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def edit(folder: Path) -> Callable[..., None]:
-    """Change values of `config.json`."""
+    """Change values of `config.json`, which then holds no digests, as that of another program."""
 
     def change(**values: Any) -> None:
         config = json.loads((folder / CONFIG).read_text())
+        config.pop("sha256", None)
         (folder / CONFIG).write_text(json.dumps({**config, **values}))
 
     return change
@@ -132,13 +137,15 @@ def test_the_config_is_plain_and_says_what_the_weights_are(folder: Path) -> None
 
 
 def test_a_path_without_weights_is_named(tmp_path: Path) -> None:
-    assert refusal(UsageError, tmp_path).startswith(f"{tmp_path}: no {MODEL} there; use the folder of a finished run")
+    assert refusal(UsageError, tmp_path).startswith(
+        f"{tmp_path}: no {MODEL} there; use the folder of a run, or of weights"
+    )
     assert "nowhere: no model.safetensors there" in refusal(UsageError, tmp_path / "nowhere")
 
 
 def test_a_run_that_has_not_finished_says_so(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("{}")
-    assert "an unfinished run: resume its training first" in refusal(UsageError, tmp_path)
+    assert "an unfinished run without a checkpoint: continue its training first" in refusal(UsageError, tmp_path)
 
 
 def test_a_model_without_its_config_is_refused(folder: Path) -> None:
@@ -147,21 +154,24 @@ def test_a_model_without_its_config_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
-def test_a_truncated_model_is_refused(folder: Path, kept: float) -> None:
+def test_a_truncated_model_is_refused(folder: Path, edit: Callable[..., None], kept: float) -> None:
     content = (folder / MODEL).read_bytes()
     (folder / MODEL).write_bytes(content[: int(len(content) * kept)])
+    assert refusal(DataError, folder).startswith(f"{folder / MODEL}: does not match its SHA-256 in {CONFIG}, ")
+    edit()
     assert refusal(DataError, folder).startswith(f"{folder / MODEL}: not a complete safetensors file (")
 
 
 def test_a_truncated_whitening_is_refused(tmp_path: Path) -> None:
     write_weights(tmp_path, make_weights(kind="zca"))
     (tmp_path / MATRICES).write_bytes((tmp_path / MATRICES).read_bytes()[:1000])
-    assert f"{MATRICES}: not a complete safetensors file" in refusal(DataError, tmp_path)
+    assert f"{MATRICES}: does not match its SHA-256" in refusal(DataError, tmp_path)
     (tmp_path / MATRICES).unlink()
     assert f"{MATRICES}: not a complete safetensors file" in refusal(DataError, tmp_path)
 
 
-def test_a_pickle_named_like_a_model_is_refused_and_not_executed(folder: Path) -> None:
+def test_a_pickle_named_like_a_model_is_refused_and_not_executed(folder: Path, edit: Callable[..., None]) -> None:
+    edit()
     marker = folder / "executed"
 
     class Hostile:
@@ -192,7 +202,8 @@ def test_the_config_of_another_network_is_refused(
     assert complaint in message
 
 
-def test_a_tensor_too_many_is_named(folder: Path) -> None:
+def test_a_tensor_too_many_is_named(folder: Path, edit: Callable[..., None]) -> None:
+    edit()
     tensors = load_file(folder / MODEL)
     save_file({**tensors, "extra": torch.zeros(1)}, folder / MODEL)
     assert "has extra (0 names missing, 1 unknown)" in refusal(DataError, folder)
@@ -213,7 +224,8 @@ def test_another_number_of_class_names_is_refused(folder: Path, edit: Callable[.
 )
 def test_a_config_that_is_none_is_refused(folder: Path, content: bytes) -> None:
     (folder / CONFIG).write_bytes(content)
-    assert refusal(DataError, folder).startswith(f"{folder / CONFIG}: not the configuration of a network (")
+    rules = ("not the configuration of a network (", "cannot be read as JSON (", "must be a JSON object")
+    assert refusal(DataError, folder).startswith(tuple(f"{folder / CONFIG}: {rule}" for rule in rules))
 
 
 @pytest.mark.parametrize(
@@ -229,6 +241,12 @@ def test_a_config_that_is_none_is_refused(folder: Path, content: bytes) -> None:
         {"options": {"evil": True}},
         {"options": [1]},
         {"class_names": 4},
+        {"class_names": "0123"},
+        {"class_names": [0, 1, 2, 3]},
+        {"input_size": "88"},
+        {"input_size": [8, 8.0]},
+        {"input_size": [True, 8]},
+        {"input_size": [8, 10**400]},
         {"input_size": [8]},
         {"input_size": "large"},
         {"preprocessing": None},
@@ -247,8 +265,8 @@ def test_a_hostile_config_is_refused_in_one_line(
 
 
 def test_a_config_that_claims_a_network_larger_than_memory_takes_none(folder: Path, edit: Callable[..., None]) -> None:
-    edit(network="WRN-10-1000", num_classes=10**6)  # 270 GB of weights
-    assert "not the weights of WRN-10-1000" in refusal(DataError, folder)
+    edit(network="WRN-10-100", num_classes=10**7)  # 256 GB of weights
+    assert "not the weights of WRN-10-100" in refusal(DataError, folder)
 
 
 def test_preprocessing_of_other_images_is_refused(folder: Path, edit: Callable[..., None]) -> None:
@@ -259,5 +277,51 @@ def test_preprocessing_of_other_images_is_refused(folder: Path, edit: Callable[.
 def test_whitening_of_other_images_is_refused(tmp_path: Path) -> None:
     write_weights(tmp_path, make_weights(kind="zca"))
     config = json.loads((tmp_path / CONFIG).read_text())
+    del config["sha256"]
     (tmp_path / CONFIG).write_text(json.dumps({**config, "input_size": [9, 8]}))
     assert refusal(DataError, tmp_path).endswith("its zca is not for images of 9x8 with 3 channels")
+
+
+def test_an_input_size_at_which_one_image_does_not_fit_into_memory_is_refused(
+    folder: Path, edit: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(input_size=[8000, 8000])
+    monkeypatch.setattr(hub, "available_memory_bytes", lambda _: 10**9)
+    assert re.search(r"input_size 8000x8000: one image needs about \S+ GiB of memory", refusal(DataError, folder))
+    edit(input_size=[1024, 1024])
+    read_weights(folder)
+
+
+@pytest.mark.parametrize("name", [CONFIG, MODEL, MATRICES])
+def test_one_flipped_bit_is_an_error_or_changes_no_answer(tmp_path: Path, name: str) -> None:
+    write_weights(tmp_path, make_weights(kind="zca", num_classes=3))
+    images = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    before, content = read_weights(tmp_path), (tmp_path / name).read_bytes()
+    expected, random, num_refused = answer(before, images), np.random.default_rng(3), 0
+    for bit in random.choice(8 * len(content), 60, replace=False):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            after = read_weights(tmp_path)
+        except DataError:
+            num_refused += 1
+            continue
+        assert torch.equal(answer(after, images), expected)
+        assert (after.class_names, after.input_size) == (before.class_names, before.input_size)
+    assert num_refused > 30
+
+
+def test_weights_without_digests_are_read_with_a_note(
+    folder: Path, edit: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read_weights(folder).notes == ()
+    load(folder)
+    assert caplog.records == []
+    edit()
+    assert read_weights(folder).notes == (
+        f"{folder}: holds no SHA-256 of {MODEL}, so damage to it would not be noticed",
+    )
+    load(folder)
+    (record,) = caplog.records
+    assert (record.levelno, "no SHA-256" in record.getMessage()) == (logging.WARNING, True)

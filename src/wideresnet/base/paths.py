@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 _KERNELS = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.so")
@@ -37,3 +38,17 @@ def matching_files(folder: Path, name: re.Pattern[str]) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_file())
+
+
+def is_private(path: Path) -> bool:
+    """Tell whether only this user could have written a file, or put files into a folder.
+
+    What is cached is trusted as it is, so that nobody else may plant it. Windows has no such modes: True if it exists.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    if not hasattr(os, "getuid"):
+        return True
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

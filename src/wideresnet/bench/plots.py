@@ -9,9 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wideresnet.bench.words import OURS, case_title, errors_of, machine_line, short_name, verdict
-from wideresnet.report.figures import LIGHT, Theme, to_png
+from wideresnet.bench.words import OURS, OURS_INT8, case_title, errors_of, machine_line, short_name, verdict
+from wideresnet.report.figures import LIGHT, Theme, one_line, short, to_png
 from wideresnet.spec.record import write_atomic
+
+INT8_COLOR = "#0a3d7a"
+"""A darker shade of ours' color: the same family, and a contrast of 10 : 1 with white. This package's choice."""
 
 
 def write_plot(document: dict[str, Any], path: Path) -> None:
@@ -29,21 +32,25 @@ def draw_bars(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
     for axes, case in zip(panels, cases, strict=True):
         rows = case["contenders"]
         values = [row.get("images_per_s", 0.0) for row in rows]
-        colors = [theme.accent if row["name"] == OURS else theme.muted for row in rows]
-        axes.barh(range(len(rows)), values, color=colors, height=0.7)
+        own = {OURS: theme.accent, OURS_INT8: INT8_COLOR}
+        axes.barh(range(len(rows)), values, color=[own.get(row["name"], theme.muted) for row in rows], height=0.7)
+        ends = [0.0]
         for place, row in enumerate(rows):
             if "problem" in row:
-                _write(axes, 0, place, f"  {row['problem']}"[:90], theme.wrong)
+                _write(axes, 0, place, f"  {short(row['problem'], 90)}", theme.wrong)
             else:
-                _write(axes, values[place], place, f"  {values[place]:,.4g}", theme.ink)
-        axes.set_yticks(range(len(rows)), [short_name(row)[:36] for row in rows], parse_math=False)
+                low, high = (case["batch_size"] / row["call_s"][name] for name in ("quartile3", "quartile1"))
+                _draw_quartiles(axes, place, low, high, theme)
+                _write(axes, max(values[place], high), place, f"  {values[place]:,.4g}", theme.ink)
+                ends.append(high)
+        axes.set_yticks(range(len(rows)), [short(short_name(row), 36) for row in rows], parse_math=False)
         axes.invert_yaxis()
-        axes.set_xlim(0, 1.15 * max(values))
+        axes.set_xlim(0, 1.15 * max(*values, *ends) or 1)
         title = f"{case_title(case)}: {verdict(case)}" if verdict(case) else case_title(case)
-        axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="bold", parse_math=False)
+        axes.set_title(one_line(title), loc="left", color=theme.ink, fontsize=10.5, fontweight="bold", parse_math=False)
         _style(axes, theme)
-    panels[-1].set_xlabel("images per second", color=theme.ink, fontsize=10)
-    figure.suptitle(machine_line(document), color=theme.muted, fontsize=8.5, parse_math=False)
+    panels[-1].set_xlabel("images per second, median and quartiles", color=theme.ink, fontsize=10)
+    figure.suptitle(one_line(machine_line(document)), color=theme.muted, fontsize=8.5, parse_math=False)
     return figure
 
 
@@ -55,17 +62,19 @@ def draw_starts(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
     for axes, case in zip(panels, cases, strict=True):
         rows = case["starts"]
         for place, row in enumerate(rows):
-            stepped = row["stepped_s"]["median"]
-            axes.barh(place, stepped, color=theme.muted if row["name"] == "plain" else theme.accent, height=0.7)
-            _write(axes, stepped, place, f"  {stepped:.1f} s", theme.ink)
+            spread = row["stepped_s"]
+            color = theme.muted if row["name"] == "plain" else theme.accent
+            axes.barh(place, spread["median"], color=color, height=0.7)
+            _draw_quartiles(axes, place, spread["quartile1"], spread["quartile3"], theme)
+            _write(axes, spread["quartile3"], place, f"  {spread['median']:.1f} s", theme.ink)
         axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
         axes.invert_yaxis()
-        axes.set_xlim(0, 1.15 * max(row["stepped_s"]["median"] for row in rows))
+        axes.set_xlim(0, 1.15 * max(row["stepped_s"]["quartile3"] for row in rows))
         title = f"{case['network']}, batch {case['batch_size']}: the first training step"
         axes.set_title(title, loc="left", color=theme.ink, fontsize=10.5, fontweight="bold", parse_math=False)
         _style(axes, theme)
-    panels[-1].set_xlabel("seconds from the start of the process", color=theme.ink, fontsize=10)
-    figure.suptitle(machine_line(document), color=theme.muted, fontsize=8.5, parse_math=False)
+    panels[-1].set_xlabel("seconds from the start of the process, median and quartiles", color=theme.ink, fontsize=10)
+    figure.suptitle(one_line(machine_line(document)), color=theme.muted, fontsize=8.5, parse_math=False)
     return figure
 
 
@@ -78,7 +87,7 @@ def draw_figure4(document: dict[str, Any], theme: Theme = LIGHT) -> Figure:
     env = document["env"]
     for axes, values, title in (
         (left, [case["paper_ms"] for case in cases], "the paper: Titan X"),
-        (right, today, f"today: {env['gpu'] or env['cpu']}"),
+        (right, today, one_line(f"today: {env['gpu'] or env['cpu']}")),
     ):
         colors = [theme.muted if case["network"].startswith("PreAct") else theme.accent for case in cases]
         axes.bar(range(len(cases)), values, color=colors, width=0.72)
@@ -100,6 +109,11 @@ def _figure(size: tuple[float, float], theme: Theme) -> Figure:
     figure = Figure(size, facecolor=theme.background, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _draw_quartiles(axes: Axes, place: float, low: float, high: float, theme: Theme) -> None:
+    axes.plot((low, high), (place, place), color=theme.background, linewidth=3.5, solid_capstyle="butt")
+    axes.plot((low, high), (place, place), color=theme.ink, linewidth=1.2, marker="|", markersize=5)
 
 
 def _write(axes: Axes, x: float, y: float, text: str, color: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wideresnet.commands.verbs import add_verb
+from wideresnet.spec.record import SeedsFolder
 
 
 def add(verbs: Any) -> None:
@@ -21,8 +22,11 @@ def add(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draw."""
     from wideresnet.report.pages import write_comparison, write_report
+    from wideresnet.report.seeds import write_seeds_report
 
-    if len(args.runs) == 1 and args.out is None:
+    if len(args.runs) == 1 and args.out is None and SeedsFolder(args.runs[0]).is_begun():
+        page = write_seeds_report(args.runs[0])
+    elif len(args.runs) == 1 and args.out is None:
         page = write_report(args.runs[0]).page
     else:
         page = write_comparison(args.runs, args.out or Path("comparison.html"))

@@ -19,7 +19,8 @@ from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import add_verb, new_run_folder, show, typed
 from wideresnet.kernels.library import start_build
 from wideresnet.spec.execution import AUTOTUNE_MODES
-from wideresnet.spec.recipe import Recipe, read_recipe_values
+from wideresnet.spec.files import read_json
+from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder, SeedsFolder
 
 if TYPE_CHECKING:
@@ -185,16 +186,18 @@ def _recipe_to_start(args: argparse.Namespace) -> tuple[Recipe, Recipe | None, A
     """Return recipe, recipe without overrides, data and folder of a new run."""
     name, network, data = _asked_for(args)
     from wideresnet.training import resolve_for_data
+    from wideresnet.training.resolve import resolve_network
 
     recipe, base, dataset = resolve_for_data(name, network, data, given_flags(args))
-    return recipe, base, dataset, args.out or new_run_folder(recipe.network, dataset.name, recipe.name)
+    canonical = resolve_network(recipe, dataset).network
+    return recipe, base, dataset, args.out or new_run_folder(canonical, dataset.name, recipe.name)
 
 
 def _asked_for(args: argparse.Namespace) -> tuple[str, str, str]:
     """Return names of recipe, network and data of a new run, whose folder is free."""
     name, network, data = args.recipe or "paper", args.network, args.data
     if Path(name).is_file():
-        stored = read_recipe_values(Path(name))
+        stored = read_json(Path(name))
         network, data = network or stored.get("network"), data or stored.get("data")
     if network is None or data is None:
         raise UsageError("needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")

@@ -27,6 +27,8 @@ def translator(args: argparse.Namespace) -> Callable[[str], str]:
 def to_flags(message: str, names: Iterable[str], typed: Iterable[str] = ()) -> str:
     """Write `name=value` as `--name value`, `name=True` as `--name` and `name=False` as `--no-name`.
 
+    Flags have no units in their names: `checkpoint_every_s=5` is `--checkpoint-every 5`.
+
     Args:
         message: an error of the library.
         names: arguments that are flags; other words with an equals sign stay as they are.
@@ -34,7 +36,7 @@ def to_flags(message: str, names: Iterable[str], typed: Iterable[str] = ()) -> s
     """
     kept = [re.escape(word) for word in sorted(typed, key=len, reverse=True) if "=" in word]
     known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
-    pattern = "|".join([*kept, rf"(?<![\w./\\'-])({known})=(?:(True|False)\b|'(\w+)')?"])
+    pattern = "|".join([*kept, rf"(?<![\w./\\'-])({known})(?:_s)?=(?:(True|False)\b|'(\w+)')?"])
 
     def flag(match: re.Match[str]) -> str:
         if not match[1]:

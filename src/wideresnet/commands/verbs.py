@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wideresnet.base.errors import UsageError
+from wideresnet.spec.files import reserve_folder
 from wideresnet.spec.recipe import CHOICES
 
 
@@ -58,8 +59,7 @@ def show(args: argparse.Namespace, document: Any, render: Any) -> None:
 
 
 def new_run_folder(*about: str) -> Path:
-    """A folder named after what it is about and the time."""
+    """Make a new folder named after what it is about and the time."""
     name = "-".join((*about, time.strftime("%Y%m%d-%H%M%S")))
-    return Path(os.path.expanduser(os.environ.get("WRN_RUNS") or "runs")) / "".join(
-        c if c.isalnum() or c in "-._" else "_" for c in name
-    )
+    runs = Path(os.path.expanduser(os.environ.get("WRN_RUNS") or "runs"))
+    return reserve_folder(runs / "".join(c if c.isalnum() or c in "-._" else "_" for c in name))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,11 +17,21 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from wideresnet.base.paths import data_root, kernel_files, kernels_folder, matching_files, measurements_file
+from wideresnet.base.paths import (
+    data_root,
+    is_private,
+    kernel_files,
+    kernels_folder,
+    matching_files,
+    measurements_file,
+)
+from wideresnet.data.limits import check_fits
 
 # Part of every key: increase it when decoding changes, so that older entries are never used.
 _FORMAT_VERSION = 1
-_ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.(safetensors|\d+\.tmp)")
+_ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
+_DRAFT_NAME = re.compile(r"[0-9a-f]{64}\.\d+\.tmp|\.tmp[0-9A-Za-z]{6}")  # ours, and the one safetensors writes first
+_LEFTOVER_S = 3600.0  # a draft is written in seconds; one this old belongs to a process that was killed
 
 
 @dataclass(frozen=True)
@@ -64,12 +75,18 @@ def load(key: str) -> tuple[Entry | None, tuple[str, ...]]:
     """Read an entry.
 
     Returns:
-        The entry, or None if there is none or it is damaged; and a note if it is damaged.
+        The entry, or None if there is none that can be trusted; and a note if it is damaged or not private.
+
+    Raises:
+        DataError: it does not fit in memory.
     """
     path = _folder() / f"{key}.safetensors"
+    if not path.is_file():
+        return None, ()
+    if public := next((place for place in (path.parent, path) if not is_private(place)), None):
+        return None, (f"the cached images {path} are not used, because others can write to {public}",)
+    check_fits(path.stat().st_size, f"{path}: the decoded images", "use a smaller image_size=")
     try:
-        if not path.is_file():
-            return None, ()
         with safe_open(path, framework="numpy") as file:
             about = json.loads(file.metadata()["about"])
             images, kept = file.get_tensor("images"), file.get_tensor("kept")
@@ -90,11 +107,13 @@ def store(key: str, entry: Entry) -> tuple[str, ...]:
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     about = {"crc32": _checksum(entry.images, entry.kept), "notes": entry.notes, "source": entry.source}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_private(path.parent)
+        _remove_leftovers()
         tensors = {"images": np.ascontiguousarray(entry.images), "kept": entry.kept}
         save_file(tensors, draft, metadata={"about": json.dumps(about)})
+        draft.chmod(0o600)
         draft.replace(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnicodeError) as error:  # UnicodeError: safetensors takes UTF-8 paths only
         with suppress(OSError):
             draft.unlink()
         reason = " ".join(str(error).split())
@@ -106,6 +125,7 @@ def cache_contents() -> list[tuple[str, int, str]]:
     """List the content of the cache: file name, size in bytes, and what it is."""
     return [
         *((path.name, path.stat().st_size, _origin(path)) for path in _entries()),
+        *((path.name, path.stat().st_size, "decoded images, unfinished") for path in _drafts()),
         *((path.name, path.stat().st_size, "kernels compiled for this processor") for path in kernel_files()),
         *((path.name, path.stat().st_size, "measured speeds of configurations") for path in _measurements()),
     ]
@@ -118,7 +138,7 @@ def clear_cache() -> int:
         The number of bytes freed.
     """
     freed = 0
-    for path in (*_entries(), *kernel_files(), *_measurements()):
+    for path in (*_entries(), *_drafts(), *kernel_files(), *_measurements()):
         freed += path.stat().st_size
         path.unlink()
     return freed
@@ -127,7 +147,17 @@ def clear_cache() -> int:
 def downloads_bytes() -> int:
     """Return the size of all other files in the data root, bytes: what torchvision has downloaded."""
     files = (path for path in data_root().rglob("*") if path.is_file() and kernels_folder() not in path.parents)
-    return sum(path.stat().st_size for path in set(files) - {*_entries(), *_measurements()})
+    return sum(path.stat().st_size for path in set(files) - {*_entries(), *_drafts(), *_measurements()})
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that nobody else can write to; one of this user's that is open to others is closed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True, mode=0o700)
+    if not is_private(folder):
+        if folder.stat().st_uid != os.getuid():
+            raise PermissionError("it belongs to another user")
+        folder.chmod(0o700)
 
 
 def _folder() -> Path:
@@ -136,6 +166,18 @@ def _folder() -> Path:
 
 def _entries() -> list[Path]:
     return matching_files(_folder(), _ENTRY_NAME)
+
+
+def _drafts() -> list[Path]:
+    return matching_files(_folder(), _DRAFT_NAME)
+
+
+def _remove_leftovers() -> None:
+    """Remove drafts of processes that were killed while they wrote."""
+    for path in _drafts():
+        with suppress(OSError):  # another process has just finished or removed it
+            if path.stat().st_mtime < time.time() - _LEFTOVER_S:
+                path.unlink()
 
 
 def _measurements() -> list[Path]:
@@ -147,7 +189,7 @@ def _origin(path: Path) -> str:
         with safe_open(path, framework="numpy") as file:
             return f"decoded from {json.loads(file.metadata()['about'])['source']}"
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        return "decoded images, damaged or unfinished"
+        return "decoded images, damaged"
 
 
 def _checksum(images: np.ndarray, kept: np.ndarray) -> int:

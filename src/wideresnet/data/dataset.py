@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,10 @@ class Dataset:
 # One image in five is held out: the same share as in digits, and close to CIFAR's one in six.
 HOLD_OUT_EVERY = 5
 
+MAX_NAME_LENGTH = 1000  # of a class, in characters: a list of synonyms as in ImageNet has 200
+
+_ILLEGIBLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # Unicode: controls, surrogates, line and paragraph separators
+
 
 def every_fifth(labels: np.ndarray) -> np.ndarray:
     """Choose test images if the user's data has none: every fifth image of each class, in the given order.
@@ -67,6 +72,40 @@ def every_fifth(labels: np.ndarray) -> np.ndarray:
     first_of_class = np.repeat(np.cumsum(counts) - counts, counts)
     rank[np.argsort(labels, kind="stable")] = np.arange(len(labels)) - first_of_class
     return rank % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
+
+
+def as_labels(labels: np.ndarray, where: str, first_row: int = 0) -> np.ndarray:
+    """Convert integers of any type to int64.
+
+    Args:
+        labels: integers (N,).
+        where: the column and its file, for the message.
+        first_row: number of the first label's row, for the message.
+
+    Raises:
+        DataError: an unsigned label is beyond int64, which would turn it into a negative one.
+    """
+    if labels.dtype.kind == "u" and (too_large := labels > np.iinfo(np.int64).max).any():
+        row = int(np.argmax(too_large))
+        raise DataError(f"{where} row {first_row + row}: label {labels[row]} is out of range; labels are 0..classes-1")
+    return labels.astype(np.int64)
+
+
+def legible(text: str) -> str:
+    """Write what is no text as escapes: a byte of a name that is not UTF-8, a lone surrogate, a control character.
+
+    Class names travel into weights, pages and pictures, where a lone surrogate fails and a control character acts.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escaped(c) if unicodedata.category(c) in _ILLEGIBLE else c for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python marks a byte that is not UTF-8 (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def check_labels(
@@ -85,7 +124,7 @@ def check_labels(
         name_row: given "train" or "test" and an index, returns where that label is, for a message.
 
     Returns:
-        The given class names, or "0", "1"...
+        The given class names, each `legible`, or "0", "1"...
 
     Raises:
         DataError: a label breaks a rule; the message names the first such row and its value.
@@ -114,14 +153,19 @@ def check_labels(
             row = int(np.argmax(labels >= num_classes))
             reason = "is a class without training images" if split == "test" else "is out of range"
             raise DataError(f"{name_row(split, row)}: label {labels[row]} {reason}; labels are 0..{num_classes - 1}")
+    if (long := max(class_names, key=len)) and len(long) > MAX_NAME_LENGTH:
+        raise DataError(
+            f"{where}: a class name of {len(long):,} characters ({legible(long[:20])}...), at most "
+            f"{MAX_NAME_LENGTH:,} are allowed; shorten it"
+        )
     absent = sorted(set(range(num_classes)) - set(present.tolist()))
     if absent:
-        named = ", ".join(class_names[label] for label in absent[:10])
+        named = ", ".join(legible(class_names[label]) for label in absent[:10])
         raise DataError(
             f"{where}: {len(absent)} of {num_classes} classes have no training image ({named}); "
             "add images or remove these classes"
         )
-    return tuple(class_names)
+    return tuple(map(legible, class_names))
 
 
 def split_images(images: np.ndarray, labels: np.ndarray, is_test: np.ndarray) -> tuple[ImageSet, ImageSet]:

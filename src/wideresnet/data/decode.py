@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from wideresnet.base.errors import DataError
-from wideresnet.base.format import human_bytes
 from wideresnet.base.progress import track
 from wideresnet.data import cache
 from wideresnet.data.images import (
@@ -24,6 +22,7 @@ from wideresnet.data.images import (
     read_header,
     silent_pillow,
 )
+from wideresnet.data.limits import check_fits
 from wideresnet.machine.cpu import usable_cpus
 
 T = TypeVar("T")
@@ -35,6 +34,7 @@ MAX_NATIVE_SIDE_PX = 128
 DEFAULT_SIDE_PX = 64
 
 _IMAGES_PER_JOB = 64  # small images decode in 0.1 ms: one job per image would cost more than the work
+_BYTES_PER_JOB = 4 * 2**20
 _NUM_LISTED = 10
 
 
@@ -135,7 +135,7 @@ def _decode_now(
         kept = np.zeros(total, dtype=bool)
         conversions: Counter[str] = Counter()
         failures: list[str] = []
-        num_kept = 0
+        num_kept = num_failed = 0
 
         def decode_one(encoded: Encoded) -> _Decoding:
             try:
@@ -148,7 +148,8 @@ def _decode_now(
 
         for row, decoding in enumerate(track(_in_threads(decode_one, read()), "decoding images", total)):
             if decoding.pixels is None:
-                failures.append(decoding.failure)
+                num_failed += 1
+                failures += [decoding.failure] if num_failed <= _NUM_LISTED else []
                 continue
             images[num_kept] = decoding.pixels
             kept[row] = True
@@ -157,8 +158,8 @@ def _decode_now(
 
     notes = []
     if failures:
-        listed = "; ".join(failures[:_NUM_LISTED]) + ("; ..." if len(failures) > _NUM_LISTED else "")
-        problem = f"{len(failures)} of {total} images cannot be read: {listed}"
+        listed = "; ".join(failures) + ("; ..." if num_failed > _NUM_LISTED else "")
+        problem = f"{num_failed} of {total} images cannot be read: {listed}"
         if not skip_unreadable:
             raise DataError(f"{problem}. Repair or remove them, or use skip_unreadable=True to leave them out")
         notes.append(f"left out, {problem}")
@@ -196,23 +197,34 @@ def _conversion_note(conversion: str, count: int) -> str:
 
 
 def _allocate(num_images: int, height: int, width: int, channels: int) -> np.ndarray:
-    shape = (num_images, height, width, channels)
+    what, fix = f"{num_images:,} images of {width} x {height} px", "use a smaller image_size="
+    check_fits(num_images * height * width * channels, what, fix)
     try:
-        return np.empty(shape, dtype=np.uint8)
-    except MemoryError as error:
-        needed = human_bytes(float(num_images) * height * width * channels)
-        raise DataError(
-            f"{num_images} images of {width} x {height} px need {needed} of memory; use a smaller image_size="
-        ) from error
+        return np.empty((num_images, height, width, channels), dtype=np.uint8)
+    except (MemoryError, ValueError) as error:  # ValueError: more than 2^63 bytes
+        raise DataError(f"{what} do not fit in memory; {fix}") from error
+
+
+def _jobs(items: Iterable[T]) -> Iterator[list[T]]:
+    """Group items so that a job is worth its overhead and holds no more than a few MiB of encoded images."""
+    job: list[T] = []
+    num_bytes = 0
+    for item in items:
+        job.append(item)
+        num_bytes += len(item.source) if isinstance(item, Encoded) and isinstance(item.source, bytes) else 0
+        if len(job) == _IMAGES_PER_JOB or num_bytes >= _BYTES_PER_JOB:
+            yield job
+            job, num_bytes = [], 0
+    if job:
+        yield job
 
 
 def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Map in order over threads; unlike Executor.map, it takes items only as needed, which bounds the memory."""
     workers = usable_cpus()
-    rest = iter(items)
     pending: deque[Future[list[R]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        while job := list(itertools.islice(rest, _IMAGES_PER_JOB)):
+        for job in _jobs(items):
             pending.append(pool.submit(lambda job: [function(item) for item in job], job))
             if len(pending) > 2 * workers:
                 yield from pending.popleft().result()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -53,6 +53,30 @@ _CIFAR100_NAMES = """
     tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
     worm
 """
+
+# Source: Krizhevsky 2009, chapter 3; the "coarse" labels of the published files
+_CIFAR100_SUPERCLASSES = {
+    "aquatic mammals": "beaver dolphin otter seal whale",
+    "fish": "aquarium_fish flatfish ray shark trout",
+    "flowers": "orchid poppy rose sunflower tulip",
+    "food containers": "bottle bowl can cup plate",
+    "fruit and vegetables": "apple mushroom orange pear sweet_pepper",
+    "household electrical devices": "clock keyboard lamp telephone television",
+    "household furniture": "bed chair couch table wardrobe",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large carnivores": "bear leopard lion tiger wolf",
+    "large man-made outdoor things": "bridge castle house road skyscraper",
+    "large natural outdoor scenes": "cloud forest mountain plain sea",
+    "large omnivores and herbivores": "camel cattle chimpanzee elephant kangaroo",
+    "medium-sized mammals": "fox porcupine possum raccoon skunk",
+    "non-insect invertebrates": "crab lobster snail spider worm",
+    "people": "baby boy girl man woman",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small mammals": "hamster mouse rabbit shrew squirrel",
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "vehicles 1": "bicycle bus motorcycle pickup_truck train",
+    "vehicles 2": "lawn_mower rocket streetcar tank tractor",
+}
 
 # Computed over the 1,437 training images of 8 x 8 pixels.
 _DIGITS_MEAN, _DIGITS_STD = 77.842, 95.920
@@ -132,6 +156,24 @@ SVHN_WITH_EXTRA = replace(
 )
 
 FACTS: Mapping[str, Facts] = MappingProxyType({f.name: f for f in (_DIGITS, _CIFAR10, _CIFAR100, _SVHN)})
+
+
+def superclasses(class_names: Sequence[str]) -> dict[str, list[int]]:
+    """Group the classes of a set by its published superclasses.
+
+    Args:
+        class_names: in the order of the labels.
+
+    Returns:
+        Superclass -> labels of its classes; empty unless the classes are those of CIFAR-100.
+    """
+    if sorted(class_names) != sorted(_CIFAR100.class_names):
+        return {}
+    return {
+        name: [class_names.index(member) for member in members.split()]
+        for name, members in _CIFAR100_SUPERCLASSES.items()
+    }
+
 
 # Far more than the rounding of the published means, far less than the difference of two data sets of one shape.
 _MEAN_TOLERANCE = 0.2

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import io
+import logging
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +17,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wideresnet.base.errors import DataError
+from wideresnet.base.format import human_bytes
+from wideresnet.data.limits import ByteBudget
+from wideresnet.machine.host_memory import available_host_memory_bytes
 
 # The formats that Pillow may try. Its other readers are not exposed to files of unknown origin.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -24,18 +31,33 @@ EXTENSIONS = frozenset(
 
 # 8000 x 8000: more than cameras take, and 192 MB when decoded. Checked in the header, before anything is decoded.
 MAX_PIXELS = 64_000_000
+MAX_SIDE_PX = 32_768  # beyond any panorama; Pillow keeps two pointers a row, which weigh 16 times as much as a pixel
+MAX_ENCODED_BYTES = 512 * 2**20  # 64 megapixels of 16-bit RGBA, uncompressed
+
+# Pillow decodes these in Python, up to a microsecond a value
+_SLOW_DECODERS = frozenset({"ppm", "ppm_plain", "bmp_rle"})
+_MAX_SLOW_PIXELS = 8_000_000
+
+_MAX_HEADER_READS = 40_000  # the largest color profile in GIF's or JPEG's small blocks takes 10,000
+_MAX_SCANNED_PIXELS = 2_000_000_000  # of a progressive JPEG: 30 scans of the largest image; common are 10 scans
+_MAX_REASON = 300  # some of Pillow's messages quote the file
+_PIXELS_PER_STRIP = 2**20
+_BYTES_PER_PIXEL = 16  # while decoding: 4 in Pillow's image, 3 in the result, up to 12 in WebP's decoder
 
 _EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).transpose(1, 0, 2),
+    8: np.rot90,
 }  # EXIF 2.3, tag 0x0112: the operation that turns the stored image upright
 _SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+_NO_HANDLER = logging.NullHandler()
 
 
 class UnreadableError(ValueError):
@@ -73,13 +95,38 @@ def decode(source: bytes | Path, channels: int = 3) -> tuple[np.ndarray, frozens
 
 @contextmanager
 def silent_pillow() -> Iterator[None]:
-    """Suppress Pillow's warnings (large image, odd metadata): what matters is checked here.
+    """Suppress what Pillow warns of and logs (large image, odd metadata), and what libtiff writes to stderr.
 
     Enter it in the main thread, around the threads that decode, because Python's warning filters are not per thread.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    logging.getLogger("PIL").addHandler(_NO_HANDLER)  # else Python writes errors that are logged to stderr
+    setters = _libtiff_setters()
+    before = [set_handler(None) for set_handler in setters]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for set_handler, handler in zip(setters, before, strict=True):
+            set_handler(handler)
+
+
+@functools.cache
+def _libtiff_setters() -> tuple[Callable[[int | None], int | None], ...]:
+    """Return the functions that set what each loaded libtiff does with its messages; none where they cannot be found.
+
+    libtiff writes to stderr by itself, and Pillow neither offers a way to stop that nor tells which library it loaded.
+    """
+    setters = []
+    try:
+        maps = Path("/proc/self/maps").read_text()
+        for library in sorted(set(re.findall(r"/.*/libtiff[^/]*\.so[^/\s]*$", maps, re.MULTILINE))):
+            set_handler = ctypes.CDLL(library).TIFFSetErrorHandler
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            setters.append(set_handler)
+    except (OSError, AttributeError):  # macOS and Windows, or a library under another name
+        pass
+    return tuple(setters)
 
 
 def read_header(source: bytes | Path) -> Header:
@@ -100,7 +147,7 @@ def read_header(source: bytes | Path) -> Header:
 
 
 def decode_quietly(source: bytes | Path, channels: int) -> tuple[np.ndarray, frozenset[str]]:
-    """Do the work of `decode`, inside `silent_pillow`.
+    """Do the work of `decode`, inside `silent_pillow`. Threads that do it at once share a budget of memory.
 
     Args:
         source, channels: as for `decode`.
@@ -113,24 +160,26 @@ def decode_quietly(source: bytes | Path, channels: int) -> tuple[np.ndarray, fro
     """
     conversions: set[str] = set()
     with _opened(source) as image:
-        if getattr(image, "is_animated", False):
-            conversions.add("first frame")
-        # Pillow reads 16-bit color as eight bits on its own and shows that only in the raw mode
-        if ";16" in image.mode or ";16" in str(getattr(image, "tile", "")):
-            conversions.add("16-bit")
-        image.load()
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
-        gray = _is_gray(image)
-        flat = _to_eight_bits(image, conversions)
-        if orientation in _UPRIGHT:
-            conversions.add("EXIF rotation")
-            flat = flat.transpose(_UPRIGHT[orientation])
-        if channels == 3 and gray:
-            conversions.add("grayscale")
-        elif channels == 1 and not gray:
-            conversions.add("color")
-        pixels = np.asarray(flat.convert("RGB" if channels == 3 else "L"))
-    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], channels)), frozenset(conversions)
+        width, height = image.size
+        with _decoding_budget().hold(width * height * _BYTES_PER_PIXEL):
+            if getattr(image, "is_animated", False):
+                conversions.add("first frame")
+            # Pillow reads 16-bit color as eight bits on its own and shows that only in the raw mode
+            if ";16" in image.mode or ";16" in str(getattr(image, "tile", "")):
+                conversions.add("16-bit")
+            _check_scans(image)
+            image.load()
+            orientation = image.getexif().get(_EXIF_ORIENTATION)
+            gray = _is_gray(image)
+            pixels = _to_array(image, channels, conversions)
+            if turn := _UPRIGHT.get(orientation or 1):
+                conversions.add("EXIF rotation")
+                pixels = np.ascontiguousarray(turn(pixels))
+    if channels == 3 and gray:
+        conversions.add("grayscale")
+    elif channels == 1 and not gray:
+        conversions.add("color")
+    return pixels, frozenset(conversions)
 
 
 def fit_to_size(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
@@ -156,6 +205,30 @@ def fit_to_size(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(resized.reshape(height, width, channels))
 
 
+class _Metered:
+    """A file that ends the reading of a header without end: comments, chunks or tags that Pillow reads in tiny steps.
+
+    Attributes:
+        reads_left: how many more times it may be read.
+    """
+
+    reads_left = _MAX_HEADER_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise UnreadableError("damaged: a header or a comment without end")
+        return super().read(size)  # type: ignore[misc]
+
+
+class _MeteredBytes(_Metered, io.BytesIO):
+    pass
+
+
+class _MeteredFile(_Metered, io.BufferedReader):
+    pass
+
+
 @contextmanager
 def _opened(source: bytes | Path) -> Iterator[Image.Image]:
     """Open an image; every error until it is closed becomes an UnreadableError."""
@@ -168,10 +241,14 @@ def _opened(source: bytes | Path) -> Iterator[Image.Image]:
             size = len(source)
         if size == 0:
             raise UnreadableError("empty file")
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UnreadableError(f"{width} x {height} pixels, the limit is {MAX_PIXELS // 10**6} million")
+        if size > MAX_ENCODED_BYTES:
+            raise UnreadableError(f"a file of {human_bytes(size)}, the limit is {human_bytes(MAX_ENCODED_BYTES)}")
+        with (
+            _MeteredFile(io.FileIO(source)) if isinstance(source, Path) else _MeteredBytes(source) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
+            _check_size(image)
+            file.reads_left = _MAX_HEADER_READS + min(image.width * image.height, _MAX_SLOW_PIXELS)
             yield image
     except UnreadableError:
         raise
@@ -180,15 +257,63 @@ def _opened(source: bytes | Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise UnreadableError(f"not an image ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's readers raise almost every type of error for a damaged file
-        raise UnreadableError(" ".join(f"damaged: {error or type(error).__name__}".split())) from error
+        reason = f"damaged: {error or type(error).__name__}"[:_MAX_REASON]
+        raise UnreadableError(" ".join(reason.split())) from error
+
+
+def _check_size(image: Image.Image) -> None:
+    """Refuse an image that would take too much memory or time, on its header."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnreadableError(f"{width} x {height} pixels, the limit is {MAX_PIXELS // 10**6} million")
+    if max(width, height) > MAX_SIDE_PX:
+        raise UnreadableError(f"{width} x {height} pixels, a side may have {MAX_SIDE_PX:,}")
+    slow = {str(tile[0]) for tile in getattr(image, "tile", ())} & _SLOW_DECODERS
+    if slow and width * height > _MAX_SLOW_PIXELS:
+        raise UnreadableError(
+            f"{width} x {height} pixels of {image.format} in a slow encoding, the limit is "
+            f"{_MAX_SLOW_PIXELS // 10**6} million; save as PNG"
+        )
+
+
+def _check_scans(image: Image.Image) -> None:
+    """Refuse a progressive JPEG of so many scans that it takes minutes: each passes over all pixels, even if empty."""
+    file = getattr(image, "fp", None)
+    if file is None or not image.info.get("progressive"):
+        return
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")
+    if scans * image.width * image.height > _MAX_SCANNED_PIXELS:
+        raise UnreadableError(f"{image.width} x {image.height} pixels in {scans:,} scans; save as PNG")
+
+
+@functools.cache
+def _decoding_budget() -> ByteBudget:
+    """What all threads together may use for decoding: an eighth of the memory that is available, at least 1 GiB."""
+    return ByteBudget(max(2**30, available_host_memory_bytes() // 8))
 
 
 def _is_gray(image: Image.Image) -> bool:
     return image.getbands()[0] in {"1", "L", "I", "F"}
 
 
+def _to_array(image: Image.Image, channels: int, conversions: set[str]) -> np.ndarray:
+    """Convert a decoded image to uint8 (H, W, channels), and add what was done to `conversions`.
+
+    It goes by strips of rows, so that a large image is not held again in every step of the conversion.
+    """
+    width, height = image.size
+    pixels = np.empty((height, width, channels), dtype=np.uint8)
+    rows = max(1, _PIXELS_PER_STRIP // width)
+    for top in range(0, height, rows):
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        flat = _to_eight_bits(strip, conversions).convert("RGB" if channels == 3 else "L")
+        pixels[top : top + rows] = np.asarray(flat).reshape(-1, width, channels)
+    return pixels
+
+
 def _to_eight_bits(image: Image.Image, conversions: set[str]) -> Image.Image:
-    """Return the decoded image in mode L or RGB, and add what was done to `conversions`."""
+    """Return a decoded image in mode L or RGB, and add what was done to `conversions`."""
     mode = image.mode
     if mode == "F":
         raise UnreadableError("floating-point pixels have no fixed range; save as 8 or 16 bits")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.errors import DataError, UsageError, WRNError
 from wideresnet.base.format import nearest
-from wideresnet.data.dataset import Dataset, ImageSet
+from wideresnet.data.dataset import Dataset, ImageSet, legible
 from wideresnet.data.decode import DEFAULT_SIDE_PX, is_native, resize_all
 from wideresnet.data.facts import FACTS, Facts, recognize
 from wideresnet.data.images import MAX_PIXELS
@@ -70,9 +70,12 @@ def load_dataset(
         else:
             dataset = _read_own(path, str(data), image_size, skip_unreadable, known)
     except OSError as error:
-        raise DataError(f"{error.filename or data}: {error.strerror or error}") from error
+        raise DataError(legible(f"{error.filename or data}: {error.strerror or error}")) from error
+    except WRNError as error:  # names of files can hold line breaks and worse
+        raise type(error)(legible(str(error))) from error
     if name in FACTS and path.exists():
         dataset = _noted(dataset, f"{path} exists, too; use ./{path} to read it instead")
+    dataset = replace(dataset, name=legible(dataset.name), notes=tuple(map(legible, dataset.notes)))
     return _fitted(dataset, image_size)
 
 

@@ -18,8 +18,10 @@ from wideresnet.experiments.concurrency import Pace, Report, make_pace
 from wideresnet.experiments.process import Worker
 from wideresnet.experiments.summary import seeds_document, seeds_text
 from wideresnet.report.pages import write_comparison
+from wideresnet.spec.files import read_json
 from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.record import SeedsFolder, read_json, write_json
+from wideresnet.spec.recipes import asked_of_machine
+from wideresnet.spec.record import SeedsFolder
 from wideresnet.training import Interrupted, Job, Plan
 from wideresnet.training.fit import check_checkpoint_every, prepare
 from wideresnet.training.interrupt import StopRequest
@@ -74,68 +76,71 @@ def fit_seeds(
     """
     for name, number in (("seeds", num_seeds), ("at_once", at_once)):
         if number is not None and number < 1:
-            raise UsageError(f"{name} {number}: must be at least 1")
+            raise UsageError(f"{name}={number}: must be at least 1")
     check_checkpoint_every(checkpoint_every_s)
-    folder, stored = SeedsFolder(out), {}
-    if resume:
-        folder.check_begun()
-        recipe, stored = resumed_recipe(folder.path, folder.read_recipe(), recipe), read_json(folder.summary)
-    else:
-        folder.check_free()
-    seeds = range(recipe.seed, recipe.seed + num_seeds)
-    _name_others(folder, seeds)
-    waiting = [seed for seed in seeds if not _is_done(folder, seed)]
-    seconds, most, rates = (
-        stored.get(name, default) for name, default in (("seconds", 0.0), ("at_once", 1), ("images_per_s_at_once", {}))
-    )
-    failed: list[int] = []
-    stopped = False
-    if waiting:
-        dataset = dataset or load_for(recipe)
-        job, plan = prepare(recipe, dataset, resumed=resume, autotune=autotune)
-        recipe, device = job.recipe.replace(**job.execution.settled()), job.execution.device
-        if announce:
-            announce(job, plan)
-        del job, dataset  # their memory is for the workers
-        if device == "cpu" and resume:  # so that each run has as many threads as it began with
-            at_once = at_once or most
-        pace, num_threads = make_pace(device, plan, recipe.schedule.batch_size, num_seeds, at_once, progress.report)
+    folder = SeedsFolder(out)
+    check = folder.check_begun if resume else folder.check_free
+    check()
+    with folder.held():
+        check()  # another process may have been faster
+        stored: dict[str, Any] = {}
+        if resume:
+            recipe, stored = resumed_recipe(folder.path, folder.read_recipe(), recipe), folder.read_summary()
+        seeds = range(recipe.seed, recipe.seed + num_seeds)
+        _name_others(folder, seeds)
+        waiting = [seed for seed in seeds if not _is_done(folder, seed)]
+        seconds, most = stored.get("seconds", 0.0), stored.get("at_once", 1)
+        rates = stored.get("images_per_s_at_once", {})
+        failed: list[int] = []
+        stopped = False
+        if waiting:
+            dataset = dataset or load_for(recipe)
+            job, plan = prepare(recipe, dataset, resumed=resume, autotune=autotune)
+            begun = folder.run(recipe.seed).env
+            asked = read_json(begun).get("asked", []) if begun.is_file() else asked_of_machine(job.recipe)
+            recipe, device = job.recipe.replace(**job.execution.settled()), job.execution.device
+            if announce:
+                announce(job, plan)
+            del job, dataset  # their memory is for the workers
+            if device == "cpu" and resume:  # so that each run has as many threads as it began with
+                at_once = at_once or most
+            pace, num_threads = make_pace(device, plan, recipe.schedule.batch_size, num_seeds, at_once, progress.report)
 
-        def start(seed: int) -> Worker:
-            run = folder.run(seed)
-            job = {
-                "recipe": recipe.replace(seed=seed).to_json(),
-                "out": str(run.path),
-                "resume": run.is_run(),
-                "checkpoint_every_s": checkpoint_every_s,
-                "command": command,
-            }
-            return start_worker(seed, job, folder.log(seed), num_threads)
+            def start(seed: int) -> Worker:
+                run = folder.run(seed)
+                job = {
+                    "recipe": recipe.replace(seed=seed).to_json(),
+                    "out": str(run.path),
+                    "resume": run.is_run(),
+                    "checkpoint_every_s": checkpoint_every_s,
+                    "command": command,
+                    "asked": asked,
+                }
+                return start_worker(seed, job, folder.log(seed), num_threads)
 
-        folder.path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.summary, seeds_document(folder, recipe, seeds, seconds, pace.at_once, rates))
-        started = time.monotonic()
-        try:
-            failed, stopped = _train(folder, recipe, waiting, plan, pace, start)
-        except KeyboardInterrupt:  # a second Ctrl-C
+            folder.write_summary(seeds_document(folder, recipe, seeds, seconds, pace.at_once, rates))
+            started = time.monotonic()
+            try:
+                failed, stopped = _train(folder, recipe, waiting, plan, pace, start)
+            except KeyboardInterrupt:  # a second Ctrl-C
+                again = folder.resume_command(num_seeds)
+                raise Interrupted(f"interrupted; continue from the last checkpoints with: {again}") from None
+            seconds, most, rates = seconds + time.monotonic() - started, pace.at_once, pace.rates or rates
+        else:
+            progress.report(f"{folder.path}: all {num_seeds} seeds have finished; nothing to train")
+        summary = seeds_document(folder, recipe, seeds, seconds, most, rates)
+        folder.write_summary(summary)
+        if summary["n"] > 1:
+            write_comparison([folder.path / run["folder"] for run in summary["runs"]], folder.page)
+        done = f"{summary['n']} of {num_seeds} seeds have finished"
+        if stopped and summary["unfinished"]:
             again = folder.resume_command(num_seeds)
-            raise Interrupted(f"interrupted; continue from the last checkpoints with: {again}") from None
-        seconds, most, rates = seconds + time.monotonic() - started, pace.at_once, pace.rates or rates
-    else:
-        progress.report(f"{folder.path}: all {num_seeds} seeds have finished; nothing to train")
-    summary = seeds_document(folder, recipe, seeds, seconds, most, rates)
-    write_json(folder.summary, summary)
-    if summary["n"] > 1:
-        write_comparison([folder.path / run["folder"] for run in summary["runs"]], folder.page)
-    done = f"{summary['n']} of {num_seeds} seeds have finished"
-    if stopped and summary["unfinished"]:
-        again = folder.resume_command(num_seeds)
-        raise Interrupted(f"stopped; {done}, the running ones are saved; continue with: {again}")
-    if failed:
-        logs = ", ".join(str(folder.log(seed)) for seed in failed)
-        again = folder.resume_command(num_seeds)
-        raise WRNError(f"{seeds_text(failed)} failed, {done}; see {logs}; try again with: {again}")
-    return summary
+            raise Interrupted(f"stopped; {done}, the running ones are saved; continue with: {again}")
+        if failed:
+            logs = ", ".join(str(folder.log(seed)) for seed in failed)
+            again = folder.resume_command(num_seeds)
+            raise WRNError(f"{seeds_text(failed)} failed, {done}; see {logs}; try again with: {again}")
+        return summary
 
 
 def _is_done(folder: SeedsFolder, seed: int) -> bool:

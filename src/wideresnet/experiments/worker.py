@@ -58,6 +58,7 @@ def main() -> int:
             dataset=dataset,
             resume=job["resume"],
             checkpoint_every_s=job["checkpoint_every_s"],
+            asked=job["asked"],
             command=job["command"],
             announce=lambda job, plan: print(*summarize(job, plan, None).lines(), sep="\n"),
             watch=lambda step, loss, error_pct: parent.say(step=step, loss=loss, error_pct=error_pct),

@@ -75,7 +75,7 @@ def evaluate_weights(
     height, width = read.input_size
     if dataset.test.images.shape[1:3] != (height, width) and height == width:
         dataset = load_dataset(data, image_size=height, skip_unreadable=skip_unreadable)
-    notes = [*dataset.notes, *_check_names(read, dataset)]
+    notes = [*read.notes, *dataset.notes, *_check_names(read, dataset)]
     images, more = _fit(read, dataset, dataset.test.images)
     network: nn.Module
     if int8:

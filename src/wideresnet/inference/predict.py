@@ -65,6 +65,8 @@ def predict_files(
     device = pick_device(device)
     files = _files(images)
     read = read_weights(weights)
+    for note in read.notes:
+        progress.report(f"note: {note}")
     channels = read.network.in_channels
     if channels not in (1, 3):
         raise UsageError(f"{weights}: takes images of {channels} channels, but image files have 1 or 3")

@@ -21,10 +21,12 @@ import warnings
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import nn
 
 from wideresnet.base.errors import UsageError
-from wideresnet.base.format import nearest
+from wideresnet.base.format import human_bytes, human_count, nearest
+from wideresnet.machine.host_memory import available_host_memory_bytes
 from wideresnet.networks.blocks import Style
 from wideresnet.networks.models import Network, PostActNet, PreActNet
 from wideresnet.spec.names import NetworkName, parse
@@ -64,7 +66,7 @@ def create(
         The network in training mode, float32.
 
     Raises:
-        UsageError: an unknown name or option, or an option outside its range.
+        UsageError: an unknown name or option, an option outside its range, or more parameters than fit in memory.
     """
     if isinstance(name, NetworkName):
         name, family = str(name), family or name.family
@@ -74,6 +76,7 @@ def create(
     known = [field.name for field in fields(NetworkOptions)]
     if unknown := sorted(options.keys() - set(known)):
         raise UsageError(f"{unknown[0]}=: no option of a network; {nearest(unknown[0], known)}")
+    _check_memory(parsed, num_classes, in_channels)
     chosen = NetworkOptions(**options)
     if chosen.norm == "group" and chosen.bn_momentum != NetworkOptions().bn_momentum:
         warnings.warn(f"bn_momentum {chosen.bn_momentum:g} has no effect with norm group", stacklevel=2)
@@ -85,9 +88,23 @@ def create(
     kind = PreActNet if parsed.preactivation else PostActNet
     survival = _survival(sum(parsed.num_blocks), chosen.stochastic_depth)
     network = kind(parsed, num_classes, in_channels, style, survival)
-    _initialize(network, chosen.init, chosen.bn_scale)
+    if not network.fc.weight.is_meta:  # shapes alone have no values, and drawing none would import half of PyTorch
+        _initialize(network, chosen.init, chosen.bn_scale)
     network.options = {"family": parsed.family, "in_channels": in_channels, **chosen.to_json()}
     return network
+
+
+def _check_memory(name: NetworkName, num_classes: int, in_channels: int) -> None:
+    """Refuse a network whose parameters do not fit in memory, unless only its shapes are asked for."""
+    if torch.get_default_device().type != "cpu":
+        return
+    stem, last = name.stem_channels * in_channels * 9, name.group_widths[-1][-1] * num_classes
+    params, available = stem + name.num_block_weights + last, available_host_memory_bytes()
+    if available and 4 * params > available:  # float32
+        raise UsageError(
+            f"{name}: {human_count(params)} parameters need {human_bytes(4 * params)} of memory, available are "
+            f"{human_bytes(available)}; use fewer or narrower blocks"
+        )
 
 
 def _survival(num_blocks: int, last: float | None) -> list[float]:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 from PIL import Image
 
 from wideresnet.base.arithmetic import ceil_div
+from wideresnet.base.metrics import class_errors
+from wideresnet.report.text import printable
 
 MARKED_EPOCHS = 30
 """Up to this number of evaluations, each one gets a dot; more dots would run together. This package's choice."""
+
+WIDTH_IN, NARROW_WIDTH_IN = 8.0, 4.0
+"""Widths of a figure on a page and on a telephone's page, inches: scaled to 360 px, the smallest text of the narrow one
+is 9 px high. This package's choice."""
+
+LOG_RANGE, MAX_LOG_RANGE = 4.0, 1e6
+"""From this ratio of the highest to the lowest value on, an axis is logarithmic; it never spans more than the second.
+This package's choice."""
 
 # Source: Okabe & Ito 2008, "Color Universal Design", which color-blind readers can tell apart; without black and yellow
 SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -38,8 +50,9 @@ class Theme:
     wrong: str
 
 
-LIGHT = Theme("#ffffff", "#1f2328", "#8a929b", "#e4e7eb", "#0b62c4", "#c6283a")
-DARK = Theme("#15181c", "#e3e6ea", "#838c96", "#2c3138", "#5aa5ff", "#ff7583")
+# Every color but the grid's has a contrast of at least 4.5 : 1 with the background, as WCAG 2 asks of text.
+LIGHT = Theme("#ffffff", "#1f2328", "#646d76", "#e4e7eb", "#0b62c4", "#c6283a")
+DARK = Theme("#15181c", "#e3e6ea", "#98a1ab", "#2c3138", "#5aa5ff", "#ff7583")
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,8 @@ class Curve:
         epochs: finished epochs, counted from 1.
         train_error_pct: for each of `epochs`, over its augmented batches, percent.
         train_loss: likewise, nats.
-        lr: for each of `epochs`, the learning rate of its last step.
+        lr_epochs: moments, in epochs from 0, at which the learning rate is known.
+        lr: for each of `lr_epochs`. Between them it is the later one if it is stepped, else linear.
         evaluated_epochs: the epochs after which `split` was evaluated; may be empty.
         error_pct: of `split`, for each of `evaluated_epochs`, percent.
         loss: likewise, nats.
@@ -64,6 +78,7 @@ class Curve:
     epochs: Sequence[int]
     train_error_pct: Sequence[float]
     train_loss: Sequence[float]
+    lr_epochs: Sequence[float]
     lr: Sequence[float]
     evaluated_epochs: Sequence[int]
     error_pct: Sequence[float]
@@ -90,9 +105,9 @@ class Tile:
     is_wrong: bool
 
 
-def draw_curves(curve: Curve, theme: Theme = LIGHT) -> Figure:
+def draw_curves(curve: Curve, theme: Theme = LIGHT, *, narrow: bool = False) -> Figure:
     """Draw error, loss and learning rate of one run by epoch, in one column."""
-    figure, (error, loss, lr) = _panels(theme, heights=(3, 2, 1))
+    figure, (error, loss, lr) = _panels(theme, narrow)
     split = {"test": "test", "val": "validation"}[curve.split]
     for panel, train, evaluated, form in (
         (error, curve.train_error_pct, curve.error_pct, "{} {:.2f} %"),
@@ -109,9 +124,10 @@ def draw_curves(curve: Curve, theme: Theme = LIGHT) -> Figure:
     return figure
 
 
-def draw_comparison(curves: Sequence[Curve], theme: Theme = LIGHT) -> Figure:
+def draw_comparison(curves: Sequence[Curve], theme: Theme = LIGHT, *, narrow: bool = False) -> Figure:
     """Draw error, loss and learning rate of several runs by epoch; training in thin lines."""
-    figure, (error, loss, lr) = _panels(theme, heights=(3, 2, 1))
+    num_columns = 1 if narrow else 2
+    figure, (error, loss, lr) = _panels(theme, narrow, legend_in=0.2 * ceil_div(len(curves), num_columns))
     lines: list[Artist] = []
     labels: list[str] = []
     for index, curve in enumerate(curves):
@@ -128,21 +144,28 @@ def draw_comparison(curves: Sequence[Curve], theme: Theme = LIGHT) -> Figure:
             if panel is error:
                 lines += line
                 last = f"{evaluated[-1]:.2f} %" if evaluated else "not evaluated yet"
-                labels.append(f"{_short(curve.label, 44)}  {last}")
+                labels.append(f"{short(curve.label, 26 if narrow else 44)}  {last}")
         _plot_lr(lr, curve, color, style)
-    _legend(error, lines, labels, theme)
+    _legend(error, lines, labels, theme, num_columns)
     _finish(error, loss, lr, curves, theme)
     return figure
 
 
-def draw_predictions(tiles: Sequence[Tile], title: str, theme: Theme = LIGHT) -> Figure:
-    """Draw a grid of images, each with its true class, predicted class and probability; wrong ones in red."""
+def draw_predictions(tiles: Sequence[Tile], title: str, about: str = "", theme: Theme = LIGHT) -> Figure:
+    """Draw a grid of images, each with its true class, predicted class and probability; wrong ones in red.
+
+    Args:
+        tiles: at least one.
+        title: above the images.
+        about: a second line of the title, e.g. how the images were chosen.
+    """
     columns = min(8, len(tiles))
     rows = ceil_div(len(tiles), columns)
-    figure = Figure((1.55 * columns, 2.05 * rows + 0.4), facecolor=theme.background, layout="constrained")
+    figure = Figure((max(6.2, 1.55 * columns), 2.05 * rows + 0.6), facecolor=theme.background, layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]
-    figure.suptitle(_one_line(title), color=theme.ink, fontsize=12, parse_math=False)
+    lines = "\n".join(short(line, 90) for line in (title, about) if line)
+    figure.suptitle(lines, color=theme.ink, fontsize=11, parse_math=False)
     for place, tile in enumerate(tiles):
         axes = figure.add_subplot(rows, columns, place + 1, xticks=(), yticks=())
         image = tile.image[..., 0] if tile.image.shape[2] == 1 else tile.image
@@ -150,10 +173,54 @@ def draw_predictions(tiles: Sequence[Tile], title: str, theme: Theme = LIGHT) ->
         color = theme.wrong if tile.is_wrong else theme.ink
         for side in axes.spines.values():
             side.set(color=color if tile.is_wrong else theme.grid, linewidth=2.5 if tile.is_wrong else 1)
-        answer = f"{_short(tile.predicted, 11)} ({100 * tile.probability:.0f} %)"
+        answer = f"{short(tile.predicted, 11)} ({100 * tile.probability:.0f} %)"
         axes.set_title(answer, color=color, fontsize=9.5, fontweight="bold", pad=4, parse_math=False)
-        axes.set_xlabel(f"true: {_short(tile.true, 12)}", color=color, fontsize=9.5, parse_math=False)
+        axes.set_xlabel(f"true: {short(tile.true, 12)}", color=color, fontsize=9.5, parse_math=False)
     return figure
+
+
+def draw_confusion(
+    matrix: np.ndarray, groups: Sequence[tuple[str, int]], theme: Theme = LIGHT, *, narrow: bool = False
+) -> Figure:
+    """Draw a confusion matrix of many classes as a heat map; its colors are those of `heat`.
+
+    Args:
+        matrix: int64 (classes, classes), as `base.metrics.confusion` returns it.
+        groups: (name, number of classes) of neighbors that belong together, in the order of the rows; empty if the
+            classes are not grouped.
+    """
+    width = NARROW_WIDTH_IN if narrow else WIDTH_IN
+    figure = Figure((width, width), facecolor=theme.background, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    share = matrix / np.maximum(class_errors(matrix).num_images, 1)[:, None]
+    colors = np.where(np.eye(len(matrix), dtype=bool)[..., None], _rgb(theme.accent), _rgb(theme.wrong))
+    alpha = heat(share)[..., None]
+    axes.imshow(alpha * colors + (1 - alpha) * _rgb(theme.background), interpolation="none")  # each cell whole in SVG
+    ends = np.cumsum([size for _, size in groups])
+    for edge in ends[:-1] - 0.5:
+        axes.axhline(edge, color=theme.grid, linewidth=0.5)
+        axes.axvline(edge, color=theme.grid, linewidth=0.5)
+    if groups:
+        places = ends - np.array([size for _, size in groups]) / 2 - 0.5
+        names = [short(name, 22 if narrow else 34) for name, _ in groups]
+        axes.set_xticks(places, names, rotation=90, parse_math=False)
+        axes.set_yticks(places, names, parse_math=False)
+    axes.tick_params(colors=theme.ink, labelsize=7.2 if narrow else 8, length=0)
+    for side in axes.spines.values():
+        side.set(color=theme.grid)
+    axes.set_xlabel("predicted", color=theme.ink, fontsize=10)
+    axes.set_ylabel("true", color=theme.ink, fontsize=10)
+    return figure
+
+
+def heat(share: Any) -> Any:
+    """Return how strongly a cell of a confusion matrix is colored, 0..1, for a share of its true class, 0..1.
+
+    The square root makes a single mistake in a thousand images visible. A number over the strongest color still has a
+    contrast of 4.5 : 1 on both backgrounds.
+    """
+    return np.where(np.asarray(share) > 0, 0.06 + 0.54 * np.sqrt(share), 0.0)
 
 
 def to_png(figure: Figure, dpi: int = 130) -> bytes:
@@ -162,8 +229,9 @@ def to_png(figure: Figure, dpi: int = 130) -> bytes:
 
 
 def to_svg(figure: Figure) -> bytes:
-    """Convert the figure to an SVG file, with text as shapes, so that it looks the same everywhere."""
-    return _save(figure, "svg", metadata={"Date": None})
+    """Convert the figure to an SVG file, with text as text, in the reader's font; the same bytes for equal figures."""
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "wideresnet"}):
+        return _save(figure, "svg", metadata={"Date": None})
 
 
 def image_to_png(image: np.ndarray) -> bytes:
@@ -181,10 +249,12 @@ def _save(figure: Figure, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def _panels(theme: Theme, heights: tuple[int, int, int]) -> tuple[Figure, tuple[Axes, Axes, Axes]]:
-    figure = Figure((8, 7), facecolor=theme.background, layout="constrained")
+def _panels(theme: Theme, narrow: bool, legend_in: float = 0.2) -> tuple[Figure, tuple[Axes, Axes, Axes]]:
+    """Three panels above each other; `legend_in` is the height of the legend above the first."""
+    size = (NARROW_WIDTH_IN if narrow else WIDTH_IN, 6.8 + legend_in)
+    figure = Figure(size, facecolor=theme.background, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(3, 1, sharex=True, height_ratios=heights)
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
     for axes in panels:
         axes.set_facecolor(theme.background)
         axes.tick_params(which="both", colors=theme.ink, labelsize=9, length=0)
@@ -197,14 +267,14 @@ def _panels(theme: Theme, heights: tuple[int, int, int]) -> tuple[Figure, tuple[
 
 def _plot_lr(axes: Axes, curve: Curve, color: str, style: str = "-") -> None:
     drawstyle = "steps-pre" if curve.lr_is_stepped else "default"
-    axes.plot(curve.epochs, curve.lr, color=color, linestyle=style, linewidth=1.5, drawstyle=drawstyle)
+    axes.plot(curve.lr_epochs, curve.lr, color=color, linestyle=style, linewidth=1.5, drawstyle=drawstyle)
 
 
 def _finish(error: Axes, loss: Axes, lr: Axes, curves: Sequence[Curve], theme: Theme) -> None:
     for axes, name in ((error, "error, %"), (loss, "loss"), (lr, "learning rate")):
         axes.set_ylabel(name, color=theme.ink, fontsize=10)
-    error.set_ylim(bottom=0)
-    loss.set_ylim(bottom=0)
+    _scale(error, [value for curve in curves for value in (*curve.train_error_pct, *curve.error_pct)])
+    _scale(loss, [value for curve in curves for value in (*curve.train_loss, *curve.loss)])
     if all(curve.lr_is_stepped and min(curve.lr) > 0 for curve in curves):
         lr.set_yscale("log")
         lr.margins(y=0.2)
@@ -218,18 +288,37 @@ def _finish(error: Axes, loss: Axes, lr: Axes, curves: Sequence[Curve], theme: T
     lr.set_xlabel("epoch", color=theme.ink, fontsize=10)
 
 
+def _scale(axes: Axes, values: Iterable[float]) -> None:
+    """Make the axis logarithmic if the values span much, so that the last epochs, which matter, are not flat.
+
+    A value of 0 then lies below the axis. The legend names it, if it is the last one.
+    """
+    positive = [value for value in values if value > 0]
+    high = max(positive, default=0.0)
+    low = max(min(positive, default=0.0), high / MAX_LOG_RANGE)
+    if high < LOG_RANGE * low or not positive:
+        return
+    ratio = high / low
+    axes.set_yscale("log", nonpositive="clip")
+    axes.set_ylim(low / ratio**0.05, high * ratio**0.05)
+    digits = (1, 2, 3, 5) if ratio < 30 else (1, 2, 5) if ratio < 1000 else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=digits, numticks=math.ceil(math.log10(ratio)) * 4 + 4))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
 def _marker(curve: Curve) -> dict[str, Any]:
     return {"marker": "o", "markersize": 3.5} if len(curve.evaluated_epochs) <= MARKED_EPOCHS else {}
 
 
-def _legend(axes: Axes, lines: Sequence[Artist], labels: Sequence[str], theme: Theme) -> None:
+def _legend(axes: Axes, lines: Sequence[Artist], labels: Sequence[str], theme: Theme, num_columns: int = 2) -> None:
     """Add a legend with any text; matplotlib itself would read `$` as mathematics and drop a leading underscore."""
     legend = axes.legend(
         lines,
         ["-"] * len(lines),
         loc="lower right",  # above the panel, where no line can run
         bbox_to_anchor=(1, 1),
-        ncols=2,
+        ncols=num_columns,
         frameon=False,
         borderaxespad=0,
         labelcolor=theme.ink,
@@ -237,13 +326,20 @@ def _legend(axes: Axes, lines: Sequence[Artist], labels: Sequence[str], theme: T
     )
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_parse_math(False)
-        text.set_text(_one_line(label))
+        text.set_text(one_line(label))
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def one_line(text: str) -> str:
+    """Make any text fit for a figure: in one line, and with escapes for what no font can draw."""
+    return printable(" ".join(text.split()))
 
 
-def _short(text: str, length: int) -> str:
-    text = _one_line(text)
+def short(text: str, length: int) -> str:
+    """Shorten a text to that many characters; fit for a figure, as by `one_line`."""
+    text = one_line(text)
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _rgb(color: str) -> np.ndarray:
+    """'#rrggbb' -> float (3,), 0..1."""
+    return np.array([int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)])

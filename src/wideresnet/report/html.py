@@ -1,57 +1,78 @@
-"""Self-contained HTML: no script, and no font or picture from elsewhere; every text is escaped."""
+"""Self-contained HTML: no script, and no font or picture from elsewhere; every text is escaped and can be shown."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
-from html import escape
+import html
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from wideresnet.base.metrics import class_errors, most_confused
-from wideresnet.report.figures import DARK, LIGHT, Curve, Tile, draw_comparison, draw_curves, image_to_png, to_svg
+from wideresnet.report.figures import DARK, LIGHT, Tile, heat, image_to_png, to_svg
+from wideresnet.report.text import printable
 
-MAX_MATRIX_CLASSES = 20
-"""Up to this number of classes the whole confusion matrix is readable on a page. This package's choice."""
+BAR_ENDS_PCT = (1, 2, 5, 10, 20, 50, 100)
+"""Where the bars of errors by class may end: round numbers, so that pages can be compared. This package's choice."""
 
+_LAID_OUT = "\n\t\u200c\u200d"
+"""What is no letter and belongs to a text: lines, and the joiners of letters in Persian, Hindi and others."""
+
+# The colors of text have a contrast of at least 4.5 : 1 with both backgrounds, --bg and --soft.
 _STYLE = """
-:root { color-scheme: light dark; --bg: #ffffff; --ink: #1f2328; --muted: #646d76; --line: #e4e7eb; --soft: #f5f7f9;
-  --accent: #0b62c4; --wrong: #c6283a; --right-heat: 11, 98, 196; --wrong-heat: 214, 40, 57; }
+:root { color-scheme: light dark; --bg: #ffffff; --ink: #1f2328; --muted: #59626b; --line: #e4e7eb; --soft: #f5f7f9;
+  --accent: #0b62c4; --wrong: #c6283a; --right-heat: 11, 98, 196; --wrong-heat: 198, 40, 58; --shade: 0, 0, 0; }
 @media (prefers-color-scheme: dark) { :root { --bg: #15181c; --ink: #e3e6ea; --muted: #98a1ab; --line: #2c3138;
-  --soft: #1d2126; --accent: #5aa5ff; --wrong: #ff7583; --right-heat: 56, 128, 220; --wrong-heat: 226, 62, 80; } }
+  --soft: #1d2126; --accent: #5aa5ff; --wrong: #ff7583; --right-heat: 56, 128, 220; --wrong-heat: 226, 62, 80;
+  --shade: 255, 255, 255; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--bg); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2.75rem 0 .5rem; }
-p { margin: .35rem 0 .75rem; max-width: 48rem; }
+p { margin: .35rem 0 .75rem; max-width: 48rem; overflow-wrap: anywhere; }
+a { color: var(--accent); }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 .muted, figcaption small { color: var(--muted); }
 .headline { font-size: 2.75rem; font-weight: 650; line-height: 1.1; margin: 1.25rem 0 .25rem; color: var(--accent); }
-.note { border-left: 3px solid var(--wrong); padding: .1rem 0 .1rem .75rem; overflow-wrap: anywhere; }
+.note { border-left: 3px solid var(--wrong); padding: .1rem 0 .1rem .75rem; }
 dl.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .9rem 1.5rem;
   margin: 1.25rem 0 0; }
 dl.facts dt { color: var(--muted); font-size: .82rem; }
 dl.facts dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
+/* a shadow at each side where a table goes on: it lies in the frame, and the covers scroll with the table */
+.scroll { overflow-x: auto; background:
+  linear-gradient(to right, var(--bg) 1.2rem, transparent) left / 2.4rem 100% no-repeat local,
+  linear-gradient(to left, var(--bg) 1.2rem, transparent) right / 2.4rem 100% no-repeat local,
+  linear-gradient(to right, rgba(var(--shade), .28), transparent) left / 1rem 100% no-repeat scroll,
+  linear-gradient(to left, rgba(var(--shade), .28), transparent) right / 1rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
+tbody th { font-weight: 400; }
+tr > th:first-child { position: sticky; left: 0; background: var(--bg); }
 table.plain { white-space: nowrap; }
+table.plain th:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; max-width: 12rem; }
 table.plain .wrapped { white-space: normal; min-width: 12rem; }
 td.number, th.number { text-align: right; }
-tr.group th { padding-top: 1.1rem; color: var(--muted); font-weight: 400; font-size: .82rem; }
+tr.group th { padding-top: 1.1rem; color: var(--muted); font-size: .82rem; }
 tr.changed th, tr.changed td { color: var(--accent); }
 tr.changed td.value { font-weight: 600; }
 td.value { overflow-wrap: anywhere; min-width: 7.5rem; max-width: 22rem; }
 td.was { white-space: nowrap; }
 tr td.muted { color: var(--muted); min-width: 14rem; }
 table.matrix td, table.matrix th { border: 1px solid var(--bg); padding: .3rem .4rem; text-align: right; }
-table.matrix td { min-width: 2.6rem; text-align: center; background: var(--soft); }
+table.matrix tbody th { max-width: 9rem; overflow-wrap: anywhere; }
+table.matrix td { min-width: 2.6rem; text-align: center; }
 table.matrix thead th { vertical-align: bottom; text-align: center; }
 table.matrix thead th.long span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 9rem; }
-table.matrix .full { color: #ffffff; }
-table.matrix .none { color: transparent; }
+table.matrix .none { color: var(--muted); font-size: .75em; vertical-align: middle; }
 .bars { columns: 19rem; column-gap: 2.5rem; margin: 0; padding: 0; list-style: none; font-size: .9rem; }
 .bars li { display: grid; grid-template-columns: 7.5rem 1fr 6.5rem; gap: .6rem; align-items: center;
   break-inside: avoid; padding: .12rem 0; }
@@ -66,7 +87,7 @@ table.matrix .none { color: transparent; }
 .tiles .wrong img { border-color: var(--wrong); }
 .tiles .wrong b { color: var(--wrong); }
 .tiles figcaption { overflow-wrap: anywhere; }
-.curves { display: block; width: 100%; max-width: 50rem; height: auto; }
+.drawing { display: block; width: 100%; max-width: 50rem; height: auto; }
 pre { background: var(--soft); padding: .8rem 1rem; overflow-x: auto; font-size: .88rem; }
 """
 
@@ -87,7 +108,26 @@ def page(name: str, body: Iterable[str]) -> bytes:
         f"<title>{escape(name)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(body)
         + "\n</main>\n</body>\n</html>\n"
-    ).encode("utf-8", "replace")  # a file name need not be valid Unicode
+    ).encode()
+
+
+def escape(text: str) -> str:
+    """Make any text part of a page: markup is only text, and what cannot be shown is written as an escape."""
+    return html.escape(printable(text, keep=_LAID_OUT))
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell of a table or a line that leads to another page."""
+
+    text: str
+    address: str
+
+
+def relative_address(page: Path, other: Path) -> str:
+    """Return the address of another page as seen from a page, so that both can be moved together."""
+    # made of bytes, since a file name need not be valid Unicode
+    return quote(os.path.relpath(os.fsencode(other.resolve()), os.fsencode(page.parent.resolve())))
 
 
 def title(name: str, about: str) -> str:
@@ -116,16 +156,28 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
     return f'<dl class="facts">{"".join(items)}</dl>'
 
 
-def curves_picture(curves: Sequence[Curve]) -> str:
-    """Draw the curves of one run or of several, in the reader's light or dark colors."""
+def link(target: Link) -> str:
+    """Write a line that leads to another page."""
+    return f"<p>{_content(target)}</p>"
 
-    def source(theme: Any) -> str:
-        figure = draw_curves(curves[0], theme) if len(curves) == 1 else draw_comparison(curves, theme)
-        return _data_uri(to_svg(figure), "image/svg+xml")
 
+def picture(draw: Callable[..., Figure], alt: str) -> str:
+    """Draw a figure in the reader's light or dark colors, and for wide or narrow pages, so that its text stays legible.
+
+    Args:
+        draw: takes a theme and `narrow`.
+        alt: what the figure shows, for those who do not see it.
+    """
+
+    def source(theme: Any, narrow: bool) -> str:
+        return _data_uri(to_svg(draw(theme, narrow=narrow)), "image/svg+xml")
+
+    dark, thin = "(prefers-color-scheme: dark)", "(max-width: 43rem)"
     return (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{source(DARK)}">'
-        f'<img class="curves" alt="error, loss and learning rate by epoch" src="{source(LIGHT)}"></picture>'
+        f'<picture><source media="{thin} and {dark}" srcset="{source(DARK, True)}">'
+        f'<source media="{thin}" srcset="{source(LIGHT, True)}">'
+        f'<source media="{dark}" srcset="{source(DARK, False)}">'
+        f'<img class="drawing" alt="{escape(alt)}" src="{source(LIGHT, False)}"></picture>'
     )
 
 
@@ -137,73 +189,97 @@ def tiles(pictures: Iterable[Tile]) -> str:
 def _tile(tile: Tile) -> str:
     return (
         f'<figure class="{"wrong" if tile.is_wrong else "right"}">'
-        f'<img alt="" src="{_data_uri(image_to_png(tile.image), "image/png")}"><figcaption>'
+        f'<img alt="image of {escape(tile.true)}" src="{_data_uri(image_to_png(tile.image), "image/png")}"><figcaption>'
         f"<b>{escape(tile.predicted)}</b> {100 * tile.probability:.1f}&nbsp;%<br>"
         f"<small>true: {escape(tile.true)}</small></figcaption></figure>"
     )
 
 
 def table(
-    header: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[int] = (), wrapped: Sequence[int] = ()
+    name: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    numbers: Sequence[int] = (),
+    wrapped: Sequence[int] = (),
 ) -> str:
-    """Write a table of plain values.
+    """Write a table of plain values; the first column names the rows and stays in view.
 
     Args:
+        name: what the table holds, for those who do not see it.
         header: names of the columns.
-        rows: values, one per column.
+        rows: values or links, one per column.
         numbers: indices of the columns to align right.
         wrapped: indices of the columns whose lines may wrap.
     """
     kinds = ["number" if i in numbers else "wrapped" if i in wrapped else "text" for i in range(len(header))]
+    head = "".join(
+        f'<th scope="col" class="{kind}">{escape(cell)}</th>' for kind, cell in zip(kinds, header, strict=True)
+    )
+    body = []
+    for first, *cells in rows:
+        others = (f'<td class="{kind}">{_content(cell)}</td>' for kind, cell in zip(kinds[1:], cells, strict=True))
+        body.append(f'<tr><th scope="row" class="{kinds[0]}">{_content(first)}</th>{"".join(others)}</tr>')
+    return _scroll(name, f'<table class="plain"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>')
 
-    def row(cells: Sequence[Any], tag: str) -> str:
-        pairs = zip(kinds, cells, strict=True)
-        parts = (f'<{tag} class="{kind}">{escape(str(cell))}</{tag}>' for kind, cell in pairs)
-        return f"<tr>{''.join(parts)}</tr>"
 
-    body = "".join(row(cells, "td") for cells in rows)
-    head = row(header, "th")
-    return f'<div class="scroll"><table class="plain"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+def _content(cell: Any) -> str:
+    if isinstance(cell, Link):
+        return f'<a href="{html.escape(cell.address)}">{escape(cell.text)}</a>'
+    return escape(str(cell))
+
+
+def _scroll(name: str, wide: str) -> str:
+    """Let what is wider than the page scroll by itself, also by keyboard."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">{wide}</div>'
 
 
 def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> str:
-    """Write the confusion matrix as a heat map, or the most confused pairs if there are too many classes.
+    """Write the confusion matrix as a table that is a heat map.
 
     Args:
         matrix: int64 (classes, classes), as `base.metrics.confusion` returns it.
         class_names: in the order of the labels.
     """
     totals = class_errors(matrix).num_images
-    if len(class_names) > MAX_MATRIX_CLASSES:
-        pairs = [
-            (class_names[true], class_names[predicted], count, f"{100 * count / totals[true]:.1f}")
-            for true, predicted, count in most_confused(matrix, limit=20)
-        ]
-        return table(("true", "taken for", "images", "of the class, %"), pairs, numbers=(2, 3))
     length = ' class="long"' if max(map(len, class_names)) > 3 else ""
     columns = "".join(f'<th scope="col"{length}><span>{escape(name)}</span></th>' for name in class_names)
     rows = []
     for true, name in enumerate(class_names):
         cells = (_heat(int(count), int(totals[true]), true == i) for i, count in enumerate(matrix[true]))
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
-    return (
-        '<div class="scroll"><table class="matrix"><thead><tr><th class="muted">true \\ predicted</th>'
-        f"{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    return _scroll(
+        "confusion matrix",
+        '<table class="matrix"><thead><tr><th scope="col" class="muted">true \\ predicted</th>'
+        f"{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table>",
     )
+
+
+def confused_pairs(matrix: np.ndarray, class_names: Sequence[str], limit: int = 20) -> str:
+    """Write the most frequent kinds of mistakes.
+
+    Args:
+        matrix, class_names: as for `confusion_table`.
+        limit: how many at most.
+    """
+    totals = class_errors(matrix).num_images
+    pairs = [
+        (class_names[true], class_names[predicted], count, f"{100 * count / totals[true]:.1f}")
+        for true, predicted, count in most_confused(matrix, limit)
+    ]
+    header = ("true", "taken for", "images", "of the class, %")
+    return table("most confused classes", header, pairs, numbers=(2, 3))
 
 
 def _heat(count: int, total: int, is_right: bool) -> str:
     if count == 0:
         return '<td class="none">0</td>'
-    # the square root of the share, so that a single mistake in a thousand images is still visible
-    alpha = 0.12 + 0.88 * (count / total) ** 0.5
     color = "right-heat" if is_right else "wrong-heat"
-    full = ' class="full"' if alpha > 0.55 else ""
-    return f'<td{full} style="background: rgba(var(--{color}), {alpha:.2f})">{count}</td>'
+    return f'<td style="background: rgba(var(--{color}), {float(heat(count / total)):.2f})">{count}</td>'
 
 
 def class_error_bars(matrix: np.ndarray, class_names: Sequence[str]) -> str:
-    """Write the error of every class as a bar, the worst first; the scale ends at the worst.
+    """Write the error of every class as a bar, the worst first; the bars end at a round number, which is named.
 
     Args:
         matrix: int64 (classes, classes), as `base.metrics.confusion` returns it.
@@ -211,17 +287,17 @@ def class_error_bars(matrix: np.ndarray, class_names: Sequence[str]) -> str:
     """
     errors = class_errors(matrix)
     drawn_pct = np.nan_to_num(errors.error_pct)
-    longest = float(drawn_pct.max()) or 1.0
+    end_pct = next(end for end in BAR_ENDS_PCT if drawn_pct.max() <= end)
     items = []
     for label in np.argsort(-drawn_pct, kind="stable"):
         name, num_images = escape(class_names[int(label)]), errors.num_images[label]
         figure = f"{drawn_pct[label]:.1f} % of {num_images}" if num_images else "no image"
-        width = 100 * drawn_pct[label] / longest
+        width = 100 * drawn_pct[label] / end_pct
         items.append(
             f'<li><span class="name" title="{name}">{name}</span><span class="bar">'
             f'<span style="width: {width:.1f}%"></span></span><span class="figure">{figure}</span></li>'
         )
-    return f'<ul class="bars">{"".join(items)}</ul>'
+    return paragraph(f"A full bar is {end_pct} %.", "muted") + f'<ul class="bars">{"".join(items)}</ul>'
 
 
 def recipe_table(groups: dict[str, list[tuple[str, str, str | None, str]]]) -> str:
@@ -232,7 +308,7 @@ def recipe_table(groups: dict[str, list[tuple[str, str, str | None, str]]]) -> s
     """
     rows = []
     for group, fields in groups.items():
-        rows.append(f'<tr class="group"><th colspan="4">{escape(group)}</th></tr>')
+        rows.append(f'<tr class="group"><th scope="rowgroup" colspan="4">{escape(group)}</th></tr>')
         for name, value, base, does in fields:
             kind = "" if base is None else ' class="changed"'
             was = "" if base is None else f"recipe: {escape(base)}"
@@ -240,12 +316,12 @@ def recipe_table(groups: dict[str, list[tuple[str, str, str | None, str]]]) -> s
                 f'<tr{kind}><th scope="row">{escape(name)}</th><td class="value">{escape(value)}</td>'
                 f'<td class="was">{was}</td><td class="muted">{escape(does)}</td></tr>'
             )
-    return f'<div class="scroll"><table><tbody>{"".join(rows)}</tbody></table></div>'
+    return _scroll("recipe", f"<table><tbody>{''.join(rows)}</tbody></table>")
 
 
 def command(text: str) -> str:
     """Write a command line."""
-    return f"<pre>{escape(text)}</pre>"
+    return f'<pre tabindex="0">{escape(text)}</pre>'
 
 
 def _data_uri(content: bytes, kind: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,26 @@ from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
 from wideresnet.base.metrics import confusion
 from wideresnet.data import Dataset
-from wideresnet.data.facts import FACTS
+from wideresnet.data.facts import superclasses
 from wideresnet.report import html
-from wideresnet.report.figures import Tile, draw_curves, draw_predictions, to_png
+from wideresnet.report.changes import find_changes, recipe_text
+from wideresnet.report.figures import Tile, draw_comparison, draw_confusion, draw_curves, draw_predictions, to_png
 from wideresnet.report.runs import Predictions, Run, read_predictions, read_run
 from wideresnet.report.statistics import group_equal, settings_of, settled_differently, summarize, varying
+from wideresnet.report.text import shell_command
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
 from wideresnet.spec.fields import show_value
-from wideresnet.spec.recipe import FIELDS, GROUPS, Recipe
-from wideresnet.spec.record import write_atomic
+from wideresnet.spec.recipe import FIELDS, GROUPS
+from wideresnet.spec.record import SeedsFolder, write_atomic
 
 NUM_SAMPLES, NUM_WRONG_SAMPLES = 16, 6
 NUM_WORST = 24
+MAX_TABLE_CLASSES = 20
+"""Up to this number of classes the confusion matrix is a table of numbers, with more of them a picture. This package's
+choice."""
+TOP5_CLASSES = 50
+"""From this number of classes on, five guesses say something; CIFAR-100's and ImageNet's papers give their error."""
 
 _SPLITS = {"test": "the test set", "val": "the held-out training images"}
 
@@ -57,23 +64,30 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
     folder = read.folder
     curves, pictures = folder.curves, None
     write_atomic(curves, to_png(draw_curves(read.curve)))
-    body = _headline(read)
     predictions, dataset, problem = read_predictions(read, dataset)
+    changes = _changes(read, dataset)
+    body = [*_headline(read, changes, predictions), *(html.paragraph(note, "note") for note in read.notes)]
+    seeds = SeedsFolder(folder.path.resolve().parent)
+    if seeds.is_begun():
+        body.append(
+            html.link(html.Link("Compare with the other seeds", html.relative_address(folder.report, seeds.page)))
+        )
     if problem:
         body.append(html.paragraph(problem, "note"))
     body += _curves_section(read)
     if predictions is not None and dataset is not None:
         pictures = folder.pictures
-        chosen = _sample(predictions)
-        samples = _tiles(chosen, predictions, dataset)
-        num_wrong = sum(tile.is_wrong for tile in samples)
-        title = f"{read.recipe.network} on {dataset.name}: {len(samples) - num_wrong} right, {num_wrong} wrong"
-        write_atomic(pictures, to_png(draw_predictions(samples, title)))
+        samples = _tiles(_sample(predictions), predictions, dataset)
+        error_pct = 100 * predictions.is_wrong.mean()
+        title = f"{read.recipe.network} on {dataset.name}: test error {error_pct:.2f} %"
+        write_atomic(
+            pictures, to_png(draw_predictions(samples, title, f"a choice, not in proportion: {_kinds(samples)}"))
+        )
         body += _pictures_section(predictions, dataset, samples)
     if predictions is not None:
         body += _mistakes_section(predictions)
-    body += _recipe_section(read, dataset)
-    body += [html.heading("Environment"), html.facts((k, "-" if v is None else str(v)) for k, v in read.env.items())]
+    body += _recipe_section(read, changes)
+    body += [html.heading("Environment"), html.facts(_environment(read))]
     write_atomic(folder.report, html.page(f"{read.recipe.network} on {read.data_name}", body))
     return ReportFiles(folder.report, curves, pictures)
 
@@ -110,34 +124,41 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
         labels = [str(path) for path in paths]
     read = [read_run(path, label) for path, label in zip(paths, labels, strict=True)]
     unfinished = [run.curve.label for run in read if run.result is None]
-    body = [f"<h1>{len(read)} runs</h1>"]
+    body = [html.title(f"{len(read)} runs", "test error after the last epoch")]
     if unfinished:
         body.append(html.paragraph(f"Not finished, so not counted in any median: {', '.join(unfinished)}.", "note"))
     body += [html.paragraph(text, "note") for text in settled_differently(read)]
+    curves = [run.curve for run in read]
+    last = ", ".join(f"{curve.label} {curve.error_pct[-1]:.2f} %" for curve in curves if curve.error_pct)
     body += [
         html.heading("Curves"),
-        html.curves_picture([run.curve for run in read]),
+        html.picture(
+            functools.partial(draw_comparison, curves),
+            f"Error, loss and learning rate by epoch of {len(read)} runs. Last error: {last or 'none yet'}.",
+        ),
         html.paragraph(
             "Thick lines: on the test set (or on held-out images, if a run holds some out). "
             "Thin lines: training, averaged over the epoch's augmented batches.",
             "muted",
         ),
-        html.heading("Medians over seeds"),
-        html.paragraph(
-            "Of the test error after the last epoch; runs with different settings have separate rows.", "muted"
-        ),
-        _median_table(read),
+        *_medians_section(read),
         html.heading("Runs"),
-        _runs_table(read),
+        _runs_table(read, out),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, html.page(f"{len(read)} runs", body))
     return out
 
 
-def _headline(run: Run) -> list[str]:
+def _changes(run: Run, dataset: Dataset | None = None) -> dict[str, tuple[Any, Any]] | None:
+    num_train, asked = len(dataset.train) if dataset else None, run.env.get("asked")
+    return find_changes(run.recipe, run.data_name, num_train=num_train, asked=asked if isinstance(asked, list) else ())
+
+
+def _headline(run: Run, changes: dict[str, Any] | None, predictions: Predictions | None) -> list[str]:
     recipe, result, env = run.recipe, run.result, run.env
-    body = [html.title(f"{recipe.network} on {run.data_name}", f"{recipe.name} recipe, seed {recipe.seed}")]
+    about = f"recipe {recipe_text(recipe, changes)}; seed {recipe.seed}"
+    body = [html.title(f"{recipe.network} on {run.data_name}", about)]
     if result is None:
         curve, split = run.curve, _SPLITS[run.curve.split]
         sofar = f"{curve.error_pct[-1]:.2f} %" if curve.error_pct else "-"
@@ -160,6 +181,8 @@ def _headline(run: Run) -> list[str]:
         ("precision", result["precision"]),
         ("peak memory", _peak_memory(result)),
     ]
+    if predictions is not None and len(predictions.class_names) >= TOP5_CLASSES:
+        pairs.insert(0, ("top-5 error", f"{predictions.top5_error_pct:.2f} %"))
     published = [
         f"{value:.2f} % (Table {row.table}{', dropout' if row.dropout else ''})"
         for row in paper.results(network=recipe.network, family=recipe.family)
@@ -185,7 +208,11 @@ def _curves_section(run: Run) -> list[str]:
     )
     if smoothing := run.recipe.optimizer.label_smoothing:
         about += f" The training loss is for labels smoothed by {smoothing:g}; the other loss is not."
-    return [html.heading("Curves"), html.curves_picture([run.curve]), html.paragraph(about, "muted")]
+    curve = run.curve
+    alt = f"Error, loss and learning rate by epoch. Training error at the end: {curve.train_error_pct[-1]:.2f} %"
+    alt += f", error on {_SPLITS[curve.split]}: {curve.error_pct[-1]:.2f} %." if curve.error_pct else "."
+    drawing = html.picture(functools.partial(draw_curves, curve), alt)
+    return [html.heading("Curves"), drawing, html.paragraph(about, "muted")]
 
 
 def _sample(predictions: Predictions) -> np.ndarray:
@@ -213,13 +240,17 @@ def _tiles(index: np.ndarray, predictions: Predictions, dataset: Dataset) -> lis
     ]
 
 
+def _kinds(samples: Sequence[Tile]) -> str:
+    num_wrong = sum(tile.is_wrong for tile in samples)
+    return f"{len(samples) - num_wrong} correct and {num_wrong} wrong predictions"
+
+
 def _pictures_section(predictions: Predictions, dataset: Dataset, samples: list[Tile]) -> list[str]:
     wrong = np.flatnonzero(predictions.is_wrong)
     worst = wrong[np.argsort(-predictions.probability[wrong], kind="stable")][:NUM_WORST]
-    num_wrong = sum(tile.is_wrong for tile in samples)
     about = (
-        f"{len(samples) - num_wrong} correct and {num_wrong} wrong predictions, each kind spread evenly over the set; "
-        f"of all {len(dataset.test):,} images, {len(wrong):,} are wrong."
+        f"A choice, not in proportion: {_kinds(samples)}, each kind spread evenly over the set. Of all "
+        f"{len(dataset.test):,} predictions {len(wrong):,} are wrong."
     )
     body = [html.heading("Some test images"), html.paragraph(about, "muted"), html.tiles(samples)]
     if len(wrong):
@@ -234,53 +265,66 @@ def _mistakes_section(predictions: Predictions) -> list[str]:
     matrix = confusion(predictions.labels, predictions.predicted, len(names))
     if not predictions.is_wrong.any():
         return [html.heading("Mistakes"), html.paragraph("None: every test image is classified correctly.")]
-    whole = len(names) <= html.MAX_MATRIX_CLASSES
-    return [
-        html.heading("Confusion matrix" if whole else "Most confused classes"),
-        html.confusion_table(matrix, names),
-        html.heading("Error by class"),
-        html.class_error_bars(matrix, names),
-    ]
+    body = [html.heading("Confusion matrix")]
+    if len(names) <= MAX_TABLE_CLASSES:
+        body.append(html.confusion_table(matrix, names))
+    else:
+        body += _confusion_picture(matrix, superclasses(names))
+        body += [html.heading("Most confused classes"), html.confused_pairs(matrix, names)]
+    return [*body, html.heading("Error by class"), html.class_error_bars(matrix, names)]
 
 
-def _recipe_section(run: Run, dataset: Dataset | None) -> list[str]:
-    base, about = _named_recipe(run, dataset)
-    changed = recipes.changes_in_record(run.recipe, base) if base else {}
-    values = {key: show_value(value) for key, value in run.recipe.values().items()}
+def _confusion_picture(matrix: np.ndarray, superclass: Mapping[str, Sequence[int]]) -> list[str]:
+    """The matrix as a picture, its classes next to those of the same superclass if the set has some."""
+    num_classes, groups = len(matrix), [(name, len(labels)) for name, labels in superclass.items()]
+    alt = f"Confusion matrix of {num_classes} classes; the most confused ones are listed below."
+    about = (
+        "A row per true class, a column per predicted one; the stronger the color, the larger the share of the class."
+    )
+    if groups:
+        order = np.concatenate(list(superclass.values()))
+        matrix = matrix[np.ix_(order, order)]
+        member = np.arange(len(groups)).repeat([size for _, size in groups])
+        within = int(matrix[member[:, None] == member].sum() - matrix.diagonal().sum())
+        num_wrong = int(matrix.sum() - matrix.diagonal().sum())
+        about += (
+            f" Classes are grouped by the set's {len(groups)} superclasses: of {num_wrong:,} mistakes {within:,} "
+            f"({100 * within / num_wrong:.0f} %) stay within one."
+        )
+    return [html.picture(functools.partial(draw_confusion, matrix, groups), alt), html.paragraph(about, "muted")]
+
+
+def _environment(run: Run) -> list[tuple[str, str]]:
+    return [(name, "-" if value is None else str(value)) for name, value in run.env.items() if name != "asked"]
+
+
+def _recipe_section(run: Run, changes: dict[str, tuple[Any, Any]] | None) -> list[str]:
+    name = run.recipe.name
+    if changes:
+        one = len(changes) == 1
+        about = f"Marked: {len(changes)} field{'s' * (not one)} that differ{'s' * one} from the {name} recipe."
+    elif changes is not None:
+        about = f"Exactly the {name} recipe."
+    elif name in recipes.RECIPES:
+        about = "Every field; a recipe depends on the data, which is unknown here, so none is marked."
+    else:
+        about = f"Every field; {name!r} is not a recipe of this package, so none is marked as changed."
+    was = {key: show_value(old) for key, (old, _) in (changes or {}).items()}
+    values = run.recipe.values()
     groups = {
-        group: [
-            (key, values[key], show_value(changed[key][0]) if key in changed else None, FIELDS[key].metadata["help"])
-            for key in keys
-        ]
+        group: [(key, show_value(values[key]), was.get(key), FIELDS[key].metadata["help"]) for key in keys]
         for group, keys in GROUPS.items()
     }
-    if base:
-        about = (
-            f"Marked: {len(changed)} fields that differ from the {run.recipe.name} recipe."
-            if changed
-            else (f"Exactly the {run.recipe.name} recipe.")
-        )
     folder = run.folder
     again = ["wrn", "train", run.recipe.network, "--data", run.recipe.data]
     again += ["--recipe", str(folder.recipe), "--out", f"{folder.path}-again"]
     return [
         html.heading("Run it again"),
-        html.command(shlex.join(again)),
+        html.command(shell_command(again)),
         html.heading("Recipe"),
         html.paragraph(about, "muted"),
         html.recipe_table(groups),
     ]
-
-
-def _named_recipe(run: Run, dataset: Dataset | None) -> tuple[Recipe | None, str]:
-    """The named recipe for this network and data; or None, and why it is unknown."""
-    recipe, name = run.recipe, run.result["dataset"] if run.result else ""
-    num_train = len(dataset.train) if dataset else FACTS[name].num_train if name in FACTS else None
-    if recipe.name not in recipes.RECIPES:
-        return None, f"Every field; {recipe.name!r} is not a recipe of this package, so none is marked as changed."
-    if num_train is None:
-        return None, "Every field; a recipe depends on the data, which is unknown here, so none is marked."
-    return recipes.base_of(recipe.name, recipe.network, recipe.data, known_as=name, num_train=num_train), ""
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
@@ -292,17 +336,19 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     return [text or "-" for text in texts]
 
 
-def _median_table(runs: Sequence[Run]) -> str:
+def _medians_section(runs: Sequence[Run]) -> list[str]:
+    """The medians of runs that differ only in their seed; nothing if there is only one of each."""
     finished = [(run, differs) for run, differs in zip(runs, _differences(runs), strict=True) if run.result]
+    groups = group_equal(finished, lambda pair: settings_of(pair[0].recipe, pair[0].data_name))
     rows = []
-    for group in group_equal(finished, lambda pair: settings_of(pair[0].recipe, pair[0].data_name)):
+    for group in groups:
         first, differs = group[0]
         over = summarize(run.result["test_error_pct"] for run, _ in group if run.result)
         rows.append(
             (
                 first.recipe.network,
                 first.data_name,
-                first.recipe.name,
+                recipe_text(first.recipe, _changes(first)),
                 differs,
                 f"{over.median:.2f}",
                 f"{over.min:.2f} to {over.max:.2f}" if over.n > 1 else "-",
@@ -310,29 +356,37 @@ def _median_table(runs: Sequence[Run]) -> str:
                 ", ".join(str(run.recipe.seed) for run, _ in group),
             )
         )
+    if len(groups) == len(finished):
+        return []
     header = ("network", "data", "recipe", "where they differ", "median, %", "range, %", "n", "seeds")
-    return html.table(header, rows, numbers=(4, 5, 6), wrapped=(3,))
+    about = "Of the test error after the last epoch; runs with different settings have separate rows."
+    return [
+        html.heading("Medians over seeds"),
+        html.paragraph(about, "muted"),
+        html.table("medians over seeds", header, rows, numbers=(4, 5, 6), wrapped=(2, 3)),
+    ]
 
 
-def _runs_table(runs: Sequence[Run]) -> str:
+def _runs_table(runs: Sequence[Run], page: Path) -> str:
     rows = []
     for run, differs in zip(runs, _differences(runs), strict=True):
-        result = run.result or {}
+        result, own = run.result or {}, run.folder.report
+        label = run.curve.label
         rows.append(
             (
-                run.curve.label,
+                html.Link(label, html.relative_address(page, own)) if own.is_file() else label,
+                f"{result['test_error_pct']:.2f}" if result else "-",
                 run.recipe.network,
                 run.data_name,
-                run.recipe.name,
+                recipe_text(run.recipe, _changes(run)),
                 differs,
                 run.recipe.seed,
                 f"{result['params']:,}" if result else "-",
                 run.progress,
-                f"{result['test_error_pct']:.2f}" if result else "-",
                 f"{result['images_per_s']:,.0f}" if result else "-",
                 run.processor,
             )
         )
-    header = ("run", "network", "data", "recipe", "where they differ", "seed", "parameters", "epochs")
-    header += ("error, %", "images/s", "device")
-    return html.table(header, rows, numbers=(5, 6, 7, 8, 9), wrapped=(4,))
+    header = ("run", "error, %", "network", "data", "recipe", "where they differ", "seed", "parameters", "epochs")
+    header += ("images/s", "device")
+    return html.table("runs", header, rows, numbers=(1, 6, 7, 8, 9), wrapped=(4, 5))

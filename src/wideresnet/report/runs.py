@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from wideresnet.base.errors import DataError, UsageError, WRNError
+from wideresnet.base.metrics import top_k_error
 from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
 from wideresnet.report.figures import Curve
-from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.record import RunFolder, read_json
+from wideresnet.spec.files import parse_json, read_json
+from wideresnet.spec.recipe import Recipe, ScheduleOptions
+from wideresnet.spec.record import RunFolder, SeedsFolder
 
-RESULT_FIELDS = (
-    "dataset", "params", "epochs", "test_error_pct", "test_loss", "num_test_images", "seconds", "images_per_s",
-    "peak_memory_mib", "device", "precision",
-)  # fmt: skip
-"""The fields of `result.json` that a page shows."""
+MAX_NUMBER = 1e30
+"""No run has a larger epoch, error, loss or learning rate; such a number cannot be drawn. This package's choice."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Run:
         env: what `env.json` holds; empty if there is none.
         curve: what `metrics.jsonl` holds.
         result: what `result.json` holds; None while the run has not finished.
+        notes: what the reader of the page should know, one line each.
     """
 
     folder: RunFolder
@@ -41,6 +41,7 @@ class Run:
     env: dict[str, Any]
     curve: Curve
     result: dict[str, Any] | None
+    notes: tuple[str, ...] = ()
 
     @property
     def data_name(self) -> str:
@@ -66,12 +67,14 @@ class Predictions:
         labels: int64 (N,), true classes.
         predicted: int64 (N,), predicted classes.
         probability: float64 (N,), of the predicted class, 0..1.
+        top5_error_pct: how often the true class is not among the five most probable ones, percent.
         class_names: in the order of the labels.
     """
 
     labels: np.ndarray
     predicted: np.ndarray
     probability: np.ndarray
+    top5_error_pct: float
     class_names: tuple[str, ...]
 
     @property
@@ -93,52 +96,73 @@ def read_run(path: Path, label: str = "") -> Run:
     """
     folder = RunFolder(path)
     if not folder.is_run():
+        if SeedsFolder(path).is_begun():
+            raise UsageError(f"{path}: holds several seeds; name the folder of one, such as {path / 'seed0'}")
         found = f"has no {folder.recipe.name}" if path.exists() else "no such folder"
         raise UsageError(f"{path}: not a run folder ({found}); name the folder of a wrn train")
+    result = folder.read_result() if folder.result.is_file() else None  # first: it knows what the others must hold
     recipe, records = folder.read_recipe(), folder.read_metrics()
     if not records:
         raise UsageError(f"{path}: no epoch has finished, so there is nothing to report yet; try again later")
+    notes = ()
+    if result and not folder.digests().values:
+        notes = (f"{folder.result.name} holds no SHA-256 of the run's files, so damage to them would not be noticed.",)
     return Run(
         folder=folder,
         recipe=recipe,
         env=read_json(folder.env) if folder.env.is_file() else {},
         curve=_curve(label, recipe, records, folder.metrics),
-        result=_read_result(folder.result) if folder.result.is_file() else None,
+        result=result,
+        notes=notes,
     )
-
-
-def _read_result(path: Path) -> dict[str, Any]:
-    result = read_json(path)
-    if missing := [name for name in RESULT_FIELDS if name not in result]:
-        raise DataError(f"{path}: lacks {', '.join(missing)}; the file was damaged")
-    return result
 
 
 def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path) -> Curve:
     split = "val" if recipe.feed.holdout else "test"
     try:
         train = {
-            name: [float(record[name]) for record in records]
+            name: [_number(record[name]) for record in records]
             for name in ("epoch", "train_error_pct", "train_loss", "lr")
         }
         evaluated = {
-            name: [float(record[name]) for record in records if f"{split}_error_pct" in record]
+            name: [_number(record[name]) for record in records if f"{split}_error_pct" in record]
             for name in ("epoch", f"{split}_error_pct", f"{split}_loss")
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: a record lacks a number ({error}); the file was damaged") from None
+    lr_epochs, lr = _lr_points(recipe.schedule, train["epoch"], train["lr"])
     return Curve(
         label=label,
         split=split,
         epochs=[int(epoch) for epoch in train["epoch"]],
         train_error_pct=train["train_error_pct"],
         train_loss=train["train_loss"],
-        lr=train["lr"],
+        lr_epochs=lr_epochs,
+        lr=lr,
         evaluated_epochs=[int(epoch) for epoch in evaluated["epoch"]],
         error_pct=evaluated[f"{split}_error_pct"],
         loss=evaluated[f"{split}_loss"],
         lr_is_stepped=recipe.schedule.kind == "steps",
     )
+
+
+def _number(value: Any) -> float:
+    """Convert a value of a record; what no run can have measured is a ValueError."""
+    number = float(value)
+    if not abs(number) <= MAX_NUMBER:
+        raise ValueError(f"{number:g} is out of range")
+    return number
+
+
+def _lr_points(schedule: ScheduleOptions, epochs: list[float], lr: list[float]) -> tuple[list[float], list[float]]:
+    """The recorded learning rates, which are those at the ends of epochs, with the schedule's corners between them."""
+    points = {0.0: lr[0], **dict(zip(epochs, lr, strict=True))}
+    if schedule.kind == "one_cycle":  # linear from 0 to the peak, then linear to 0
+        peak, warm = max(schedule.lr, *lr), schedule.warmup_fraction * schedule.epochs
+        points[0.0] = 0.0 if warm else peak
+        if warm < epochs[-1]:
+            points[warm] = peak
+    return sorted(points), [points[epoch] for epoch in sorted(points)]
 
 
 def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predictions | None, Dataset | None, str]:
@@ -160,9 +184,11 @@ def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predicti
     if not path.is_file():
         return None, None, f"No predictions and no pictures: {path.name} is not in the run folder."
     try:
-        stored = load_file(path)
+        stored = load(run.folder.read(path))
         logits, labels = stored["logits"].astype(np.float64), stored["labels"].astype(np.int64)
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+    except DataError:
+        raise
+    except (KeyError, ValueError, SafetensorError) as error:
         raise DataError(f"{path}: not a run's predictions ({' '.join(str(error).split())})") from None
     num_classes = logits.shape[-1]
     if logits.shape != (len(labels), num_classes) or not np.isin(labels, np.arange(num_classes)).all():
@@ -178,13 +204,14 @@ def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predicti
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probability = exponentials.max(axis=1) / exponentials.sum(axis=1)
     names = _class_names(run, dataset, num_classes)
-    return Predictions(labels, logits.argmax(axis=1), probability, names), dataset, problem
+    top5_error_pct = top_k_error(logits, labels, 5)
+    return Predictions(labels, logits.argmax(axis=1), probability, top5_error_pct, names), dataset, problem
 
 
 def _class_names(run: Run, dataset: Dataset | None, num_classes: int) -> tuple[str, ...]:
     """The names stored with the weights, else those of the data, else numbers."""
     config = run.folder.config
-    names = read_json(config).get("class_names") if config.is_file() else None
-    if not isinstance(names, list) or len(names) != num_classes:
+    names = parse_json(run.folder.read(config), str(config)).get("class_names") if config.is_file() else None
+    if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
         names = dataset.class_names if dataset else range(num_classes)
     return tuple(map(str, names))

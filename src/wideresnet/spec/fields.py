@@ -89,7 +89,7 @@ def _checked(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
     try:
         value = _converted(value, kind)
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{key_of(field)}={value!r}: must be {RULES[kind]}{_range(field)}") from None
+        raise UsageError(f"{key_of(field)}={short(value)}: must be {RULES[kind]}{_range(field)}") from None
     _check_range(field, value)
     return value
 
@@ -133,6 +133,12 @@ def _range(field: dataclasses.Field[Any]) -> str:
     words = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
     bounds = [f"{word} {field.metadata[name]:g}" for name, word in words.items() if field.metadata[name] is not None]
     return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def short(value: Any) -> str:
+    """Format any value for a message of one line: of a long one only the beginning."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def show_value(value: Any) -> str:

@@ -35,7 +35,8 @@ BOTTLENECK_DEPTHS = (50, 101, 152)
 RESNEXT = ((50, 32, 4), (101, 32, 8), (101, 64, 4))  # depth, cardinality, base width: those with public weights
 
 MAX_LENGTH = 64  # of a name, in characters
-MAX_DEPTH, MAX_WIDTH = 10_000, 1_000  # far beyond anything published: a larger number is a typing error
+MAX_DEPTH, MAX_WIDTH = 4_000, 100  # far beyond anything published: a larger number is a typing error
+MAX_BLOCK_CONVS = 4_000  # in all blocks together; ResNet-1202 has 1,200, and each costs a millisecond to build
 MAX_DEEPENING = 4  # Table 3 ends at l = 4
 LEGAL_KERNELS = (1, 3, 5, 7)  # odd, so that a convolution keeps the size of the map; the paper has 1 and 3
 MAX_CONVS = 8  # in a block; the paper has 4
@@ -112,6 +113,18 @@ class NetworkName:
         return tuple((width, width, 4 * base) for width, base in zip(inner, bases, strict=True))
 
     @property
+    def num_block_weights(self) -> int:
+        """Number of weights of the convolutions in the residual branches: nearly all parameters of the network."""
+        total, channels = 0, self.stem_channels
+        for blocks, widths in zip(self.num_blocks, self.group_widths, strict=True):
+            for inputs, repeats in ((channels, 1), (widths[-1], blocks - 1)):
+                pairs = zip((inputs, *widths), widths, self.kernels, strict=False)
+                grouped = (a * b * k * k // (self.cardinality if k == 3 else 1) for a, b, k in pairs)
+                total += repeats * sum(grouped)
+            channels = widths[-1]
+        return total
+
+    @property
     def depth_meaning(self) -> str:
         """One sentence: what the depth in this name counts."""
         n, each, convs, blocks = self.depth, self.num_blocks[0], len(self.kernels), sum(self.num_blocks)
@@ -156,6 +169,8 @@ def parse(name: str, family: str | None = None) -> NetworkName:
     network = _read(text, family)
     if network is None:
         raise UsageError(f"{_shown(text)} is not a network name ({_GRAMMAR}){_suggestion(text)}")
+    if (convs := sum(network.num_blocks) * network.convs_per_block) > MAX_BLOCK_CONVS:
+        raise UsageError(f"{text}: {convs:,} convolutions in its blocks, at most {MAX_BLOCK_CONVS:,} are allowed")
     return network
 
 

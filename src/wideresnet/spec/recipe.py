@@ -13,9 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.errors import UsageError
 from wideresnet.spec.fields import CODE, PAPER, check_fields, key_of, option, types_of
+from wideresnet.spec.files import read_json
 from wideresnet.spec.options import NetworkOptions
+
+MAX_LIST_LENGTH = 100
+"""Entries of a list in a recipe, each of which is a note, a cell of a table and a part of a flag. Own choice."""
+
+
+def _check_length(key: str, values: tuple[Any, ...]) -> None:
+    if len(values) > MAX_LIST_LENGTH:
+        raise UsageError(f"{key}: a list of {len(values):,} entries; must have at most {MAX_LIST_LENGTH}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,7 @@ class ScheduleOptions:
                 f"accumulate={self.accumulate}: a batch of {self.batch_size} has no more than {self.batch_size} parts; "
                 f"use accumulate={self.batch_size} or less"
             )
+        _check_length("lr_drop_epochs", self.lr_drop_epochs)
         drops = list(self.lr_drop_epochs)
         if drops != sorted(set(drops)) or any(epoch < 1 for epoch in drops):
             raise UsageError(f"lr_drop_epochs={self.lr_drop_epochs}: epochs counted from 1, rising")
@@ -163,6 +173,7 @@ class FeedOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _check_length("image_scales", self.image_scales)
         starts = [start for start, _ in self.image_scales]
         if (
             not starts
@@ -294,22 +305,7 @@ class Recipe:
         Raises:
             DataError: the file cannot be read or is not a JSON object.
         """
-        return cls.from_json(read_recipe_values(path))
-
-
-def read_recipe_values(path: Path) -> dict[str, Any]:
-    """Read the flat values of a recipe file, of a run or written by hand, where it may leave fields out.
-
-    Raises:
-        DataError: the file cannot be read or is not a JSON object.
-    """
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a readable recipe.json ({error})") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: a recipe is a JSON object of fields, this is {type(values).__name__}")
-    return values
+        return cls.from_json(read_json(path))
 
 
 def overridden(recipe: Recipe, base: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import nearest
 from wideresnet.spec.execution import SETTLED
+from wideresnet.spec.files import read_json
 from wideresnet.spec.options import NetworkOptions
 from wideresnet.spec.recipe import (
     FIELDS,
@@ -19,7 +20,6 @@ from wideresnet.spec.recipe import (
     Recipe,
     ScheduleOptions,
     overridden,
-    read_recipe_values,
 )
 
 
@@ -176,7 +176,13 @@ def base_of(recipe: str, network: str, data: str, *, known_as: str = "", num_tra
     return RECIPES[name](network, data, known_as, num_train)
 
 
-def changes_in_record(recipe: Recipe, base: Recipe) -> dict[str, tuple[Any, Any]]:
+def asked_of_machine(recipe: Recipe) -> list[str]:
+    """List the fields that a recipe asks for, though the machine could decide them."""
+    values = recipe.values()
+    return [key for key in SETTLED if values[key] not in ("auto", None)]
+
+
+def changes_in_record(recipe: Recipe, base: Recipe, asked_for: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
     """Return what was changed in a named recipe, from a run's record.
 
     What the data and the machine decide, because the named recipe leaves it open, is no change.
@@ -184,16 +190,17 @@ def changes_in_record(recipe: Recipe, base: Recipe) -> dict[str, tuple[Any, Any]
     Args:
         recipe: the one that the run stored.
         base: the named recipe for the same network and data, see `base_of`.
+        asked_for: fields that the machine would have decided, had the user not given them, see `asked_of_machine`.
 
     Returns:
         Flat key -> (base's value, recipe's value).
     """
-    changed, asked = overridden(recipe, base), base.values()
-    decided = {key for key in ("family", *SETTLED) if asked[key] in ("auto", None)}
+    changed, asked, by_hand = overridden(recipe, base), base.values(), list(asked_for)
+    decided = {key for key in ("family", *SETTLED) if asked[key] in ("auto", None) and key not in by_hand}
     return {key: pair for key, pair in changed.items() if key not in decided}
 
 
 def _file_values(recipe: str) -> dict[str, Any]:
     if not Path(recipe).is_file():
         raise UsageError(f"recipe {recipe!r}: {nearest(recipe, RECIPES)}, or the path of a recipe.json")
-    return read_recipe_values(Path(recipe))
+    return read_json(Path(recipe))

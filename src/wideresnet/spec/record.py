@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-import errno
-import json
-import os
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from wideresnet.base.errors import DataError, UsageError, WRNError
+from wideresnet.base.errors import DataError, UsageError
+from wideresnet.spec import files
+from wideresnet.spec.fields import short
+from wideresnet.spec.files import (
+    Digests,
+    is_part,
+    parse_json,
+    read_json,
+    remove_parts,
+    seal,
+    sync_folder,
+    unseal,
+    write_atomic,
+    write_json,
+)  # fmt: skip
+from wideresnet.spec.lock import LOCK, locked
 from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.result import check_result, parse_metrics
 
 CONFIG, MODEL, MATRICES = "config.json", "model.safetensors", "preprocessing.safetensors"
 """The files of a weights folder, alone or within a run folder: the Hugging Face hub's names, and ZCA's matrices."""
@@ -44,20 +58,32 @@ class RunFolder:
         return self.path / ".replaced"
 
     @property
+    def _moving(self) -> Path:
+        """`replaced` while the old run is being moved there: a kill in between must not leave half of it."""
+        return self.path / ".replaced-moving"
+
+    @property
     def own(self) -> tuple[Path, ...]:
         """All files of a run, `recipe.json` last: as long as it exists the folder is known as a run's."""
-        files = [path for name, path in vars(self).items() if name not in ("path", "recipe")]
-        return (*files, self.recipe)
+        others = (path for name, path in vars(self).items() if name not in ("path", "recipe"))
+        return (*others, self.recipe)
 
     def is_used(self) -> bool:
         """Tell whether the folder holds anything but half-written files of a kill; a file in its place counts."""
         if not self.path.is_dir():
             return self.path.exists()
-        return any(not _is_part(path) and path != self.replaced for path in self.path.iterdir())
+        return any(not self._is_hidden(path) for path in self.path.iterdir())
 
     def is_run(self) -> bool:
         """Tell whether the folder holds a run that has started."""
         return self.recipe.is_file()
+
+    def is_begun(self) -> bool:
+        """Tell whether the folder holds a run, if only one that was being replaced when a kill came."""
+        return self.is_run() or self.replaced.is_dir() or self._moving.is_dir()
+
+    def _is_hidden(self, path: Path) -> bool:
+        return is_part(path) or path.name == LOCK or path in (self.replaced, self._moving)
 
     def check_free(self, *, overwrite: bool = False) -> None:
         """Refuse a folder that is used, unless it holds a run and `overwrite` is asked for.
@@ -74,12 +100,36 @@ class RunFolder:
                 f"out={self.path}: holds a run already; continue it with resume=True, replace it with overwrite=True, "
                 "or choose another out="
             )
-        own = {path.name for path in (*self.own, self.replaced)}
-        if strangers := [path.name for path in self.path.iterdir() if path.name not in own and not _is_part(path)]:
+        own = {path.name for path in self.own}
+        strangers = [path.name for path in self.path.iterdir() if path.name not in own and not self._is_hidden(path)]
+        if strangers:
             raise UsageError(
                 f"overwrite=True: {self.path} holds {sorted(strangers)[0]!r} too, which is not the run's; "
                 "choose another out="
             )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for this process while it is written, see `lock.locked`.
+
+        If there is none it is made, and removed again if an error leaves it empty.
+
+        Raises:
+            UsageError: another process holds it.
+        """
+        made = self._make()
+        try:
+            with locked(self.path):
+                yield
+        except BaseException:
+            files.remove_empty(made)
+            raise
+
+    def _make(self) -> list[Path]:
+        try:
+            return files.make_folders(self.path)
+        except FileExistsError:
+            raise UsageError(f"out={self.path}: another run has just begun here; choose another out=") from None
 
     def create(self, *, overwrite: bool = False) -> None:
         """Make the folder. A run that it holds is set aside, if `check_free` allows.
@@ -90,15 +140,20 @@ class RunFolder:
         Raises:
             UsageError: the folder is used.
         """
+        if self.path.is_dir():
+            self.settle_replaced()
         self.check_free(overwrite=overwrite)
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make()
         remove_parts(self.path)
         if self.replaced.is_dir():  # a kill came before the new run's first checkpoint: the old run is still there
             self._remove_own()
-        else:
-            for path in [path for path in self.own if path.exists()]:
-                self.replaced.mkdir(exist_ok=True)
-                path.rename(self.replaced / path.name)
+        elif old := [path for path in self.own if path.exists()]:
+            self._moving.mkdir()
+            for path in old:
+                path.rename(self._moving / path.name)
+            sync_folder(self._moving)
+            self._moving.rename(self.replaced)
+        sync_folder(self.path)
 
     def forget_replaced(self) -> None:
         """Remove the run that was set aside, once the new one can be resumed."""
@@ -107,18 +162,49 @@ class RunFolder:
 
     def restore_replaced(self) -> None:
         """Put the run that was set aside back in its place, if there is one."""
-        if not self.replaced.is_dir():
-            return
-        self._remove_own()
+        if self.replaced.is_dir():
+            if self.is_run():  # else a kill came while the old run was put back, and what is here is part of it
+                self._remove_own()
+            self._move_back(self.replaced)
+
+    def settle_replaced(self) -> None:
+        """Bring a folder whose run was being replaced when a kill came into one of its two states.
+
+        Either the old run is back in its place, or the new one is here and the old one is set aside or gone.
+        """
+        if self._moving.is_dir():
+            self._move_back(self._moving)
+        if self.replaced.is_dir() and not self.is_run():
+            self.restore_replaced()
+        if self.replaced.is_dir() and (self.result.is_file() or self._has_checkpoint()):
+            self.forget_replaced()
+
+    def _has_checkpoint(self) -> bool:
+        return bool(list(self.checkpoint.glob("step-*")))
+
+    def _move_back(self, place: Path) -> None:
         order = {path.name: place for place, path in enumerate(self.own)}  # recipe.json last, which makes it a run
-        for path in sorted(self.replaced.iterdir(), key=lambda path: order.get(path.name, -1)):
+        for path in sorted(place.iterdir(), key=lambda path: order.get(path.name, -1)):
             path.rename(self.path / path.name)
-        self.replaced.rmdir()
+        sync_folder(self.path)
+        place.rmdir()
 
     def bytes_freed_by_overwriting(self) -> int:
         """Return the size of the run in this folder."""
-        files = (file for path in self.own for file in ([path] if path.is_file() else path.rglob("*")))
-        return sum(file.stat().st_size for file in files if file.is_file())
+        every = (file for path in self.own for file in ([path] if path.is_file() else path.rglob("*")))
+        return sum(file.stat().st_size for file in every if file.is_file())
+
+    def has_leftovers(self) -> bool:
+        """Tell whether a finished run has something that a kill kept it from removing."""
+        places = (self.checkpoint, self.replaced, self._moving, self.path / LOCK)
+        return any(place.exists() for place in places) or any(map(is_part, self.path.iterdir()))
+
+    def remove_leftovers(self) -> None:
+        """Remove what a finished run no longer needs."""
+        remove_parts(self.path)
+        self.settle_replaced()
+        if self.checkpoint.is_dir():
+            shutil.rmtree(self.checkpoint)
 
     def _remove_own(self) -> None:
         for path in self.own:
@@ -133,51 +219,80 @@ class RunFolder:
         return f"wrn train --resume --out {shlex.quote(str(self.path))}{processes}"
 
     def read_result(self) -> dict[str, Any]:
-        """Return the result of a finished run.
+        """Return the result of a finished run, without its digests.
 
         Raises:
             DataError: the file is damaged.
         """
-        return read_json(self.result)
+        return self._read_result()[0]
+
+    def digests(self) -> Digests:
+        """Return the digests of the files of a finished run; none of an unfinished one, or of an old record.
+
+        Raises:
+            DataError: `result.json` is damaged.
+        """
+        return self._read_result()[1] if self.result.is_file() else Digests(self.result, {})
+
+    def _read_result(self) -> tuple[dict[str, Any], Digests]:
+        result, digests = unseal(read_json(self.result), self.result)
+        check_result(result, self.result)
+        return result, digests
+
+    def write_result(self, result: dict[str, Any], digests: dict[str, str]) -> None:
+        """Write the result: from now on the run has finished, and its files must have these digests.
+
+        Args:
+            result: values for JSON.
+            digests: name of each file of the run -> SHA-256.
+        """
+        write_json(self.result, seal(result, self.result.name, digests))
+
+    def read(self, path: Path) -> bytes:
+        """Read a file of the run; if the run has finished, the file must be the one that it wrote.
+
+        Raises:
+            DataError: the file cannot be read, or is another one.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        self.digests().check(path, content)
+        return content
 
     def read_recipe(self) -> Recipe:
-        """Read the recipe of the run in this folder."""
-        return Recipe.from_file(self.recipe)
+        """Read the recipe of the run in this folder.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        values = parse_json(self.read(self.recipe), str(self.recipe))
+        try:
+            return Recipe.from_json(values)
+        except UsageError as error:
+            raise DataError(f"{self.recipe}: {error}") from None
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Read the records of finished epochs, in order; a last line cut off by a kill is left out.
 
         Raises:
-            DataError: another line is not the record of an epoch.
+            DataError: another line is not the record of its epoch, or the records are not those that the run wrote.
         """
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text(errors="replace").splitlines()
-        records = []
-        for number, line in enumerate(lines):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                if number == len(lines) - 1:
-                    break
-                record = None
-            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-                raise DataError(f"{self.metrics} line {number + 1}: not the record of an epoch; the file was damaged")
-            records.append(record)
+        content, is_finished = self.metrics.read_bytes(), self.result.is_file()
+        records = parse_metrics(content, self.metrics, is_finished=is_finished)
+        self.digests().check(self.metrics, content)
         return records
 
-    def write_metrics(self, records: Iterable[dict[str, Any]]) -> None:
-        """Replace the records, e.g. by those up to the checkpoint that a run continues from."""
-        write_atomic(self.metrics, "".join(_line(record) for record in records).encode())
+    def write_metrics(self, lines: bytes) -> None:
+        """Replace the records, by those that a checkpoint holds."""
+        write_atomic(self.metrics, lines)
 
-    def append_metrics(self, record: dict[str, Any]) -> None:
-        """Add the record of one epoch."""
-        line = _line(record).encode()
-        try:
-            with self.metrics.open("ab") as file:
-                file.write(line)
-        except OSError as error:
-            raise _full_disk(error, self.metrics, len(line)) from None
+    def append_metrics(self, line: bytes) -> None:
+        """Add the record of one epoch, see `result.metrics_line`."""
+        files.append(self.metrics, line)
 
 
 class SeedsFolder:
@@ -215,6 +330,15 @@ class SeedsFolder:
         if RunFolder(self.path).is_used():
             raise UsageError(f"out={self.path}: exists and is not empty; choose another out= for several seeds")
 
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the folder for this process while seeds are trained in it, see `RunFolder.held`."""
+        return RunFolder(self.path).held()
+
+    def runs(self) -> list[RunFolder]:
+        """Return the runs that have begun, in the order of their seeds."""
+        found = [RunFolder(path) for path in self.path.glob("seed*") if path.name[4:].isdecimal()]
+        return sorted((run for run in found if run.is_run()), key=lambda run: int(run.path.name[4:]))
+
     def check_begun(self) -> None:
         """Refuse to continue if nothing has begun.
 
@@ -232,74 +356,32 @@ class SeedsFolder:
         Raises:
             DataError: the file is damaged.
         """
-        recipe = read_json(self.summary).get("recipe")
-        if not isinstance(recipe, dict):
+        summary = self.read_summary()
+        if "recipe" not in summary:
             raise DataError(f"{self.summary}: lacks the recipe; the file was damaged")
-        return Recipe.from_json(recipe)
+        return Recipe.from_json(summary["recipe"])
+
+    def read_summary(self) -> dict[str, Any]:
+        """Return what `seeds.json` holds, without its digest.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        summary, _ = unseal(read_json(self.summary), self.summary)
+        for name, kind in {
+            "recipe": dict,
+            "seconds": float | int,
+            "at_once": int,
+            "images_per_s_at_once": dict,
+        }.items():
+            if name in summary and not isinstance(summary[name], kind):
+                raise DataError(f"{self.summary}: {name} is {short(summary[name])}; the file was damaged")
+        return summary
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write `seeds.json`."""
+        write_json(self.summary, seal(summary, self.summary.name))
 
     def resume_command(self, num_seeds: int) -> str:
         """Return the command that continues the seeds."""
         return f"wrn train --resume --seeds {num_seeds} --out {shlex.quote(str(self.path))}"
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, allow_nan=False) + "\n"
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove half-written files that a kill left behind."""
-    for path in folder.glob(".*.part"):
-        if _is_part(path):
-            path.unlink(missing_ok=True)
-
-
-def _is_part(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".part")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        DataError: the file cannot be read, or holds something else.
-    """
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); the file was damaged") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: must be a JSON object, this is {type(values).__name__}")
-    return values
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON document so that a reader sees the old one or the new one, never a part."""
-    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a kill or a full disk leaves the old one whole.
-
-    Raises:
-        WRNError: no space is left; the old file is untouched.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise _full_disk(error, path, len(content)) from None
-
-
-def _full_disk(error: OSError, path: Path, num_bytes: int) -> Exception:
-    """Turn a full disk into a WRNError; return any other error as it is."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    return WRNError(
-        f"{path}: no space left on the disk for {num_bytes:,} bytes; what was saved before is whole: free some space "
-        "and continue with resume=True"
-    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from wideresnet.machine.description import describe
 from wideresnet.machine.device import make_deterministic, pick_device
 from wideresnet.machine.threads import limit_threads
 from wideresnet.networks.blocks import draw_depth_from
+from wideresnet.report.text import shell_command
+from wideresnet.spec.files import read_json, remove_parts, write_json
 from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.record import RunFolder, read_json, remove_parts, write_json
-from wideresnet.training.checkpoint import list_checkpoints
+from wideresnet.spec.recipes import asked_of_machine
+from wideresnet.spec.record import RunFolder
 from wideresnet.training.configure import configure, make_forward
 from wideresnet.training.interrupt import Interrupted
 from wideresnet.training.loop import Run, Watch
@@ -33,6 +36,10 @@ from wideresnet.training.preflight.trial import StepShape
 from wideresnet.training.resolve import check_processes, resolve_network, resumed_recipe
 from wideresnet.training.schedules import make_schedule, shared_batch
 from wideresnet.training.setup import Job, build_feed, build_network, check_smallest_part, notes_on
+from wideresnet.weights.checkpoint import list_checkpoints
+from wideresnet.weights.hub import Weights, write_config
+
+log = logging.getLogger(__name__)
 
 Announce = Callable[[Job, Plan], None]
 
@@ -50,6 +57,7 @@ def fit(
     watch: Watch | None = None,
     world: World | None = None,
     command: str | None = None,
+    asked: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Train a network and leave a record.
 
@@ -72,6 +80,8 @@ def fit(
             percent.
         world: the processes that train together, if they have joined already.
         command: the command line, for the record.
+        asked: for the record, the fields that the user asked for and the machine could have decided; None: those of
+            `recipe`, unless it already holds decisions of the machine.
 
     Returns:
         The content of `result.json`; `test_error_pct` is that of the last epoch.
@@ -85,24 +95,26 @@ def fit(
     autotune = check_mode(autotune)
     limit_threads()
     folder = RunFolder(out)
-    with join(world) as world:
+    with join(world) as world, ExitStack() as stack:
         try:
+            with world.first_alone():
+                if world.is_first:
+                    stack.enter_context(_held(folder, resume=resume, overwrite=overwrite))
             recipe, notes = _resume(folder, recipe, world) if resume else (recipe, ())
             if resume and folder.result.is_file():
-                return folder.read_result()
-            if world.is_first and not resume:
-                folder.check_free(overwrite=overwrite)
+                result = folder.read_result()
+                if world.is_first:
+                    _complete(folder, dataset)
+                return result
             job, plan = prepare(recipe, dataset, world, resumed=resume, autotune=autotune, notes=notes)
             if world.is_first and announce:
                 announce(job, plan)
             with _replaced_run_kept(folder) if world.is_first and not resume else nullcontext():
                 if world.is_first:
-                    _open_folder(folder, job, plan, resume=resume, overwrite=overwrite, command=command)
+                    _open_folder(folder, job, plan, resume=resume, overwrite=overwrite, command=command, asked=asked)
                 result = Run(job, plan, folder, checkpoint_every_s, watch).train(resume)
             if world.is_first:
-                from wideresnet.report.pages import write_report  # drawing libraries: not needed before this
-
-                write_report(folder.path, dataset)
+                _write_report(folder, dataset)
             return result
         except KeyboardInterrupt:  # a second Ctrl-C, or one outside the steps
             if not folder.is_run():
@@ -183,10 +195,61 @@ def prepare(
         return job, make_plan(job, resumed=resumed)
 
 
+@contextmanager
+def _held(folder: RunFolder, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Keep other processes out of the folder, and check that it may be written."""
+    if resume and folder.is_run() and folder.result.is_file():  # nothing is written to it but what a kill left undone
+        yield
+        return
+    if not resume:
+        folder.check_free(overwrite=overwrite)
+    elif not folder.is_begun():
+        raise _nothing_to_resume(folder)
+    with folder.held():
+        folder.settle_replaced()
+        if not resume:
+            folder.check_free(overwrite=overwrite)  # it may have been taken a moment ago
+        if not (resume and folder.result.is_file()):
+            yield
+            return
+    yield
+
+
+def _complete(folder: RunFolder, dataset: Dataset | None) -> None:
+    """Do what a kill has kept a finished run from doing; a folder that cannot be written is as finished."""
+    if not folder.has_leftovers() and folder.report.is_file():
+        return
+    try:
+        with folder.held():
+            folder.remove_leftovers()
+            if not folder.report.is_file():
+                _write_report(folder, dataset)
+    except (OSError, WRNError) as error:
+        log.warning(f"the run has finished; its folder could not be tidied up: {error}")
+
+
+def _write_report(folder: RunFolder, dataset: Dataset | None) -> None:
+    """Draw the run's page. The result is on the disk already, so whatever fails here costs the page alone."""
+    try:
+        from wideresnet.report.pages import write_report  # drawing libraries: not needed before this
+
+        write_report(folder.path, dataset)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        log.warning(
+            f"the run has finished, but its page could not be drawn ({reason}); "
+            f"draw it with: {shell_command(['wrn', 'report', str(folder.path)])}"
+        )
+
+
+def _nothing_to_resume(folder: RunFolder) -> UsageError:
+    return UsageError(f"resume=True: {folder.path} holds no run; leave out resume=True to start one")
+
+
 def _resume(folder: RunFolder, asked: Recipe, world: World) -> tuple[Recipe, tuple[str, ...]]:
     """Return the stored recipe with what may change on resuming, and notes."""
     if not folder.is_run():
-        raise UsageError(f"resume=True: {folder.path} holds no run; leave out resume=True to start one")
+        raise _nothing_to_resume(folder)
     stored = folder.read_recipe()
     note = "" if folder.result.is_file() else check_processes(folder, stored, world.size)
     # threads are those of one process: with more or fewer processes the machine decides anew
@@ -194,7 +257,14 @@ def _resume(folder: RunFolder, asked: Recipe, world: World) -> tuple[Recipe, tup
 
 
 def _open_folder(
-    folder: RunFolder, job: Job, plan: Plan, *, resume: bool, overwrite: bool, command: str | None
+    folder: RunFolder,
+    job: Job,
+    plan: Plan,
+    *,
+    resume: bool,
+    overwrite: bool,
+    command: str | None,
+    asked: Sequence[str] | None,
 ) -> None:
     """Write what is known before the first step."""
     if resume:
@@ -204,9 +274,12 @@ def _open_folder(
         _check_space(folder, plan)
         folder.create(overwrite=overwrite)
         write_json(folder.recipe, {**job.recipe.to_json(), **job.execution.settled()})
+    write_config(folder.path, Weights(job.network, job.data.preprocessing, job.data.class_names, job.data.feed.size))
     env = {**describe(job.execution.device, command), "num_processes": job.world.size}
-    if resume and folder.env.is_file():  # the machine that it ends on, the command that it began with
-        env["command"] = read_json(folder.env).get("command", env["command"])
+    env["asked"] = list(asked_of_machine(job.recipe) if asked is None else asked)
+    if resume and folder.env.is_file():  # the machine that it ends on; what was asked for as it began
+        began = read_json(folder.env)
+        env |= {"command": began.get("command", env["command"]), "asked": began.get("asked", [])}
     write_json(folder.env, env)
 
 
@@ -224,7 +297,7 @@ def _replaced_run_kept(folder: RunFolder) -> Iterator[None]:
 def check_checkpoint_every(checkpoint_every_s: float) -> None:
     """Refuse a time that is none."""
     if not checkpoint_every_s >= 0:
-        raise UsageError(f"checkpoint_every={checkpoint_every_s}: must be 0 or more seconds")
+        raise UsageError(f"checkpoint_every_s={checkpoint_every_s}: must be 0 or more seconds")
 
 
 def _check_space(folder: RunFolder, plan: Plan) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from wideresnet.base import progress
-from wideresnet.base.errors import UsageError, WRNError
+from wideresnet.base.errors import DataError, UsageError, WRNError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import ImageSet
 from wideresnet.distributed.gradients import make_exchange
@@ -23,18 +23,23 @@ from wideresnet.engines.evaluate import EVALUATION_BATCH, Evaluation, evaluate
 from wideresnet.machine.device import synchronize
 from wideresnet.machine.memory import peak_memory_mib
 from wideresnet.networks import Network
-from wideresnet.spec.record import RunFolder, write_atomic, write_json
+from wideresnet.spec.files import digest, write_atomic
+from wideresnet.spec.record import RunFolder
+from wideresnet.spec.result import metrics_line
 from wideresnet.training.averaging import average_weights
-from wideresnet.training.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 from wideresnet.training.interrupt import Interrupted, StopRequest
 from wideresnet.training.preflight.plan import Plan
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
 from wideresnet.training.step import Meter, train_step
+from wideresnet.weights.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 from wideresnet.weights.hub import Weights, write_weights
 
 Watch = Callable[[int, float, float], None]
 """Called with the steps done, the epoch's loss so far, and its training error so far in percent."""
+
+METRICS = "metrics.jsonl"
+"""The name in a checkpoint of the records of finished epochs, bytes: a checkpoint has a digest, their file has none."""
 
 LOOK_EVERY_S = 0.5
 """How often the progress is read; on a GPU each time waits for the device."""
@@ -71,6 +76,8 @@ class Run:
         self.evaluation_s = 0.0
         self.checkpoint_every_s = checkpoint_every_s
         self.watch = watch
+        self.metrics = b""  # the records of finished epochs, as `metrics.jsonl` holds them
+        self.recipe_digest = digest(folder.recipe.read_bytes()) if job.world.is_first else ""
         self.saved_at = float("-inf")  # the first checkpoint follows the first step, which does not wait for it
 
     @property
@@ -191,7 +198,9 @@ class Run:
             record |= {f"{split}_loss": result.loss, f"{split}_error_pct": result.error_pct}
             line += f"  {split} error {result.error_pct:5.2f} %"
         if self.world.is_first:
-            self.folder.append_metrics(record)
+            line = metrics_line(record)
+            self.metrics += line
+            self.folder.append_metrics(line)
         progress.report(f"{line}  {human_seconds(self.train_s + self.evaluation_s)}")
 
     def evaluate(self, images: ImageSet) -> Evaluation:
@@ -246,13 +255,17 @@ class Run:
             "num_processes": self.world.size,
         }
         if self.world.is_first:
-            write_weights(self.folder.path, Weights(network, data.preprocessing, data.class_names, data.feed.size))
-            write_atomic(
-                self.folder.predictions,
+            folder, predictions = (
+                self.folder,
                 save({"logits": test.logits, "labels": torch.from_numpy(self.data.test.labels)}),
             )
-            write_json(self.folder.result, result)
-            shutil.rmtree(self.folder.checkpoint, ignore_errors=True)
+            digests = write_weights(folder.path, Weights(network, data.preprocessing, data.class_names, data.feed.size))
+            write_atomic(folder.predictions, predictions)
+            digests[folder.predictions.name] = digest(predictions)
+            digests[folder.metrics.name] = digest(self.metrics)
+            digests[folder.recipe.name] = self.recipe_digest
+            folder.write_result(result, digests)
+            folder.remove_leftovers()
         return self.world.agree(result)
 
     def save(self) -> None:
@@ -266,13 +279,15 @@ class Run:
                 tensors[f"momentum.{name}"] = momentum
         if self.averaged is not None:
             tensors |= {f"averaged.{k}": v for k, v in self.averaged.module.state_dict().items()}
-        sums = {
+        tensors[METRICS] = torch.from_numpy(np.frombuffer(self.metrics, np.uint8).copy())
+        values = {
             "meter": self.meter.to_json(),
             "train_s": self.train_s,
             "evaluation_s": self.evaluation_s,
             "data": self.data.digest,
+            "recipe": self.recipe_digest,
         }
-        save_checkpoint(self.folder.checkpoint, Checkpoint(self.step, tensors, sums))
+        save_checkpoint(self.folder.checkpoint, Checkpoint(self.step, tensors, values))
         self.folder.forget_replaced()
         self.saved_at = time.monotonic()
 
@@ -283,35 +298,49 @@ class Run:
         for sentence in damaged:
             log.warning(sentence)
         if found is None:  # killed before the first checkpoint: the run starts over, its weights a function of the seed
-            if self.world.is_first:
-                self.folder.write_metrics([])
+            if self.world.is_first and self.folder.metrics.is_file():
+                self.folder.write_metrics(b"")
             return
+        if METRICS not in found.tensors:
+            raise UsageError(
+                f"resume=True: the checkpoints in {self.folder.checkpoint} are of an older version of this package; "
+                "continue the run with that version, or start a new run"
+            )
+        if self.world.is_first and found.progress["recipe"] != self.recipe_digest:
+            raise DataError(
+                f"{self.folder.recipe}: is not the recipe that this run began with, so it was damaged or changed; put "
+                "the original back, or start a new run"
+            )
         if found.progress["data"] != self.data.digest:
             raise UsageError(
                 f"resume=True: {self.recipe.data} no longer holds the images that the run in {self.folder.path} began "
                 "with; put them back, or start a new run"
             )
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}, "averaged": {}}
-        for name, tensor in found.tensors.items():
-            part, _, key = name.partition(".")
-            parts[part][key] = tensor
-        self.network.load_state_dict(parts["network"])
+        self.network.load_state_dict(found.part("network"))
+        momentum = found.part("momentum")
         for name, parameter in self.network.named_parameters():
-            if name in parts["momentum"]:
-                momentum = torch.empty_like(parameter, requires_grad=False).copy_(parts["momentum"][name])
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum
+            if name in momentum:
+                buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
         if self.averaged is not None:
-            self.averaged.module.load_state_dict(parts["averaged"])
+            self.averaged.module.load_state_dict(found.part("averaged"))
             self.averaged.n_averaged.fill_(found.step + 1)  # the initial weights count
         self.saved_at = time.monotonic()
         self.meter.restore(found.progress["meter"])
         self.step = found.step
         self.train_s, self.evaluation_s = found.progress["train_s"], found.progress["evaluation_s"]
         epochs_done, within = divmod(self.step, self.data.feed.num_batches)
-        cut_at_end = within == 0 and self.meter.num_images > 0  # stopped between an epoch's last step and its record
-        last_step = self.step - 1 if cut_at_end else self.step
+        self.metrics = found.tensors[METRICS].numpy().tobytes()
         if self.world.is_first:
-            self.folder.write_metrics(r for r in self.folder.read_metrics() if r["step"] <= last_step)
+            self.restore_metrics()
         progress.report(f"resumed from step {self.step:,}")
-        if cut_at_end:
+        if within == 0 and self.meter.num_images > 0:  # stopped between an epoch's last step and its record
             self.end_epoch(epochs_done - 1)
+
+    def restore_metrics(self) -> None:
+        """Write the checkpoint's records, whatever has happened to their file; later epochs are trained again."""
+        file, num_records = self.folder.metrics, self.metrics.count(b"\n")
+        if not (file.read_bytes() if file.is_file() else b"").startswith(self.metrics):
+            log.warning(f"{file}: was damaged; its {num_records} records are restored from a checkpoint")
+        if self.metrics or file.is_file():
+            self.folder.write_metrics(self.metrics)

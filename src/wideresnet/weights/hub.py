@@ -6,7 +6,8 @@ is ever unpickled.
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,24 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.format import human_bytes
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.machine.memory import available_memory_bytes
 from wideresnet.networks import Network, create
-from wideresnet.spec.record import CONFIG, MATRICES, MODEL, RunFolder, write_atomic, write_json
+from wideresnet.spec.files import Digests, digest, read_json, seal, unseal, write_atomic, write_json
+from wideresnet.spec.record import CONFIG, MATRICES, MODEL, RunFolder, SeedsFolder
+from wideresnet.weights.checkpoint import newest_checkpoint
+
+log = logging.getLogger(__name__)
 
 MAX_SIDE_PX = 8000
 """Largest input size that is accepted: one such image has the largest size that may be decoded (64 megapixels)."""
+
+LARGE_PX = 512 * 512
+"""From this many pixels on, the memory that one image takes is compared with what is available."""
+
+MAPS_AT_ONCE = 3
+"""Feature maps of the largest size that a forward pass holds at a time: a block's input, output and shortcut."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +49,48 @@ class Weights:
         preprocessing: from uint8 (B, H, W, C) to what `network` takes.
         class_names: in the order of the network's outputs.
         input_size: (H, W) of the images that it was trained on, px.
+        notes: what the reader of its numbers should know, one line each.
     """
 
     network: Network
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     input_size: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
 
-def write_weights(folder: Path, weights: Weights) -> None:
+def write_weights(folder: Path, weights: Weights) -> dict[str, str]:
     """Write `config.json` and `model.safetensors` (and ZCA's matrices) into a folder, each completely or not at all.
 
     Args:
         folder: an existing folder.
         weights: what to write.
+
+    Returns:
+        File name -> SHA-256.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.network.state_dict().items()}
-    matrices = weights.preprocessing.tensors()
-    if matrices:
-        write_atomic(folder / MATRICES, save_bytes(matrices))
-    write_atomic(folder / MODEL, save_bytes(tensors, {"format": "pt"}))
+    content = save_bytes(tensors, {"format": "pt"})
+    write_atomic(folder / MODEL, content)
+    return write_config(folder, weights, {MODEL: digest(content)})
+
+
+def write_config(folder: Path, weights: Weights, digests: dict[str, str] | None = None) -> dict[str, str]:
+    """Write what `write_weights` writes, but for the values of the network, which training has yet to find.
+
+    Args:
+        folder: an existing folder.
+        weights: what to write.
+        digests: of files that are there already, file name -> SHA-256.
+
+    Returns:
+        These, and the digests of the files that were written.
+    """
+    digests = dict(digests or {})
+    if matrices := weights.preprocessing.tensors():
+        content = save_bytes(matrices)
+        write_atomic(folder / MATRICES, content)
+        digests[MATRICES] = digest(content)
     config = {
         "model_type": "wideresnet",
         "network": str(weights.network.name),
@@ -65,11 +100,11 @@ def write_weights(folder: Path, weights: Weights) -> None:
         "input_size": list(weights.input_size),
         "preprocessing": weights.preprocessing.to_config(),
     }
-    write_json(folder / CONFIG, config)
+    return {**digests, CONFIG: digest(write_json(folder / CONFIG, seal(config, CONFIG, digests)))}
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Read weights that this package wrote.
+    """Read weights that this package wrote. Of an unfinished run they are those of its newest checkpoint, with a note.
 
     Args:
         path: a run folder, a folder with `config.json` and `model.safetensors`, or that `model.safetensors`.
@@ -80,33 +115,96 @@ def read_weights(path: str | Path) -> Weights:
     """
     path = Path(path)
     folder, model = (path, path / MODEL) if path.is_dir() else (path.parent, path)
+    tensors, notes = None, []
     if not model.is_file():
-        started = " (an unfinished run: resume its training first)" if RunFolder(folder).is_run() else ""
-        raise UsageError(f"{path}: no {MODEL} there{started}; use the folder of a finished run, or of weights")
+        tensors, model, note = _unfinished(path)
+        notes.append(note)
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{model}: no {CONFIG} next to it, so that network, classes and preprocessing are unknown")
+    digests, network, preprocessing, names, size = _read_config(folder / CONFIG)
+    if tensors is None:
+        if model.name not in digests.values:
+            notes.append(f"{folder}: holds no SHA-256 of {model.name}, so damage to it would not be noticed")
+        tensors = _read_tensors(model, digests)
+    _load_into(network, tensors, model)
+    return Weights(network.eval(), preprocessing, names, size, tuple(notes))
+
+
+def _unfinished(path: Path) -> tuple[dict[str, Tensor], Path, str]:
+    """Return the weights of the newest checkpoint that would be the result, its folder, and a note."""
+    run, seeds = RunFolder(path), SeedsFolder(path)
+    if seeds.is_begun():
+        first = next((run.path for run in seeds.runs()), path / "seed0")
+        raise UsageError(f"{path}: holds several seeds; name the folder of one, such as {first}")
+    found = newest_checkpoint(run.checkpoint, set_aside=False)[0] if run.is_run() else None
+    if found is None:
+        started = " (an unfinished run without a checkpoint: continue its training first)" if run.is_run() else ""
+        raise UsageError(f"{path}: no {MODEL} there{started}; use the folder of a run, or of weights")
+    averaged = found.part("averaged")
+    how = "averaged weights" if averaged else "weights"
+    note = f"{path}: the run has not finished; these are its {how} after step {found.step:,}"
+    return averaged or found.part("network"), run.checkpoint, note
+
+
+def _read_config(path: Path) -> tuple[Digests, Network, Preprocessing, tuple[str, ...], tuple[int, int]]:
+    """Read `config.json`: digests of the files beside it, and a network of shapes alone with all but its values."""
+    config, digests = unseal(read_json(path), path)
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        names, (height, width) = _class_names(config), _input_size(config)
         # shapes only: no memory is allocated before the file is known to hold such a network; warnings about options
         # without effect were shown in training
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             network = create(config["network"], config["num_classes"], **config["options"])
-        names, (height, width) = tuple(map(str, config["class_names"])), map(int, config["input_size"])
-        matrices = _read_tensors(folder / MATRICES) if config["preprocessing"]["kind"] == "zca" else {}
+        kind = config["preprocessing"]["kind"]
+        matrices = _read_tensors(path.with_name(MATRICES), digests) if kind == "zca" else {}
         preprocessing = Preprocessing.from_config(config["preprocessing"], matrices)
-        if not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE_PX:
-            raise ValueError(f"input_size {height}x{width}: sides must be 1 to {MAX_SIDE_PX} px")
+    except DataError as error:
+        raise error if str(error).startswith(str(path.parent)) else _refusal(path, error) from None
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-        raise DataError(f"{folder / CONFIG}: not the configuration of a network ({_one_line(error)})") from None
-    _load_into(network, _read_tensors(model), model)
+        raise _refusal(path, error) from None
     if len(names) != network.num_classes:
-        raise DataError(f"{folder / CONFIG}: {len(names)} class names for {network.num_classes} outputs")
-    channels, kind = network.in_channels, preprocessing.kind
+        raise DataError(f"{path}: {len(names)} class names for {network.num_classes} outputs")
+    channels = network.in_channels
     needed = {"mean_std": channels, "zca": height * width * channels}.get(kind, 0)
     if needed != len(preprocessing.mean) + len(matrices.get("zca_mean", ())):
-        raise DataError(f"{folder / CONFIG}: its {kind} is not for images of {height}x{width} with {channels} channels")
-    return Weights(network.eval(), preprocessing, names, (height, width))
+        raise DataError(f"{path}: its {kind} is not for images of {height}x{width} with {channels} channels")
+    _check_memory(network, (height, width), path)
+    return digests, network, preprocessing, names, (height, width)
+
+
+def _refusal(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: not the configuration of a network ({_one_line(error)})")
+
+
+def _class_names(config: dict[str, Any]) -> tuple[str, ...]:
+    names = config["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names must be a list of texts")
+    return tuple(names)
+
+
+def _input_size(config: dict[str, Any]) -> tuple[int, int]:
+    size = config["input_size"]
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int for side in size):
+        raise ValueError("input_size must be a list of two whole numbers, height and width")
+    if not 1 <= min(size) <= max(size) <= MAX_SIDE_PX:
+        raise ValueError(f"input_size {size[0]}x{size[1]}: sides must be 1 to {MAX_SIDE_PX} px")
+    return size[0], size[1]
+
+
+def _check_memory(network: Network, size: tuple[int, int], path: Path) -> None:
+    """Refuse an input size at which not even one image fits into memory."""
+    if math.prod(size) < LARGE_PX:
+        return
+    with torch.no_grad():
+        maps = network.features(torch.empty(1, network.in_channels, *size, device="meta"))
+    needed, available = MAPS_AT_ONCE * 4 * max(m.numel() for m in maps.values()), available_memory_bytes("cpu")
+    if available and needed > available:
+        raise DataError(
+            f"{path}: input_size {size[0]}x{size[1]}: one image needs about {human_bytes(needed)} of memory in "
+            f"{network.name}, {human_bytes(available)} is available; use another machine, or a smaller input_size"
+        )
 
 
 def load(path: str | Path) -> Network:
@@ -120,12 +218,20 @@ def load(path: str | Path) -> Network:
     Raises:
         UsageError, DataError: as for `read_weights`.
     """
-    return read_weights(path).network
+    weights = read_weights(path)
+    for note in weights.notes:
+        log.warning(note)
+    return weights.network
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, digests: Digests) -> dict[str, Tensor]:
+    """Read a file once: its digest and its tensors are of the same bytes."""
     try:
-        return load_bytes(path.read_bytes())
+        content = path.read_bytes()
+        digests.check(path, content)
+        return load_bytes(content)
+    except DataError:
+        raise
     except (OSError, SafetensorError, ValueError) as error:
         raise DataError(f"{path}: not a complete safetensors file ({_one_line(error)})") from None
 

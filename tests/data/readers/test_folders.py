@@ -174,7 +174,7 @@ def test_links_are_followed_but_never_in_a_circle(class_folders: Write, tmp_path
     assert np.bincount(dataset.train.labels).tolist() == [3, 3]
     assert dataset.notes == (
         "followed 1 link to outside the folder",
-        "did not follow 1 link back to a parent folder",
+        "did not follow 1 link to folders that are read already",
     )
 
 

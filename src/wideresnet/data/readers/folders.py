@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,13 +30,14 @@ class _Found:
 
     others: list[Path] = field(default_factory=list)
     num_outside: int = 0
-    num_loops: int = 0
+    num_repeated: int = 0
 
 
 def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unreadable: bool) -> Dataset:
     """Read a folder of class folders. Subfolders of a class belong to it; hidden files do not.
 
-    Links are followed, also to outside the folder (counted in a note), but never back to a folder that contains them.
+    Links are followed, also to outside the folder (counted in a note), but a folder is read once: not again through
+    a link, whether it leads back to a parent folder or to any other that is read already.
 
     Args:
         folder: contains `train/<class>` and `test/<class>` (or `val`, `validation`); or `<class>` alone, of which
@@ -122,36 +122,70 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _classes(folder: Path, root: Path, found: _Found) -> dict[str, list[Path]]:
-    """The images of each class folder in `root`, by class, in the order of their paths."""
+    """The images of each class folder in `root`, by class, in the order of their paths.
+
+    Real folders come first, so that each belongs to the class that contains it. Folders behind links come after that,
+    and none twice: a few links that fork and join again would else make billions of paths.
+    """
     classes: dict[str, list[Path]] = {}
     within = os.path.realpath(folder)
+    seen = {_identity(folder), _identity(root)}
+    links: list[tuple[str, Path]] = []
     for path in _visible(root):
-        found.num_outside += _leads_out(path, within)
-        if path.is_dir():
-            ancestors = (within, os.path.realpath(root))
-            classes[path.name] = list(_images(path, within, ancestors, found))
-        else:
+        if not path.is_dir():
             found.others.append(path)
+            continue
+        classes[path.name] = []
+        if path.is_symlink():
+            links.append((path.name, path))
+        elif _is_new(path, seen):
+            links += [(path.name, link) for link in _walk(path, classes[path.name], seen, found)]
+    for name, path in links:  # grows on the way
+        found.num_outside += _leads_out(path, within)
+        if _is_new(path, seen):
+            links += [(name, link) for link in _walk(path, classes[name], seen, found)]
+        elif path.parent == root:
+            raise DataError(f"{path}: a link to a folder that is read already; a folder can be one class only")
+        else:
+            found.num_repeated += 1
+    for name, paths in classes.items():
+        found.num_outside += sum(_leads_out(path, within) for path in paths)
+        classes[name] = sorted(paths)
     return classes
 
 
-def _images(folder: Path, within: str, ancestors: tuple[str, ...], found: _Found) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in ancestors:
-        found.num_loops += 1
-        return
-    for path in _visible(folder):
-        found.num_outside += _leads_out(path, within)
-        if path.is_dir():
-            yield from _images(path, within, (*ancestors, real), found)
-        elif path.suffix.lower() in EXTENSIONS:
-            yield path
-        else:
-            found.others.append(path)
+def _walk(top: Path, images: list[Path], seen: set[tuple[int, int]], found: _Found) -> list[Path]:
+    """Add the images in and below a folder to `images`. Return the links to folders, which are not followed."""
+    folders, links = [top], []
+    while folders:
+        for path in _visible(folders.pop()):
+            if path.is_dir():
+                if path.is_symlink():
+                    links.append(path)
+                elif _is_new(path, seen):
+                    folders.append(path)
+            elif path.suffix.lower() in EXTENSIONS:
+                images.append(path)
+            else:
+                found.others.append(path)
+    return links
+
+
+def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
+    """Tell whether a folder has not been read yet, and remember it."""
+    identity = _identity(folder)
+    is_new = identity not in seen
+    seen.add(identity)
+    return is_new
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _leads_out(path: Path, folder: str) -> bool:
-    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder)
+    return path.is_symlink() and path.exists() and not Path(os.path.realpath(path)).is_relative_to(folder)
 
 
 def _found_notes(folder: Path, found: _Found) -> list[str]:
@@ -164,8 +198,8 @@ def _found_notes(folder: Path, found: _Found) -> list[str]:
         )
     if found.num_outside:
         notes.append(f"followed {_links(found.num_outside)} to outside the folder")
-    if found.num_loops:
-        notes.append(f"did not follow {_links(found.num_loops)} back to a parent folder")
+    if found.num_repeated:
+        notes.append(f"did not follow {_links(found.num_repeated)} to folders that are read already")
     return notes
 
 

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import math
+import warnings
 import zipfile
-import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from wideresnet.base.errors import DataError
-from wideresnet.data.dataset import Dataset, ImageSet, check_labels, every_fifth, split_images
+from wideresnet.data.dataset import Dataset, ImageSet, as_labels, check_labels, every_fifth, legible, split_images
+from wideresnet.data.limits import check_fits, damage_in_one_line
 
 _KEYS = (
     ("x_train", "y_train", "x_test", "y_test"),
     ("train_images", "train_labels", "test_images", "test_labels"),
 )
+
+_MAX_HEADER_BYTES = 16_384  # NumPy itself refuses a description of more than 10,000 characters
+_MAX_DEFLATE_RATIO = 1032  # zlib's technical details: no more than 1032 bytes from one
+_BYTES_PER_ROW = 64  # what a label takes: itself, its order, its class, its split
+_MAX_NAMES_BYTES = 16 * 2**20
+
+
+class _Member(NamedTuple):
+    """An array in the archive before it is read: its file, its type and shape, its size in bytes."""
+
+    info: zipfile.ZipInfo
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_npz(path: Path, source: str) -> Dataset:
@@ -28,19 +51,22 @@ def read_npz(path: Path, source: str) -> Dataset:
     Raises:
         DataError: keys are missing, or an array has an unusable type, shape or value.
     """
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):
         raise DataError(f"{path}: damaged or not an .npz; save images and labels with np.savez")
-    try:
-        arrays = _arrays(path)
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = "damaged"
-        if "allow_pickle" in str(error):
-            reason = "has pickled objects, which can run code and are never read; save plain arrays"
-        raise DataError(f"{path}: {reason} ({' '.join(str(error).split())})") from error
-    keys = next((keys for keys in _KEYS if set(keys[:2]) <= arrays.keys()), None)
-    if keys is None or (keys[2] in arrays) != (keys[3] in arrays):
-        wanted = " or ".join(", ".join(keys) for keys in _KEYS)
-        raise DataError(f"{path}: needs {wanted}; it has {', '.join(arrays) or 'nothing'}")
+    with damage_in_one_line(f"{path}: damaged"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy's about headers that Python 2 wrote
+        return _read(path, source)
+
+
+def _read(path: Path, source: str) -> Dataset:
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        keys = next((keys for keys in _KEYS if set(keys[:2]) <= members.keys()), None)
+        if keys is None or (keys[2] in members) != (keys[3] in members):
+            accepted = " or ".join(", ".join(keys) for keys in _KEYS)
+            raise DataError(f"{path}: needs {accepted}; it has {_listed(members)}")
+        wanted = [name for name in (*keys, "class_names") if name in members]
+        arrays = _read_arrays(path, archive, {name: members[name] for name in wanted})
 
     notes: list[str] = []
     train = _image_set(path, arrays, keys[0], keys[1], notes)
@@ -58,9 +84,8 @@ def read_npz(path: Path, source: str) -> Dataset:
         train, test = split_images(train.images, train.labels, is_test)
         notes.append(f"no {keys[2]}: every 5th image of each class is held out, {len(test)} images")
         keys = (*keys[:3], keys[1])
-    unread = [name for name in arrays if name not in (*keys, "class_names")]
-    if unread:
-        notes.append(f"not read: {', '.join(unread)}")
+    if unread := [name for name in members if name not in (*keys, "class_names")]:
+        notes.append(f"not read: {_listed(unread)}")
 
     def name_row(split: str, index: int) -> str:
         return f"{path}: {keys[1] if split == 'train' else keys[3]} row {rows[split][index]}"
@@ -70,10 +95,48 @@ def read_npz(path: Path, source: str) -> Dataset:
     return Dataset(path.stem, source, train, test, names, None, tuple(notes))
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    return {name: value for name, value in arrays.items() if isinstance(value, np.ndarray)}
+def _read_arrays(path: Path, archive: zipfile.ZipFile, infos: dict[str, zipfile.ZipInfo]) -> dict[str, np.ndarray]:
+    """Read arrays after their headers have shown that they are plain, what they should be, and fit in memory."""
+    members = {name: _read_header(path, archive, name, info) for name, info in infos.items()}
+    for name, member in members.items():
+        if name == "class_names" and member.num_bytes > _MAX_NAMES_BYTES:
+            raise DataError(f"{path}: class_names has {member.num_bytes:,} bytes, at most {_MAX_NAMES_BYTES:,}")
+    sizes = [member.num_bytes for member in members.values()]
+    rows = sum(member.shape[0] for member in members.values() if member.shape)
+    # the largest array is copied if channels come first, or if a part is held out for the test
+    needed = sum(sizes) + max(sizes) + rows * _BYTES_PER_ROW
+    check_fits(needed, f"{path}: its arrays", "use fewer or smaller images")
+    arrays = {}
+    for name, member in members.items():
+        with archive.open(member.info) as file:
+            arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+            if file.read(1):
+                raise DataError(f"{path}: {name} is longer than its header says; save it again with np.savez")
+    return arrays
+
+
+def _read_header(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> _Member:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{path}: {name} has an unusual compression; save it with np.savez or np.savez_compressed")
+    with archive.open(info) as file:
+        start = io.BytesIO(file.read(_MAX_HEADER_BYTES))  # NumPy would read as many bytes as the file claims to have
+    version = np.lib.format.read_magic(start)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise DataError(f"{path}: {name} has fields with names; save plain arrays")
+    shape, _, dtype = read(start)
+    member = _Member(info, dtype, shape)
+    if dtype.hasobject:
+        raise DataError(f"{path}: {name} has pickled objects, which can run code and are never read; save plain arrays")
+    if not 0 <= member.num_bytes <= info.file_size or info.file_size > (info.compress_size + 1) * _MAX_DEFLATE_RATIO:
+        raise DataError(f"{path}: {name} claims {member.num_bytes:,} bytes, more than it can hold; it is damaged")
+    return member
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names for a message; there may be very many."""
+    first = [legible(name)[:100] for name in itertools.islice(names, 21)]
+    return ", ".join(first[:20]) + (", ..." if len(first) > 20 else "") or "nothing"
 
 
 def _image_set(path: Path, arrays: dict[str, np.ndarray], image_key: str, label_key: str, notes: list[str]) -> ImageSet:
@@ -110,11 +173,7 @@ def _labels(path: Path, key: str, labels: np.ndarray) -> np.ndarray:
         labels = labels[:, 0]
     if labels.ndim != 1:
         raise DataError(f"{path}: {key} has shape {labels.shape}; must be (N,) or (N, 1), one class per image")
-    too_large = labels > np.iinfo(np.int64).max
-    if too_large.any():
-        row = int(np.argmax(too_large))
-        raise DataError(f"{path}: {key} row {row}: label {labels[row]} is out of range; labels are 0..classes-1")
-    return labels.astype(np.int64)
+    return as_labels(labels, f"{path}: {key}")
 
 
 def _class_names(path: Path, arrays: dict[str, np.ndarray]) -> list[str] | None:
@@ -123,4 +182,4 @@ def _class_names(path: Path, arrays: dict[str, np.ndarray]) -> list[str] | None:
         return None
     if names.dtype.kind != "U" or names.ndim != 1:
         raise DataError(f"{path}: class_names is {names.dtype} {names.shape}; must be a 1-D array of strings")
-    return [str(name) for name in names]
+    return names.tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wideresnet.base.errors import DataError
-from wideresnet.data.dataset import Dataset, check_labels, every_fifth, split_images
+from wideresnet.data.dataset import Dataset, as_labels, check_labels, every_fifth, legible, split_images
 from wideresnet.data.decode import Encoded, decode_all
+from wideresnet.data.limits import check_fits, damage_in_one_line
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
@@ -22,14 +24,17 @@ TEST_SPLITS = ("test", "validation", "valid", "val")  # the first one that exist
 
 _FILE_NAME = re.compile(r"(?P<split>[a-z]+)(-.*)?\.parquet")
 _SHARD = re.compile(r"-(?P<index>\d+)-of-(?P<total>\d+)")
-_ROWS_PER_READ = 512
+_ROWS_PER_READ = 512  # at most; fewer of large images
+_BYTES_PER_READ = 16 * 2**20
+_LABELS_PER_READ = 2**16
+_BYTES_PER_ROW = 1024  # what a row takes besides its pixels: label, order, split, message; more than enough
 
 
 class _Shard(NamedTuple):
-    """One file: its path, its image column, labels int64 (rows,), and the class names of its schema, if any."""
+    """One file: its path, where its images are, labels int64 (rows,), and the class names of its schema, if any."""
 
     path: Path
-    image_column: str
+    images: str
     labels: np.ndarray
     class_names: tuple[str, ...] | None
 
@@ -127,73 +132,101 @@ def _check_shards(paths: list[Path]) -> None:
     matches = [match for path in paths if (match := _SHARD.search(path.name))]
     for total in {int(match["total"]) for match in matches}:
         present = {int(match["index"]) for match in matches if int(match["total"]) == total}
-        if missing := sorted(set(range(total)) - present):
+        missing = next(index for index in range(len(present) + 1) if index not in present)
+        if missing < total:
             raise DataError(
-                f"{paths[0].parent}: {paths[0].name} is one of {total} files, and number {missing[0]} is missing"
+                f"{paths[0].parent}: {paths[0].name} is one of {total} files, and number {missing} is missing"
             )
 
 
 def _open_shard(path: Path) -> _Shard:
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            image_column = _pick(path, schema, IMAGE_COLUMNS, "image")
-            label_column = _pick(path, schema, LABEL_COLUMNS, "label")
-            kind = schema.field(image_column).type
-            if pa.types.is_struct(kind):
-                kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
-            if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-                raise DataError(f"{path}: column {image_column} is {kind}; it must hold the content of image files")
-            column = file.read(columns=[label_column]).column(label_column)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
-    return _Shard(path, image_column, _labels(path, label_column, column), _class_names(schema, label_column))
+    if not path.is_file():
+        raise DataError(f"{path}: not a file; remove it, or restore the file")
+    with _damage_of(path), pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        image_column = _pick(path, schema, IMAGE_COLUMNS, "image")
+        label_column = _pick(path, schema, LABEL_COLUMNS, "label")
+        kind, leaf = schema.field(image_column).type, image_column
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind, leaf = kind.field("bytes").type, f"{image_column}.bytes"
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise DataError(f"{path}: column {image_column} is {kind}; it must hold the content of image files")
+        columns, groups = (leaf, label_column), range(file.num_row_groups)
+        largest = max((_chunk_bytes(file, group, column) for group in groups for column in columns), default=0)
+        num_rows = file.metadata.num_rows
+        needed = num_rows * _BYTES_PER_ROW + largest
+        check_fits(needed, f"{path}: its {num_rows:,} rows", "use fewer rows, or write smaller row groups")
+        return _Shard(path, leaf, _labels(path, file, label_column), _class_names(path, schema, label_column))
+
+
+def _chunk_bytes(file: pq.ParquetFile, group: int, column: str) -> int:
+    """The uncompressed bytes of a column in a row group, by its metadata."""
+    about = file.metadata.row_group(group)
+    chunks = (about.column(index) for index in range(about.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
 
 
 def _pick(path: Path, schema: pa.Schema, choices: tuple[str, ...], what: str) -> str:
     for name in choices:
+        if schema.names.count(name) > 1:
+            raise DataError(f"{path}: has {schema.names.count(name)} columns {name}; remove all but one")
         if name in schema.names:
             return name
     raise DataError(f"{path}: no {what} column {' or '.join(choices)}; its columns are {', '.join(schema.names)}")
 
 
-def _labels(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    values = column.combine_chunks()
-    if values.null_count:
-        row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
-        raise DataError(f"{path} row {row}: {name} is null; every image needs a label")
-    if not pa.types.is_integer(values.type):
+def _labels(path: Path, file: pq.ParquetFile, name: str) -> np.ndarray:
+    """Read the labels, int64 (rows,), in pieces, so that they are not held several times."""
+    labels = np.empty(file.metadata.num_rows, dtype=np.int64)
+    row = 0
+    for batch in file.iter_batches(batch_size=_LABELS_PER_READ, columns=[name]):
+        values = batch.column(0)
+        if values.null_count:
+            missing = row + int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
+            raise DataError(f"{path} row {missing}: {name} is null; every image needs a label")
         numbers = values.to_numpy(zero_copy_only=False)
-        if pa.types.is_floating(values.type) and np.isnan(numbers).any():
-            raise DataError(f"{path} row {np.argmax(np.isnan(numbers))}: {name} is NaN; labels must be integers")
-        raise DataError(f"{path}: column {name} is {values.type}; labels must be integers 0..classes-1")
-    return values.to_numpy(zero_copy_only=False).astype(np.int64)
+        if not pa.types.is_integer(values.type):
+            if pa.types.is_floating(values.type) and np.isnan(numbers).any():
+                nan_row = row + int(np.argmax(np.isnan(numbers)))
+                raise DataError(f"{path} row {nan_row}: {name} is NaN; labels must be integers")
+            raise DataError(f"{path}: column {name} is {values.type}; labels must be integers 0..classes-1")
+        labels[row : row + len(numbers)] = as_labels(numbers, f"{path}: {name}", first_row=row)
+        row += len(numbers)
+    if row != len(labels):
+        raise DataError(f"{path}: has labels of {row} of {len(labels)} rows; the file is damaged, download it again")
+    return labels
 
 
-def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...] | None:
+def _class_names(path: Path, schema: pa.Schema, label_column: str) -> tuple[str, ...] | None:
     """The names that Hugging Face's `datasets` writes into the schema; None if there are none."""
     try:
         about = json.loads((schema.metadata or {})[b"huggingface"])
         names = about["info"]["features"][label_column]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
-    return tuple(str(name) for name in names) if isinstance(names, list) and names else None
+    if not isinstance(names, list) or not names:
+        return None
+    if strange := [name for name in names if not isinstance(name, str)]:
+        raise DataError(f"{path}: its class names hold {legible(repr(strange[0]))[:50]}; each must be a string")
+    return tuple(names)
 
 
 def _images(shard: _Shard) -> Iterator[Encoded]:
+    """Yield the encoded images of a file, with no more than some MiB of them in memory at once."""
     row = 0
-    try:
-        with pq.ParquetFile(shard.path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS_PER_READ, columns=[shard.image_column]):
+    # an image that is repeated is stored once, and read once rather than for every row
+    with _damage_of(shard.path), pq.ParquetFile(shard.path, read_dictionary=[shard.images]) as file:
+        for group in range(file.num_row_groups):
+            bytes_per_row = _chunk_bytes(file, group, shard.images) // max(1, file.metadata.row_group(group).num_rows)
+            rows = max(1, min(_ROWS_PER_READ, _BYTES_PER_READ // max(1, bytes_per_row)))
+            for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=[shard.images]):
                 column = batch.column(0)
-                for value in (
-                    column.field("bytes").to_pylist() if pa.types.is_struct(column.type) else column.to_pylist()
-                ):
-                    yield Encoded(f"{shard.path.name} row {row}", value)
+                for value in column.field("bytes") if pa.types.is_struct(column.type) else column:
+                    yield Encoded(f"{shard.path.name} row {row}", value.as_py())
                     row += 1
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(shard.path, error) from error
+    if row != len(shard.labels):
+        raise DataError(f"{shard.path}: has {row} images for {len(shard.labels)} labels; download it again")
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())}); download it again")
+def _damage_of(path: Path) -> AbstractContextManager[None]:
+    return damage_in_one_line(f"{path}: cannot be read as parquet; download it again")

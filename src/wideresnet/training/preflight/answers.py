@@ -18,7 +18,7 @@ from typing import Any
 from wideresnet.base.errors import WRNError
 from wideresnet.base.paths import measurements_file
 from wideresnet.machine.process import process_age_s
-from wideresnet.spec.record import read_json, write_json
+from wideresnet.spec.files import read_json, write_json
 from wideresnet.training.preflight.trial import Tell
 
 Answer = dict[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from wideresnet.base.errors import WRNError
-from wideresnet.spec.record import write_atomic
+from wideresnet.spec.files import digest, make_folders, sync_folder, write_atomic
 
 NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.safetensors")
 KEPT = 2
@@ -30,13 +29,17 @@ class Checkpoint:
 
     Attributes:
         step: steps done so far.
-        tensors: name -> tensor: weights, buffers, momentum, averaged weights.
-        progress: plain JSON values: sums of the current epoch, seconds so far.
+        tensors: name -> tensor: weights, buffers, momentum, averaged weights, records.
+        progress: plain JSON values: sums of the current epoch, seconds so far, digests.
     """
 
     step: int
     tensors: dict[str, Tensor]
     progress: dict[str, Any]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors of a part, by their names in it: "network", "averaged", "momentum"."""
+        return {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -45,11 +48,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     Raises:
         WRNError: no space is left; older checkpoints are untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     header = {"step": str(checkpoint.step), "progress": json.dumps(checkpoint.progress)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     content = save(tensors, header)
-    path = folder / f"step-{checkpoint.step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    path = folder / f"step-{checkpoint.step:09d}-{digest(content)[:16]}.safetensors"
     write_atomic(path, content)
     for old in list_checkpoints(folder)[KEPT:]:
         old.unlink()
@@ -61,8 +64,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), reverse=True)
 
 
-def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest_checkpoint(folder: Path, *, set_aside: bool = True) -> tuple[Checkpoint | None, list[str]]:
     """Find the newest checkpoint that is whole.
+
+    Args:
+        folder: of the checkpoints.
+        set_aside: rename damaged ones, so that they do not count as one of the two that are kept.
 
     Returns:
         The checkpoint (None if the folder has none), and a sentence for each damaged one that was skipped.
@@ -81,8 +88,9 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except Damaged as error:
             damaged.append(f"checkpoint {path.name} is damaged ({error}); falling back to the previous one")
         else:
-            for bad in list_checkpoints(folder)[: len(damaged)]:  # or it would count as one of the two that are kept
+            for bad in list_checkpoints(folder)[: len(damaged)] if set_aside else ():
                 bad.rename(bad.with_suffix(".damaged"))
+                sync_folder(folder)
             return found, damaged
     if damaged:
         raise WRNError(
@@ -95,7 +103,7 @@ def _read(path: Path) -> Checkpoint:
     match = NAME.fullmatch(path.name)
     assert match is not None
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest()[:16] != match[2]:
+    if digest(content)[:16] != match[2]:
         raise Damaged("its content does not match the digest in its name")
     # the header from the bytes that were checked: `safe_open` reads the file again, and only by a path in UTF-8
     length = int.from_bytes(content[:8], "little")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from wideresnet.base.errors import WRNError
-from wideresnet.training.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
+from wideresnet.weights.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 
 
 def make_checkpoint(step: int, **progress: Any) -> Checkpoint:
@@ -169,7 +169,7 @@ def test_files_of_other_names_are_neither_read_nor_removed(tmp_path: Path) -> No
     assert set(others) <= set(names(tmp_path))
 
 
-@pytest.mark.parametrize("where", ["fsync", "open"])
+@pytest.mark.parametrize("where", ["fsync", "write", "open"])
 def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoints_and_no_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoints_and_no_part(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((os, "fsync") if where == "fsync" else (Path, "open")), full)
+        patch.setattr(os, where, full)
         with pytest.raises(WRNError, match="no space left on the disk") as caught:
             save_checkpoint(tmp_path, make_checkpoint(3))
     assert "\n" not in str(caught.value)

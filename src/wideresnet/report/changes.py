@@ -1,0 +1,49 @@
+"""What was changed in a run's recipe: the one answer for pages, comparisons and the tables of README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from wideresnet.data.facts import FACTS
+from wideresnet.spec import recipes
+from wideresnet.spec.fields import show_value
+from wideresnet.spec.recipe import Recipe
+
+
+def find_changes(
+    recipe: Recipe, data_name: str, *, num_train: int | None = None, asked: Iterable[str] = ()
+) -> dict[str, tuple[Any, Any]] | None:
+    """Find the fields in which a run's recipe differs from the named recipe for the same network and data.
+
+    Args:
+        recipe: the one that the run stored.
+        data_name: the name of the data set.
+        num_train: number of its training images; None if it is not known, which matters for the user's own data only.
+        asked: fields that the machine usually decides and the user gave by hand, as `env.json` has them.
+
+    Returns:
+        Flat key -> (the named recipe's value, the run's value); None if the named recipe is unknown or depends on a
+        number of images that is unknown.
+    """
+    if recipe.name not in recipes.RECIPES:
+        return None
+    if num_train is None and data_name in FACTS:
+        num_train = FACTS[data_name].num_train
+    if num_train is None:
+        if recipe.name != "paper":  # the paper's schedule counts epochs, whatever the number of images
+            return None
+        num_train = 0
+    base = recipes.base_of(recipe.name, recipe.network, recipe.data, known_as=data_name, num_train=num_train)
+    return recipes.changes_in_record(recipe, base, asked)
+
+
+def recipe_text(recipe: Recipe, changes: dict[str, tuple[Any, Any]] | None) -> str:
+    """Name a recipe with what was changed in it: 'paper, epochs 10'. The seed is left out: it is no change.
+
+    Args:
+        recipe: the one that the run stored.
+        changes: as `find_changes` returns them.
+    """
+    changed = (f"{key} {show_value(new)}" for key, (_, new) in (changes or {}).items() if key != "seed")
+    return ", ".join([recipe.name, *changed])

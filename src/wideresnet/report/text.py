@@ -1,0 +1,34 @@
+"""Any text in a form that pages and figures can show."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Write what cannot be shown as escapes: control characters, halves of surrogate pairs, marks of direction.
+
+    Args:
+        text: any text.
+        keep: control characters that stay, e.g. a line break.
+    """
+    return "".join(
+        character if character in keep or character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """Write a command so that a shell runs it; a word that cannot be shown is quoted as $'caf\\xe9', byte by byte."""
+    return " ".join(shlex.quote(word) if printable(word) == word else f"$'{_escaped(word)}'" for word in words)
+
+
+def _escaped(word: str) -> str:
+    safe = set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ._-/=,:+@%")
+    escaped = ""
+    for character in word:
+        is_byte = "\udc80" <= character <= "\udcff"  # a byte of a file name that is not UTF-8
+        for byte in character.encode("utf-8", "surrogateescape" if is_byte else "replace"):
+            escaped += chr(byte) if byte in safe else f"\\x{byte:02x}"
+    return escaped

@@ -1,0 +1,85 @@
+"""What `result.json` and `metrics.jsonl` hold: the fields with their types, and the record of each epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from wideresnet.base.errors import DataError
+from wideresnet.spec.fields import short
+from wideresnet.spec.files import parse_json
+
+REQUIRED: dict[str, type] = {
+    "dataset": str, "params": int, "epochs": int, "test_error_pct": float, "test_loss": float, "num_test_images": int,
+    "seconds": float, "images_per_s": float, "peak_memory_mib": float, "device": str, "precision": str,
+}  # fmt: skip
+"""Fields of `result.json` and their types; a float may be written as a whole number."""
+
+OPTIONAL: dict[str, type] = {
+    "network": str, "recipe": str, "train_s": float, "predicted_memory_mib": float, "seed": int, "num_processes": int,
+}  # fmt: skip
+"""Fields that older records may lack."""
+
+MAX_NUMBER = 3.5e38
+"""Above every number of fp32, in which training computes; a plot could not show more."""
+
+
+def check_result(result: dict[str, Any], path: Path) -> None:
+    """Check fields and types of a result.
+
+    Raises:
+        DataError: naming the field.
+    """
+    if missing := [name for name in REQUIRED if name not in result]:
+        raise DataError(f"{path}: lacks {', '.join(missing)}; the file was damaged")
+    for name, kind in {**REQUIRED, **OPTIONAL}.items():
+        if name in result and not _is(result[name], kind):
+            rule = {str: "text", int: "a whole number"}.get(kind, "a number")
+            raise DataError(f"{path}: {name} must be {rule}, not {short(result[name])}; the file was damaged")
+
+
+def metrics_line(record: dict[str, Any]) -> bytes:
+    """Return the record of an epoch as `metrics.jsonl` holds it."""
+    return (json.dumps(record, allow_nan=False) + "\n").encode()
+
+
+def parse_metrics(content: bytes, path: Path, *, is_finished: bool) -> list[dict[str, Any]]:
+    """Parse the records of epochs 1, 2, 3, ...
+
+    Args:
+        content: what the file holds.
+        path: the file, for messages.
+        is_finished: whether the run has finished; if not, a last line without an end was cut off by a kill and is
+            left out.
+
+    Raises:
+        DataError: a line is not the record of its epoch, because it was damaged or one before it is missing.
+    """
+    *lines, cut = content.split(b"\n")
+    fix = "put a copy of it back" if is_finished else "continue the run, which restores it from its checkpoint"
+    records: list[dict[str, Any]] = []
+    for epoch, line in enumerate([*lines, cut] if cut and is_finished else lines, 1):
+        problem = f"{path} line {epoch}: not the record of epoch {epoch}"
+        try:
+            record = parse_json(line, "")
+        except DataError:
+            record = {}
+        if not (_is(record.get("epoch"), int) and _is(record.get("step"), int)) or record["epoch"] != epoch:
+            raise DataError(f"{problem}; the file was damaged: {fix}")
+        for name, value in record.items():
+            if not _is(value, float):
+                raise DataError(f"{problem}: {name} is {short(value)}, not a number; the file was damaged: {fix}")
+        if records and record["step"] != epoch * records[0]["step"]:
+            raise DataError(f"{problem}: step {record['step']} is not its last; the file was damaged: {fix}")
+        records.append(record)
+    return records
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Tell whether a value of JSON has a type; a number must be finite and a float may be whole."""
+    if kind is str:
+        return isinstance(value, str)
+    is_number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    return is_number and -MAX_NUMBER < value < MAX_NUMBER and math.isfinite(value)

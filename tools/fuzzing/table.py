@@ -1,0 +1,23 @@
+"""The readers that `tools/fuzz.py` knows."""
+
+from __future__ import annotations
+
+from . import data, records
+
+READERS = {
+    reader.name: reader
+    for reader in (
+        data.IMAGES,
+        data.NPZ,
+        data.PARQUET,
+        data.FOLDERS,
+        records.WEIGHTS,
+        records.CONFIG,
+        records.RECIPE,
+        records.METRICS,
+        records.RESULT,
+        records.PREDICTIONS,
+        records.NAMES,
+        records.REPORT,
+    )
+}
