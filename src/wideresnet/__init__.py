@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from wideresnet.engines import optimize as optimize
     from wideresnet.engines import quantize as quantize
     from wideresnet.experiments import fit_seeds as fit_seeds
+    from wideresnet.inference.predict import read_images as read_images
     from wideresnet.networks import create as create
     from wideresnet.networks.cost import cost as cost
     from wideresnet.spec.names import list_networks as list_networks
     from wideresnet.spec.names import parse as parse
     from wideresnet.spec.recipe import Recipe as Recipe
     from wideresnet.training import fit as fit
+    from wideresnet.training import recipe_for as recipe_for
     from wideresnet.weights.hub import load as load
     from wideresnet.weights.hub import read_weights as read_weights
 
@@ -37,7 +39,9 @@ _HOMES = {
     "optimize": "engines",
     "parse": "spec.names",
     "quantize": "engines",
+    "read_images": "inference.predict",
     "read_weights": "weights.hub",
+    "recipe_for": "training",
 }
 """Public name -> the module that has it."""
 

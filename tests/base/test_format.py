@@ -1,8 +1,21 @@
 from __future__ import annotations
 
-import pytest
+import unicodedata
 
-from wideresnet.base.format import human_bytes, human_count, human_seconds, nearest
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wideresnet.base.format import (
+    counted,
+    human_bytes,
+    human_count,
+    human_number,
+    human_seconds,
+    nearest,
+    printable,
+    printable_values,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +81,59 @@ def test_a_word_unlike_all_choices_gets_only_the_list() -> None:
 
 def test_choices_may_be_an_iterator() -> None:
     assert nearest("quik", iter(["paper", "quick"])).startswith("did you mean quick?")
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0, 3, "0"),
+        (0.01234, 3, "0.0123"),
+        (0.9996, 3, "1.00"),
+        (9.996, 3, "10.0"),
+        (7051.3, 3, "7,050"),
+        (12345, 4, "12,340"),
+        (-1.5, 3, "-1.50"),
+        (1e9, 3, "1,000,000,000"),
+        (float("inf"), 3, "inf"),
+    ],
+)
+def test_numbers_have_significant_digits_and_no_exponent(value: float, digits: int, text: str) -> None:
+    assert human_number(value, digits) == text
+
+
+def test_one_thing_is_not_many() -> None:
+    assert [counted(n, "file") for n in (0, 1, 2, 2000)] == ["0 files", "1 file", "2 files", "2,000 files"]
+    assert [counted(n, "class", "classes") for n in (1, 2)] == ["1 class", "2 classes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("caf\xe9 猫 🐱 a\u202fb\u3000c", None),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("a\r\nb\tc\x00", r"a\r\nb\tc\x00"),
+        ("\x7f\x85\x9b", r"\x7f\x85\x9b"),
+        ("\u202egpj\u2066\u200b\ufeff\U000e0041", r"\u202egpj\u2066\u200b\ufeff\U000e0041"),
+        ("\u2028\u2029", r"\u2028\u2029"),
+        ("caf\udce9", r"caf\udce9"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_written_as_an_escape(text: str, shown: str | None) -> None:
+    assert printable(text) == (text if shown is None else shown)
+
+
+def test_a_log_keeps_its_line_breaks() -> None:
+    assert printable("a\x1b\n\tb", keep="\n\t") == "a\\x1b\n\tb"
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_whatever_a_name_holds_its_printable_form_is_printable_and_can_be_encoded(text: str) -> None:
+    shown = printable(text)
+    assert all(c.isprintable() or unicodedata.category(c) == "Zs" for c in shown)
+    assert shown.encode().decode() == shown
+    assert printable(shown) == shown
+
+
+def test_all_text_of_a_document_is_made_printable_and_numbers_stay() -> None:
+    document = {"a\x1b": ["b\x07", 1, None, {"c": "\u202e"}], "d": (True, 0.5)}
+    assert printable_values(document) == {"a\\x1b": ["b\\x07", 1, None, {"c": "\\u202e"}], "d": [True, 0.5]}

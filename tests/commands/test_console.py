@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
+from collections.abc import Callable
 
 import pytest
+from rich.console import Console
 
 from wideresnet.base import progress
-from wideresnet.commands.console import hide_progress, show_progress
+from wideresnet.commands.console import LogReporter, TerminalReporter, hide_progress, show_progress
 
 log = logging.getLogger("wideresnet.training.loop")
 
@@ -18,20 +22,63 @@ def work() -> None:
         with progress.task("evaluating", total=3) as inner:
             inner.update(advance=2)
         line.update(completed=10, description="epoch 2/2")
+        progress.report("epoch 2 loss 0.100")
     with progress.status("timing a few steps") as tell:
         tell("timing [the] others")
     assert list(progress.track(range(3), "decoding")) == [0, 1, 2]
 
 
-def test_a_command_shows_lines_with_their_fields_and_keeps_the_last_one(capsys: pytest.CaptureFixture[str]) -> None:
+def in_terminal(reporter: Callable[[], progress.Reporter] = TerminalReporter) -> str:
+    """Do the work in a terminal of 80 columns; return everything that it was sent."""
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wideresnet.commands.console.console", lambda: screen)
+        progress.set_reporter(reporter())
+        work()
+    assert isinstance(screen.file, io.StringIO)
+    return screen.file.getvalue()
+
+
+def test_a_terminal_shows_bars_with_their_fields_in_80_columns() -> None:
+    shown = in_terminal()
+    for text in ("epoch 2/2", "loss 0.123 56 images/s", "decoding"):
+        assert text in shown
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("\r", "\n").splitlines()
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_line_of_an_epoch_stays_and_no_older_bar_beside_it() -> None:
+    shown = in_terminal()
+    end = shown.rindex("epoch 2 loss 0.100")
+    assert shown[end:].rstrip().endswith("\x1b[1A\x1b[2K")  # the last bar is wiped away
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_log_gets_a_line_with_the_time_left_now_and_then_and_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    progress.set_reporter(LogReporter(now=clock))
+    with progress.task("training", total=1000, fields=("loss", "rate")) as line:
+        line.update(completed=400, description="epoch 5/10")  # resumed there, so this took no time
+        for step in range(401, 701):
+            clock.now_s += 1
+            line.update(completed=step, loss=f"{1 / step:.4f}", rate="56 images/s")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 10
+    assert said[0] == "epoch 5/10  43 %  about 10 min left  loss 0.0023 56 images/s"
+    assert said[-1].startswith("epoch 5/10  70 %  about 5 min left")
+
+
+def test_what_takes_no_time_writes_nothing_into_a_log_but_its_results(capfd: pytest.CaptureFixture[str]) -> None:
     show_progress()
     work()
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "epoch 2/2" in captured.err
-    assert "loss 0.123 56 images/s" in captured.err
-    assert "evaluating" not in captured.err  # a line within another one goes
-    assert "decoding" in captured.err
+    assert capfd.readouterr() == ("", "epoch 2 loss 0.100\n")
 
 
 def test_a_line_that_stays_is_plain_text_in_the_words_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +93,7 @@ def test_a_failure_closes_the_display_and_the_next_one_opens(capsys: pytest.Capt
         with pytest.raises(KeyboardInterrupt), progress.task("first", 3), progress.task("within", 3):
             raise KeyboardInterrupt
     work()
-    assert "epoch 2/2" in capsys.readouterr().err
+    assert "epoch 2 loss" in capsys.readouterr().err
 
 
 def test_warnings_are_shown_once_and_notes_for_a_log_are_not(capsys: pytest.CaptureFixture[str]) -> None:

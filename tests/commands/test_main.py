@@ -31,6 +31,12 @@ def wrn(*words: object) -> int:
         return int(leaving.code or 0)
 
 
+def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not file.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def run(make_npz: MakeNpz, tmp_path: Path) -> Path:
     out = tmp_path / "run"
@@ -88,8 +94,10 @@ def test_train_shows_the_recipe_what_was_overridden_and_the_arithmetic_first(
     captured = capsys.readouterr()
     before_training = " ".join(captured.err.split("epoch 1", 1)[0].split())
     before_training = " ".join(before_training.replace("│", " ").split())  # a cell of several lines
-    for words in ("lr 0.05 (recipe: 0.1)", "overridden: epochs", "steps", "FLOP", "expected time", "expected memory"):
+    for words in ("overridden", "lr 0.05 (recipe: 0.1)", "precision fp32 (recipe: auto)", "epochs 1 (recipe: 200)",
+                  "steps", "FLOP", "expected time", "expected memory"):  # fmt: skip
         assert words in before_training, words
+    assert "nesterov" not in before_training  # as in the recipe, which recipe.json has whole
     assert "test error" in captured.out
     for name in ("curves.png", "predictions.png", "report.html"):
         assert name in captured.out
@@ -100,6 +108,7 @@ def test_json_is_one_document_on_stdout(make_npz: MakeNpz, tmp_path: Path, capsy
     data, out = make_npz(), tmp_path / "run"
     assert wrn("train", "WRN-10-1", "--data", data, "--out", out, *QUICK, "--json") == 0
     trained = json.loads(capsys.readouterr().out)
+    assert trained["run"] == str(out)
     assert wrn("eval", out, "--data", data, "--json") == 0
     assert json.loads(capsys.readouterr().out)["error_pct"] == trained["test_error_pct"]
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(tmp_path / "a.png")
@@ -121,9 +130,11 @@ def test_eval_predict_info_report_and_cache_speak_to_people(
     capsys.readouterr()
     for words, expected in (
         (("eval", run, "--data", make_npz()), "%"),
+        (("eval", run), "%"),
         (("predict", run, "a.png"), "a.png"),
         (("info", "WRN-16-4"), "2,748,890"),
         (("info", "list"), "WRN-28-10"),
+        (("info", "WRN-16-4", "WRN-10-1"), "77,850"),
         (("report", run), "report.html"),
         (("cache",), "WRN_DATA"),
         (("cache", "--clear"), "freed"),
@@ -154,7 +165,13 @@ def test_eval_predict_info_report_and_cache_speak_to_people(
         (("info", "WRN-34-2"), 2, "family"),
         (("info", "WNR-28-10"), 2, "WRN-28-10"),
         (("report", "/no/such/run"), 2, "/no/such/run"),
-        (("fly",), 2, "invalid choice"),
+        (("fly",), 2, "'fly': one of train, eval"),
+        (("trian", "WRN-16-4"), 2, "did you mean train?"),
+        (("bench", "trian", "WRN-16-4"), 2, "did you mean train?"),
+        (("train", "WRN-16-4", "--data", "digits", "--dropuot", "0.3"), 2, "did you mean --dropout"),
+        (("train", "WRN-16-4", "--data", "digits", "--schedule", "onecycle"), 2, "did you mean one_cycle?"),
+        (("info", "WRN-16-4", "--zzz"), 2, "unrecognized arguments: --zzz; see wrn info --help"),
+        (("train", "--resume", "nowhere"), 2, "--resume: nowhere holds no run"),
     ],
 )
 def test_a_mistake_gets_one_line_with_the_fix_and_its_exit_code(
@@ -204,9 +221,7 @@ def test_ctrl_c_of_the_real_command_says_how_to_resume_and_resuming_needs_only_t
         [*command, *flags, "--out", str(out), "--checkpoint-every", "1"],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (out / "metrics.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(out / "metrics.jsonl", process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -246,26 +261,101 @@ def test_overwriting_a_run_spares_what_is_not_the_run_s(run: Path, make_npz: Mak
     assert (run / "result.json").is_file()
 
 
-@pytest.mark.parametrize(("reader", "code"), [("true", 0), ("cat > /dev/full", 1)])
-def test_a_reader_that_goes_away_and_a_full_disk_behind_stdout_are_told_apart(reader: str, code: int) -> None:
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    if reader == "true":
-        command = f"({sys.executable} -m wideresnet info list; echo $? >&2) | {reader}"
-    else:
-        command = f"{sys.executable} -m wideresnet info list > /dev/full; echo $? >&2"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=env)
-    *messages, last = done.stderr.splitlines()
-    assert int(last) == code
-    assert len(messages) == code
-    assert "Traceback" not in done.stderr
+def test_train_help_tells_the_epochs_of_each_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    wrn("train", "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for name, epochs in (("paper", "200 (svhn 160)"), ("quick", "18 (digits 69)"), ("fast", "12 (digits 69)")):
+        assert f"{name} {epochs}" in text
 
 
-def test_running_out_of_memory_is_one_line(
-    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("verb", [(), ("train",), ("info",), ("bench",)])
+def test_no_example_has_parentheses_that_a_shell_would_trip_over(
+    verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    wrn(*verb, "--help")
+    text = capsys.readouterr().out
+    assert text.count("B(") == text.count("-B(3,1,3)'")
+
+
+def test_resuming_needs_no_flag_for_the_folder(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    for words in (("--resume", "run"), ("run", "--resume"), ("--resume", "--out", "run")):
+        capsys.readouterr()
+        assert wrn("train", *words) == 0
+        assert "run: this run has finished; nothing to resume" in capsys.readouterr().err
+
+
+def test_a_folder_called_like_a_network_is_resumed_too(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.rename(run.with_name("WRN-16-4")).parent)
+    assert wrn("train", "--resume", "WRN-16-4") == 0
+
+
+def test_the_report_of_a_folder_of_seeds_compares_them(
+    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", "WRN-10-1", "--data", make_npz(), "--out", tmp_path / "seeds", *QUICK, "--seeds", "2", "--json")
+    assert wrn(*words) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == str(tmp_path / "seeds")
+    page = tmp_path / "seeds" / "comparison.html"
+    page.unlink()
+    assert wrn("report", tmp_path / "seeds") == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    assert page.is_file()
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.2])
+def test_another_ctrl_c_while_the_command_ends_prints_no_traceback(
+    make_npz: MakeNpz, tmp_path: Path, delay_s: float
+) -> None:
+    flags = ["WRN-10-1", "--data", str(make_npz(num_train=256)), "--batch-size", "16", "--epochs", "500"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wideresnet", "train", *flags, "--out", str(tmp_path / "run")],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(tmp_path / "run" / "metrics.jsonl", process)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    said = ""
+    while "continue with" not in said and (line := process.stderr.readline()):
+        said += line
+    for _ in range(5):
+        time.sleep(delay_s / 5)
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in said + errors
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_running_out_of_memory_is_one_line(
+    error: Exception, make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+        raise error
 
     monkeypatch.setattr(sys.modules["wideresnet.training.fit"], "make_plan", fail)
     assert wrn("train", "WRN-10-1", "--data", make_npz(), "--out", tmp_path / "run", *QUICK) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("wrn: out of memory; use a smaller --batch-size")
+
+
+@pytest.mark.parametrize("limit_kib", [300_000, 1_000_000, 2_000_000, 4_000_000])
+def test_little_address_space_is_no_traceback(limit_kib: int, make_npz: MakeNpz, tmp_path: Path) -> None:
+    command = f"ulimit -v {limit_kib}; exec {sys.executable} -m wideresnet train WRN-10-1 --data {make_npz()} --out run"
+    words = ["bash", "-c", f"{command} {' '.join(QUICK)}"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert "Traceback" not in done.stderr
+    if done.returncode not in (0, -6):  # -6: a library of C++ that has no memory for its error gives up
+        assert done.returncode == 1

@@ -30,7 +30,12 @@ from wideresnet.spec.recipe import Recipe
 GOLDEN = Path(__file__).parent.parent / "golden" / "sentences.json"
 
 COMMANDS = """
+wrn fly
+wrn trian WRN-16-4
 wrn train
+wrn train WRN-16-4 --data digits --dropuot 0.3
+wrn train WRN-16-4 --data digits --schedule onecycle
+wrn train --resume nowhere
 wrn train WRN-29-10 --data digits
 wrn train WRN-28-1.03 --data digits
 wrn train 'WRN-40-2-B(2,3)' --data digits
@@ -72,7 +77,6 @@ wrn train WRN-16-4 --data digits --seeds 2 --overwrite
 wrn train WRN-16-4 --data digits --at-once 2
 wrn train WRN-16-4 --data digits --processes 0
 wrn eval nowhere --data own.npz
-wrn eval done
 wrn eval done --data digits
 wrn eval done --data own.npz --int8 --precision bf16
 wrn predict nowhere a.png
@@ -107,6 +111,7 @@ create('WRN-28-10', droput=0.3)
 create('WRN-28-10', dropout=2)
 create('WRN-28-10', num_classes=0)
 load('nowhere')
+recipe_for('quik', 'WRN-10-1', 'digits')
 fit(own, 'done')
 fit(own, 'nowhere', resume=True)
 fit(own, 'begun', resume=True)

@@ -238,3 +238,24 @@ def test_int8_is_nearly_the_same_and_says_by_how_many_images_it_was_calibrated(h
 def test_int8_on_a_gpu_or_in_another_precision_is_refused(home: Path, asked: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=r"^int8=True: .* CPU"):
         evaluate_weights(home / "run", home / "data.npz", int8=True, **asked)  # type: ignore[arg-type]
+
+
+def test_a_run_knows_its_own_data(home: Path, tmp_path: Path) -> None:
+    known, named = (evaluate_weights(home / "run", *data) for data in ((), (home / "data.npz",)))
+    for document in (known, named):
+        del document["seconds"], document["images_per_s"]
+    assert known == named
+    for name in ("config.json", "model.safetensors"):  # weights alone know no data
+        shutil.copy(home / "run" / name, tmp_path)
+    with pytest.raises(UsageError, match="no run, so the data is not known; name it with data="):
+        evaluate_weights(tmp_path)
+
+
+def test_test_images_that_the_network_was_trained_on_are_counted(home: Path, tmp_path: Path) -> None:
+    arrays = dict(np.load(home / "data.npz"))
+    for name in ("x", "y"):
+        arrays[f"{name}_test"] = np.concatenate([arrays[f"{name}_test"], arrays[f"{name}_train"][:5]])
+    np.savez(tmp_path / "more.npz", **arrays)
+    note = "5 of 46 test images are among those that it was trained on"
+    assert note in evaluate_weights(home / "run", tmp_path / "more.npz")["notes"]
+    assert not any("trained on" in note for note in evaluate_weights(home / "run")["notes"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -14,12 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.commands.predict import render
 from wideresnet.data.preprocess import Preprocessing
-from wideresnet.inference.predict import predict_files
+from wideresnet.inference.predict import predict_files, read_images
 from wideresnet.networks import create
 from wideresnet.weights.hub import Weights, read_weights, write_weights
 
@@ -197,9 +195,7 @@ def test_answers_are_plain_json_and_a_table_that_shows_any_name(weights: Path, s
     files[1].write_bytes(b"")
     answers = predict_files(weights, files, skip_unreadable=True)
     assert json.loads(json.dumps(answers)) == answers
-    console = Console(file=io.StringIO(), width=200, record=True)
-    console.print(render(answers))
-    text = console.export_text()
+    text = render(answers)
     for wanted in ("[bold]a.png", "[red]dog", "skipped: empty file", "16 x 16 to 8 x 8 px"):
         assert wanted in text
     assert f"{100 * answers[0]['predictions'][0]['probability']:.1f} %" in text
@@ -213,3 +209,19 @@ def test_predicting_imports_nothing_from_training(weights: Path, save: Callable[
     words = ["predict", str(weights), str(save("a.png", pixels()).parent)]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_from_a_file_to_logits_in_python_in_two_lines(weights: Path, save: Callable[..., Path]) -> None:
+    files = [save("a.png", pixels()), save("b.png", pixels(20, 30, seed=1))]
+    read = read_weights(weights)
+    logits = read.network(read_images(read, files))
+    for row, answer in zip(logits.double().softmax(1).tolist(), predict_files(weights, files), strict=True):
+        shares = {guess["class"]: guess["probability"] for guess in answer["predictions"]}
+        assert dict(zip(NAMES, row, strict=True)) == pytest.approx(shares, rel=1e-5)
+
+
+def test_one_file_that_is_no_image_is_one_file(weights: Path, save: Callable[..., Path], reported: list[str]) -> None:
+    folder = save("a.png", pixels()).parent
+    (folder / "notes.txt").write_text("hello")
+    predict_files(weights, [folder])
+    assert reported == [f"{folder}: left out 1 file without an image extension"]

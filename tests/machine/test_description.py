@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
 
+from wideresnet.base.checkout import commit
 from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.description import describe
 
@@ -20,6 +22,8 @@ def test_the_description_is_json_with_versions_and_hardware() -> None:
     assert about["num_threads"] == torch.get_num_threads()
     assert 1 <= about["usable_cpus"] == usable_cpus() <= about["num_cpus"]
     assert about["cpu"]
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(about["date"])) < timedelta(minutes=1)
+    assert about["commit"] == commit()
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from wideresnet.base.errors import DataError, UsageError
+from wideresnet.data.facts import FACTS
 from wideresnet.data.feeds.resident import Feed
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.spec.recipe import FIELDS, Recipe, overridden
-from wideresnet.spec.recipes import RECIPES, base_of, fast, paper, quick, resolve
+from wideresnet.spec.recipes import NUM_TRAIN, RECIPES, base_of, fast, paper, quick, resolve
 from wideresnet.training.schedules import image_scale, make_schedule
 
 # The authors' released CIFAR logs: 59 epochs at 0.1, then a fifth of it from the 60th, 120th and 160th.
@@ -155,6 +156,21 @@ def test_quick_passes_over_a_tiny_set_at_most_200_times(num_train: int) -> None:
     assert quick("WRN-16-2", "mine", "", num_train).schedule.epochs == 200
 
 
+@pytest.mark.parametrize("make", [quick, fast])
+def test_sets_known_by_name_have_their_own_number_of_images(make: Any) -> None:
+    assert {name: facts.num_train for name, facts in FACTS.items()} == NUM_TRAIN
+    for name, num_train in NUM_TRAIN.items():
+        assert make("WRN-16-2", name) == make("WRN-16-2", name, name, num_train)
+    assert make("WRN-16-2", "CIFAR_10").schedule == make("WRN-16-2", "cifar10").schedule
+
+
+@pytest.mark.parametrize("make", [quick, fast])
+def test_a_recipe_that_depends_on_the_number_of_images_refuses_to_guess_it(make: Any) -> None:
+    with pytest.raises(UsageError, match=r"^data='my/photos': .*give num_train=, or let recipe_for\(...\) load"):
+        make("WRN-16-2", "my/photos")
+    assert make("WRN-16-2", "my/photos", "", 710).schedule.batch_size == 64
+
+
 def test_quick_passes_over_cifar_18_times_on_images_that_grow() -> None:
     recipe = quick("WRN-16-2", "cifar10")
     scales = [image_scale(recipe, epoch) for epoch in range(recipe.schedule.epochs)]
@@ -277,7 +293,7 @@ def test_an_override_out_of_range_is_refused() -> None:
 
 def test_data_without_a_name_is_left_to_the_loader_to_refuse() -> None:
     assert resolve("paper", "WRN-16-2", "").data == ""
-    assert resolve("quick", "WRN-16-2", "").data == ""
+    assert resolve("quick", "WRN-16-2", "", num_train=50_000).data == ""
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 
 from wideresnet.base.errors import UsageError
 from wideresnet.spec.recipe import Recipe, overridden
-from wideresnet.spec.recipes import paper, quick
+from wideresnet.spec.recipes import RECIPES, paper, quick
 from wideresnet.spec.record import RunFolder, write_json
-from wideresnet.training import resolve, resolve_for_data
+from wideresnet.training import recipe_for, resolve, resolve_for_data
 from wideresnet.training.resolve import check_processes, resumed_recipe
 
 MakeNpz = Callable[..., Path]
@@ -48,6 +48,18 @@ def test_a_recipe_file_starts_from_the_recipe_that_it_names_for_these_data(tmp_p
     recipe, base, _ = resolve_for_data(str(path), "WRN-10-1", data, {"epochs": 4})
     assert base == quick("WRN-10-1", data, "own", 64)
     assert overridden(recipe, base) == {"epochs": (200, 4), "lr": (0.3, 0.05)}
+
+
+@pytest.mark.parametrize("name", ["paper", "quick", "fast"])
+@pytest.mark.parametrize("overrides", [{}, {"epochs": 4, "limit": 40}])
+def test_in_python_a_recipe_is_that_of_the_command(make_npz: MakeNpz, name: str, overrides: dict[str, Any]) -> None:
+    data = str(make_npz())
+    assert recipe_for(name, "WRN-10-1", data, **overrides) == resolve_for_data(name, "WRN-10-1", data, overrides)[0]
+
+
+@pytest.mark.parametrize("make", RECIPES.values())
+def test_the_recipe_of_a_known_set_is_the_same_with_and_without_its_images(make: Any) -> None:
+    assert make("WRN-10-1", "digits", "", None) == recipe_for(make.__name__, "WRN-10-1", "digits")
 
 
 def test_digits_are_known_whatever_their_name() -> None:

@@ -30,7 +30,7 @@ def test_a_summary_shows_every_value_in_effect_and_names_what_was_overridden(mak
     assert {key for values in summary.groups.values() for key in values} == set(FIELDS) - set(GROUPS["what"])
     assert (summary.groups["schedule"]["lr"], summary.groups["feed"]["flip"]) == ("0.05", "off")
     assert summary.groups["machine"]["layout"] == job.execution.layout
-    assert summary.overridden == {"lr": "0.1", "flip": "on"}
+    assert summary.overridden == {"lr": ("0.1", "0.05"), "flip": ("on", "off")}
     facts = dict(summary.facts)
     assert facts["data"].startswith("64 training and 24 test images of 8x8, 4 classes")
     assert facts["device"] == f"cpu: {job.execution.describe()}"

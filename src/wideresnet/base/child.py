@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from wideresnet.base.streams import log_stream
+
 TAIL_BYTES = 2**16
 """How much of the end of standard error is searched for its last line: a line of text is shorter."""
 
@@ -136,6 +138,7 @@ class Parent:
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is not an answer
+        sys.stdout = sys.stderr = log_stream(sys.stderr.fileno())
         self.document: Any = json.loads(sys.stdin.readline() or "null")
 
     def say(self, **values: object) -> None:

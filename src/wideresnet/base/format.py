@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
+import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 
 def human_bytes(num_bytes: float) -> str:
@@ -32,6 +35,56 @@ def human_seconds(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def human_number(value: float, digits: int = 3) -> str:
+    """Write a number rounded to significant digits, without an exponent: 7051.3 -> '7,050', 0.01234 -> '0.0123'."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    rounded = float(f"{value:.{digits - 1}e}")
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
+    return f"{rounded:,.{decimals}f}"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Write a count with its noun: '1 file', '2,000 files', '2 classes'."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Write characters that a terminal obeys rather than shows as escapes: ESC -> '\\x1b', U+202E -> '\\u202e'.
+
+    Names of files, classes and data sets come from strangers. Control characters can retitle, clear or overwrite a
+    terminal, and format characters reorder or hide text.
+
+    Args:
+        text: any text, also with lone surrogates, as undecodable file names have them.
+        keep: control characters that stay, e.g. a line break.
+
+    Returns:
+        The text with visible characters and spaces only, and those of `keep`.
+    """
+    if text.isprintable():
+        return text
+    shown = (c in keep or c.isprintable() or unicodedata.category(c) == "Zs" for c in text)
+    return "".join(c if is_shown else escape_character(c) for c, is_shown in zip(text, shown, strict=True))
+
+
+def printable_values(value: Any) -> Any:
+    """Return a document of JSON values with every text in it made `printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable_values(key): printable_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable_values(item) for item in value]
+    return value
+
+
+def escape_character(character: str) -> str:
+    """Write a character as an escape; a byte of a file name that is not UTF-8 (PEP 383) as that byte."""
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
 
 
 def nearest(value: str, choices: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wideresnet.base.format import human_number
 from wideresnet.bench.case import Case
 from wideresnet.bench.measure import Lane
 from wideresnet.bench.peers import CAREFUL, PLAIN, peer_version
@@ -105,7 +106,7 @@ def contradiction(lane: Lane) -> str:
     if abs(parts_s - whole_s) <= MAX_CONTRADICTION * whole_s:
         return ""
     return (
-        f"the pieces of a step add up to {1000 * parts_s:.3g} ms, but the whole took {1000 * whole_s:.3g} ms: other "
+        f"the pieces of a step add up to {human_number(1000 * parts_s)} ms, but the whole took {human_number(1000 * whole_s)} ms: other "
         "programs disturbed the measurement; measure again on a quiet machine"
     )
 

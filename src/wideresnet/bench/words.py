@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wideresnet.base.format import counted, human_number
 from wideresnet.report.environment import hardware_text, torch_text
 from wideresnet.spec import published as paper
 
@@ -68,13 +69,13 @@ def agreement_line(case: dict[str, Any], row: dict[str, Any]) -> str:
     """Say how often a lower precision of ours answers as fp32 does; "" if that is not known."""
     if "top1_agreement_pct" not in row:
         return ""
-    num = case["batch_size"]
-    return f"{row['top1_agreement_pct']:.4g} % of its answers on the {num} image{'s' * (num > 1)} are those of fp32"
+    images = counted(case["batch_size"], "image")
+    return f"{row['top1_agreement_pct']:.4g} % of its answers on the {images} are those of fp32"
 
 
 def parts_line(case: dict[str, Any]) -> str:
     """List the parts of a step of ours: "forward 34.1 ms, backward 61.0 ms, ..."."""
-    return ", ".join(f"{name} {1000 * part['median_s']:.3g} ms" for name, part in case["parts"].items())
+    return ", ".join(f"{name} {human_number(1000 * part['median_s'])} ms" for name, part in case["parts"].items())
 
 
 def errors_of(network: str) -> tuple[float, int] | None:

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wideresnet.base.format import human_count
+from wideresnet.base.format import human_count, human_number
 from wideresnet.bench.words import (
     OURS,
     START_WAYS,
@@ -24,7 +24,7 @@ from wideresnet.bench.words import (
     short_name,
     verdict,
 )
-from wideresnet.commands.verbs import add_machine_flags, add_verb, new_run_folder, show
+from wideresnet.commands.verbs import add_machine_flags, add_verb, new_run_folder, say, show
 from wideresnet.spec.recipe import CHOICES
 
 BAR_WIDTH = 8
@@ -64,7 +64,7 @@ def add(verbs: Any) -> None:
     )  # fmt: skip
     start.set_defaults(job="start")
     start.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
-    start.add_argument("--batch-size", type=int, metavar="N", help="images a step (128)")
+    start.add_argument("--batch-size", type=int, metavar="N", help="images per step (128)")
     start.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
     _bench_flags(start)
     figure4 = add_verb(jobs, "figure4", run, "the paper's Figure 4 on this machine, next to the paper's bars",
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace, **method: Any) -> None:
                              family=args.family, int8=getattr(args, "int8", False), **machine)  # fmt: skip
     show(args, document, render)
     if not args.json:
-        print(f"record {out / RECORD}, plot {out / PLOT}")
+        say(f"record {out / RECORD}, plot {out / PLOT}")
 
 
 def render(document: dict[str, Any]) -> RenderableType:
@@ -138,7 +138,7 @@ def render(document: dict[str, Any]) -> RenderableType:
         for row in case["contenders"]:
             if agreement := agreement_line(case, row):
                 parts.append(Text(f"{row['name']}: {agreement}"))
-        parts.append(Text(f"a step of ours in pieces: {parts_line(case)}"))
+        parts.append(Text(f"one of our steps in pieces: {parts_line(case)}"))
         parts.append(
             Text(f"matrix product {human_count(case['matmul']['flops_per_s'])}FLOP/s ({case['matmul']['what']}); "
                  f"median of {case['num_rounds']} rounds", style="dim")
@@ -167,14 +167,18 @@ def _contenders(case: dict[str, Any]) -> Table:
         memory, faster = row["peak_memory_mib"], row.get("ours_is_faster")
         table.add_row(
             Text(short_name(row), style="bold" if row["name"] == OURS else ""),
-            f"{row['images_per_s']:,.4g}",
+            human_number(row["images_per_s"], 4),
             Text("█" * max(1, round(BAR_WIDTH * row["images_per_s"] / fastest)), style="blue"),
-            f"{1000 * call['median']:.3g}, {1000 * call['min']:.3g}\n{quartiles(call, '.3g', 1000, '-')}",
+            f"{_ms(call, 'median')}, {_ms(call, 'min')}\n{_ms(call, 'quartile1')}-{_ms(call, 'quartile3')}",
             f"{human_count(row['flops_per_s'])}\n{100 * row['share_of_matmul']:.0f} %",
             "-" if memory is None else f"{memory:,.0f}",
             f"{faster['median']:.2f} x\n{quartiles(faster, '.2f', between='-')}" if faster else "",
         )
     return table
+
+
+def _ms(spread: dict[str, float], name: str, digits: int = 3) -> str:
+    return human_number(1000 * spread[name], digits)
 
 
 def _starts(case: dict[str, Any]) -> Table:
@@ -215,7 +219,7 @@ def _figure4(document: dict[str, Any]) -> Table:
             f"{error[0]:.2f} %" if error else "-",
             f"{case['paper_ms']:g}",
             f"{case['paper_ms'] / cases[-1]['paper_ms']:.2f}",
-            f"{ms:,.4g}\n{quartiles(row['call_s'], ',.4g', 1000, '-')}",
+            f"{human_number(ms, 4)}\n{_ms(row['call_s'], 'quartile1', 4)}-{_ms(row['call_s'], 'quartile3', 4)}",
             f"{ms / last_ms:.2f}",
             f"{100 * row['share_of_matmul']:.0f} %",
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-from wideresnet.commands.verbs import add_verb
+from wideresnet.base.format import human_bytes, printable
+from wideresnet.commands.verbs import add_verb, show
 
 
 def add(verbs: Any) -> None:
@@ -19,19 +19,20 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Show or clear."""
-    from wideresnet.base.format import human_bytes
     from wideresnet.base.paths import data_root
     from wideresnet.data.cache import cache_contents, clear_cache, downloads_bytes
 
+    folder = str(data_root())
     if args.clear:
         freed = clear_cache()
-        print(json.dumps({"freed_bytes": freed}) if args.json else f"{human_bytes(freed)} freed under {data_root()}")
+        show(args, {"freed_bytes": freed}, lambda _: f"{human_bytes(freed)} freed under {printable(folder)}")
         return
-    contents, downloads = cache_contents(), downloads_bytes()
-    if args.json:
-        print(json.dumps({"folder": str(data_root()), "contents": contents, "downloads_bytes": downloads}))
-        return
-    print(f"{data_root()} (set WRN_DATA to move it)")
-    for name, num_bytes, what in contents:
-        print(f"  {human_bytes(num_bytes):>10}  {what}  ({name})")
-    print(f"  {human_bytes(downloads):>10}  downloads, which --clear leaves alone")
+    show(args, {"folder": folder, "contents": cache_contents(), "downloads_bytes": downloads_bytes()}, _render)
+
+
+def _render(document: dict[str, Any]) -> str:
+    lines = [f"{document['folder']} (set WRN_DATA to move it)"]
+    for name, num_bytes, what in document["contents"]:
+        lines.append(f"  {human_bytes(num_bytes):>10}  {what}  ({name})")
+    lines.append(f"  {human_bytes(document['downloads_bytes']):>10}  downloads, which --clear leaves alone")
+    return "\n".join(lines)

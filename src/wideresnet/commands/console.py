@@ -1,9 +1,10 @@
-"""The terminal: one console on stderr, progress bars with the time left, warnings of the library."""
+"""Everything that is not a result, on stderr: bars with the time left in a terminal, lines in a log, warnings."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,25 +21,31 @@ from rich.progress import (
 )
 
 from wideresnet.base import progress
+from wideresnet.base.format import human_seconds, printable
 
 UNNAMED = {"rate", "what"}
 """Fields whose text says what they are."""
 
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Continue in silence if nobody reads stderr anymore: losing the display must not lose the run."""
-        self.quiet = True
+LOG_EVERY_S = 30.0
+"""How often a line of progress is written where no bar can be drawn."""
 
 
 @functools.cache
 def console() -> Console:
-    """Return the console for everything that is not a result; what it prints is text, not markup, unless asked."""
-    return _Console(stderr=True, highlight=False, soft_wrap=not Console(stderr=True).is_terminal)
+    """Return the console for everything that is not a result."""
+    return Console(stderr=True, highlight=False, soft_wrap=not Console(stderr=True).is_terminal)
+
+
+def print_line(message: str, style: str | None = None) -> None:
+    """Print a line of plain text on stderr; no name in it is obeyed as markup or by the terminal."""
+    console().print(printable(message), style=style, markup=False)
 
 
 class TerminalReporter:
-    """Shows the library's progress on stderr, see `base.progress.Reporter`; tasks that nest share one display."""
+    """Shows the library's progress in a terminal, see `base.progress.Reporter`; tasks that nest share one display.
+
+    Bars go when their work ends: its results stay as lines of text, and an old bar beside them would contradict them.
+    """
 
     def __init__(self, translate: Callable[[str], str] = str) -> None:
         self._translate = translate
@@ -46,7 +53,7 @@ class TerminalReporter:
 
     @contextmanager
     def task(self, description: str, total: float | None, fields: Sequence[str]) -> Iterator[progress.Task]:
-        """Show a bar with the time left, made for 80 columns. Tasks that overlap share one display."""
+        """Show a bar with the time left, made for 80 columns."""
         if self._live is None:
             shown: list[ProgressColumn] = [TextColumn("{task.fields[texts]}")] if fields else [MofNCompleteColumn()]
             self._live = Progress(
@@ -56,17 +63,18 @@ class TerminalReporter:
                 TimeRemainingColumn(),
                 TextColumn("left"),
                 console=console(),
+                transient=True,
             )
             self._live.start()
         live = self._live
-        line = _Line(live, live.add_task(description, total=total, texts=""), fields)
-        line.update()
+        line = _Bar(live, live.add_task("", total=total, texts=""), fields)
+        line.update(description=description)
         try:
             yield line
         finally:
             if len(live.tasks) > 1:
                 live.remove_task(line.id)
-            else:  # the last line of a display stays
+            else:
                 live.stop()
                 self._live = None
 
@@ -76,15 +84,37 @@ class TerminalReporter:
         if self._live is not None:
             yield lambda _: None
             return
-        with console().status(escape(description)) as spinner:
-            yield lambda text: spinner.update(escape(text))
+        with console().status(escape(printable(description))) as spinner:
+            yield lambda text: spinner.update(escape(printable(text)))
 
     def report(self, message: str) -> None:
         """Print a line above the bars."""
-        console().print(self._translate(message), markup=False)
+        print_line(self._translate(message))
 
 
-class _Line:
+class LogReporter:
+    """Shows the library's progress in a file or a pipe: a line with the time left now and then, and no bar."""
+
+    def __init__(self, translate: Callable[[str], str] = str, now: Callable[[], float] = time.monotonic) -> None:
+        self._translate, self._now = translate, now
+
+    @contextmanager
+    def task(self, description: str, total: float | None, fields: Sequence[str]) -> Iterator[progress.Task]:
+        """Write a line for every `LOG_EVERY_S` that the task takes."""
+        yield _LogTask(description, total, fields, self._now)
+
+    @contextmanager
+    def status(self, description: str) -> Iterator[Callable[[str], object]]:
+        """Write nothing: what is found out is told in lines."""
+        del description
+        yield lambda _: None
+
+    def report(self, message: str) -> None:
+        """Write a line."""
+        print_line(self._translate(message))
+
+
+class _Bar:
     """One task of a live display, see `base.progress.Task`."""
 
     def __init__(self, live: Progress, task: TaskID, fields: Sequence[str]) -> None:
@@ -102,15 +132,61 @@ class _Line:
     ) -> None:
         """Bring the line up to date."""
         self.texts |= fields
-        named = (text if name in UNNAMED else f"{name} {text}" for name, text in self.texts.items())
+        if description is not None:
+            description = escape(printable(description))
         self.live.update(
-            self.id, completed=completed, advance=advance, total=total, description=description, texts=" ".join(named)
-        )
+            self.id, completed=completed, advance=advance, total=total, description=description,
+            texts=_joined(self.texts),
+        )  # fmt: skip
+
+
+class _LogTask:
+    """One task in a log, see `base.progress.Task`."""
+
+    def __init__(self, description: str, total: float | None, fields: Sequence[str], now: Callable[[], float]) -> None:
+        self.description, self.total, self.now = description, total, now
+        self.texts = dict.fromkeys(fields, "-")
+        self.completed = 0.0
+        self.began: tuple[float, float] | None = None  # the time and what was done then: a resumed run began before
+        self.written_at = now()
+
+    def update(
+        self,
+        *,
+        completed: float | None = None,
+        advance: float | None = None,
+        total: float | None = None,
+        description: str | None = None,
+        **fields: str,
+    ) -> None:
+        """Take note, and write a line if it is time."""
+        self.texts |= fields
+        self.description = self.description if description is None else description
+        self.total = self.total if total is None else total
+        self.completed = (self.completed if completed is None else completed) + (advance or 0)
+        now = self.now()
+        self.began = self.began or (now, self.completed)
+        if now - self.written_at >= LOG_EVERY_S:
+            self.written_at = now
+            print_line("  ".join(filter(None, (self.description, *self._share(now), _joined(self.texts)))))
+
+    def _share(self, now: float) -> Iterator[str]:
+        """Say how much is done, and the time left at the speed so far."""
+        began_at, before = self.began or (now, self.completed)
+        if self.total:
+            yield f"{100 * self.completed / self.total:.0f} %"
+            if self.completed > before:
+                left_s = (now - began_at) * (self.total - self.completed) / (self.completed - before)
+                yield f"about {human_seconds(left_s)} left"
+
+
+def _joined(texts: dict[str, str]) -> str:
+    return " ".join(text if name in UNNAMED else f"{name} {text}" for name, text in texts.items())
 
 
 class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        console().print(self.format(record), style="yellow", markup=False)
+        print_line(self.format(record), style="yellow")
 
 
 def show_progress(translate: Callable[[str], str] = str) -> None:
@@ -119,7 +195,8 @@ def show_progress(translate: Callable[[str], str] = str) -> None:
     Args:
         translate: puts a message in the words of the command line, see `translate.translator`.
     """
-    progress.set_reporter(TerminalReporter(translate))
+    reporter = TerminalReporter if console().is_terminal else LogReporter
+    progress.set_reporter(reporter(translate))
     log = logging.getLogger("wideresnet")
     if not any(isinstance(handler, _Warnings) for handler in log.handlers):
         log.addHandler(_Warnings(logging.WARNING))

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wideresnet.commands.verbs import add_machine_flags, add_verb, show
+from wideresnet.commands.verbs import add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
 
 NUM_SHOWN = 10
@@ -20,7 +20,8 @@ def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     evaluate = add_verb(verbs, "eval", run, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
     evaluate.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
-    evaluate.add_argument("--data", required=True, help="as for wrn train")
+    evaluate.add_argument("--data", help="as for wrn train (default: the data that the run was trained on)")
+    evaluate.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per class, for spreadsheets")
     evaluate.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     evaluate.add_argument(
         "--int8", action="store_true", help="run in 8 bits on a CPU, calibrated on training images: fast, not exact"
@@ -37,6 +38,9 @@ def run(args: argparse.Namespace) -> None:
         args.weights, args.data, device=args.device, precision=args.precision, skip_unreadable=args.skip_unreadable,
         int8=args.int8,
     )  # fmt: skip
+    if args.csv:
+        columns = ("class", "num_images", "num_errors", "error_pct")
+        write_csv(args.csv, columns, ([row[name] for name in columns] for row in result["classes"]))
     show(args, result, render)
 
 
@@ -59,7 +63,8 @@ def render(result: dict[str, Any]) -> RenderableType:
 
 
 def _worst_classes(result: dict[str, Any]) -> Table:
-    table = Table("class", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("class", overflow="fold")
     for heading in ("error", "wrong", "images"):
         table.add_column(heading, justify="right")
     worst = sorted(result["classes"], key=lambda row: -(row["error_pct"] or 0))
@@ -76,7 +81,9 @@ def _frequent_mistakes(result: dict[str, Any]) -> Table:
 
     from wideresnet.base.metrics import most_confused
 
-    table = Table("true", "taken for", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("true", "taken for"):
+        table.add_column(heading, overflow="fold")
     table.add_column("images", justify="right")
     names = result["class_names"]
     for true, predicted, count in most_confused(np.array(result["confusion"]), NUM_SHOWN):

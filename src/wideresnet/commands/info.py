@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_bytes, human_count
 from wideresnet.commands.verbs import add_verb, show
 from wideresnet.spec.recipe import CHOICES
@@ -21,13 +22,18 @@ _ERRORS = {
     "top1_pct": "ImageNet top-1",
     "top5_pct": "top-5",
 }
+_COLUMNS = {"cifar10_pct": "C-10", "cifar100_pct": "C-100", "svhn_pct": "SVHN", "top1_pct": "top-1"}
+"""Fields of a published row that the comparison shows, under short names: it must fit into 80 columns."""
 
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
-    info = add_verb(verbs, "info", run, "show a network's stages, parameters, operations and memory",
-                 "wrn info WRN-28-10 --batch-size 128")  # fmt: skip
-    info.add_argument("network", help="a network's name; `list` shows those of the paper")
+    info = add_verb(verbs, "info", run, "show a network's stages, parameters, operations, memory; compare several",
+                 "wrn info WRN-28-10 WRN-40-2-B313 --batch-size 128")  # fmt: skip
+    info.add_argument(
+        "networks", nargs="+", metavar="NETWORK",
+        help="a network's name; several are compared; `list` shows those of the paper and some much used since",
+    )  # fmt: skip
     info.add_argument(
         "--num-classes", type=int, default=None, metavar="N", help="outputs (10; ImageNet's networks 1000)"
     )
@@ -38,24 +44,66 @@ def add(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Describe a network, or list the names."""
-    if args.network == "list":
-        from wideresnet.spec.names import list_networks
-
-        names = list_networks()
-        print(json.dumps(names) if args.json else "\n".join(names))
+    """Describe a network, compare several, or list those of the paper."""
+    options = {"num_classes": args.num_classes, "input_size": args.input_size}
+    if args.networks == ["list"]:
+        if given := next((name for name, value in options.items() if value is not None), None):
+            raise UsageError(f"{given}={options[given]}: the list is for the paper's data; name the networks instead")
+        show(args, _catalog(args.family), render_several)
         return
     from wideresnet.networks.describe import describe
 
-    description = describe(
-        args.network,
-        num_classes=args.num_classes,
-        input_size=args.input_size,
-        in_channels=args.in_channels,
-        batch_size=args.batch_size,
-        family=args.family,
-    )
-    show(args, description, render)
+    described = [
+        describe(name, family=args.family, in_channels=args.in_channels, batch_size=args.batch_size, **options)
+        for name in args.networks
+    ]
+    if len(described) == 1:
+        show(args, described[0], render)
+    else:
+        show(args, described, render_several)
+
+
+def _catalog(family: str | None) -> list[dict[str, Any]]:
+    from wideresnet.spec.counts import COUNTS
+    from wideresnet.spec.published import results
+
+    return [
+        {
+            "network": name, "family": own, "params": params, "macs": macs,
+            "published": [
+                {field: value for field, value in asdict(row).items() if value not in (None, "")}
+                for row in results(network=name, family=own)
+            ],
+        }
+        for own, networks in COUNTS.items() if family in (None, own) for name, (params, macs) in networks.items()
+    ]  # fmt: skip
+
+
+def render_several(infos: list[dict[str, Any]]) -> RenderableType:
+    """A row for each network: its cost, and what the paper reports."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("network", no_wrap=True)
+    batch_size = infos[0].get("batch_size")
+    for heading in ("parameters", "MACs", *(["activations"] if batch_size else []), *_COLUMNS.values()):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for info in infos:
+        errors = (_published(info["published"], field) for field in _COLUMNS)
+        table.add_row(
+            info["network"], f"{info['params']:,}", human_count(info["macs"]),
+            *([human_bytes(info["activation_bytes"])] if batch_size else []),
+            *("-" if error is None else f"{error:.2f}" for error in errors),
+        )  # fmt: skip
+    about = "MACs: multiply-accumulates of one image. Errors: the paper's, %, without dropout if there are both."
+    if batch_size:
+        about += f" Activations: of a training batch of {batch_size}, float32."
+    return Group(table, Text(), Text(about, style="dim"))
+
+
+def _published(rows: list[dict[str, Any]], field: str) -> float | None:
+    """The paper's last figure for a network, without dropout and stochastic depth if there is one."""
+    reported = [row for row in rows if field in row]
+    plain = [row for row in reported if not row["dropout"] and "stochastic_depth" not in row]
+    return (plain or reported)[-1][field] if reported else None
 
 
 def render(info: dict[str, Any]) -> RenderableType:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from wideresnet.commands.verbs import add_machine_flags, add_verb, show
+from wideresnet.commands.verbs import add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
 
 BAR_WIDTH = 10
@@ -22,6 +19,7 @@ def add(verbs: Any) -> None:
     predict.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
     predict.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
     predict.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
+    predict.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per image, for spreadsheets")
     predict.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     add_machine_flags(predict, precision=False)
 
@@ -34,29 +32,42 @@ def run(args: argparse.Namespace) -> None:
     predictions = predict_files(
         args.weights, args.images, top=args.top, device=args.device, skip_unreadable=args.skip_unreadable
     )
+    if args.csv:
+        write_csv(args.csv, *table(predictions))
     show(args, predictions, render)
 
 
-def render(predictions: list[dict[str, Any]]) -> RenderableType:
-    """Show file, class, probability with a bar, and the runners-up; notes below the file's name."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("file", overflow="fold", min_width=20)
-    table.add_column("class", overflow="fold")
-    table.add_column("probability", no_wrap=True)
-    table.add_column("then", style="dim", overflow="fold")
-    for prediction in predictions:
-        name = Text(prediction["file"])
-        if prediction["notes"]:
-            name.append("\n" + ", ".join(prediction["notes"]), style="dim")
-        if not prediction["predictions"]:
-            table.add_row(name, Text("-"), Text("-"), Text(""))
-            continue
-        best, *others = prediction["predictions"]
-        then = ", ".join(f"{o['class']} {100 * o['probability']:.1f} %" for o in others)
-        table.add_row(name, Text(best["class"], style="bold"), _bar(best["probability"]), Text(then))
-    return table
+def table(predictions: list[dict[str, Any]]) -> tuple[list[str], list[list[str | float | None]]]:
+    """Return the header and a row for each image: its file, the classes with their probabilities, notes."""
+    most = max(len(image["predictions"]) for image in predictions)
+    guesses = [f"{name} {place}" for place in range(1, most + 1) for name in ("class", "probability")]
+    rows = []
+    for image in predictions:
+        cells = [cell for guess in image["predictions"] for cell in (guess["class"], guess["probability"])]
+        empty = [None] * (2 * most - len(cells))
+        rows.append([image["file"], *cells, *empty, ", ".join(image["notes"])])
+    return ["file", *guesses, "notes"], rows
 
 
-def _bar(share: float) -> Text:
+def render(predictions: list[dict[str, Any]]) -> str:
+    """Show each file on a line of its own, whole, then its class with a bar, the runners-up and notes."""
+    lines = []
+    for image in predictions:
+        lines.append(image["file"])
+        if image["predictions"]:
+            best, *others = image["predictions"]
+            then = "".join(f", {other['class']} {100 * other['probability']:.1f} %" for other in others)
+            lines.append(_folded(f"{_bar(best['probability'])} {best['class']}{then}"))
+        if image["notes"]:
+            lines.append(_folded(", ".join(image["notes"])))
+    return "\n".join(lines)
+
+
+def _bar(share: float) -> str:
+    """Draw a bar that can be read without color."""
     full = round(share * BAR_WIDTH)
-    return Text.assemble(("━" * full, "cyan"), ("━" * (BAR_WIDTH - full), "dim"), f" {100 * share:5.1f} %")
+    return "█" * full + "░" * (BAR_WIDTH - full) + f" {100 * share:5.1f} %"
+
+
+def _folded(text: str) -> str:
+    return textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="    ", break_long_words=False)

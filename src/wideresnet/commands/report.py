@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from wideresnet.commands.verbs import add_verb
+from wideresnet.commands.verbs import add_verb, show
 from wideresnet.spec.record import SeedsFolder
 
 
@@ -15,19 +14,22 @@ def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     report = add_verb(verbs, "report", run, "draw the page of a run, or compare several",
                    "wrn report runs/my-run")  # fmt: skip
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    report.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN",
+        help="run folders; a folder of several seeds stands for all of its runs",
+    )  # fmt: skip
     report.add_argument("--out", type=Path, help="file of a comparison (comparison.html)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw."""
     from wideresnet.report.pages import write_comparison, write_report
-    from wideresnet.report.seeds import write_seeds_report
+    from wideresnet.report.runs import runs_in
 
-    if len(args.runs) == 1 and args.out is None and SeedsFolder(args.runs[0]).is_begun():
-        page = write_seeds_report(args.runs[0])
-    elif len(args.runs) == 1 and args.out is None:
-        page = write_report(args.runs[0]).page
+    runs = [run for path in args.runs for run in runs_in(path)]
+    if len(runs) == 1 and args.out is None:
+        page = write_report(runs[0]).page
     else:
-        page = write_comparison(args.runs, args.out or Path("comparison.html"))
-    print(json.dumps({"page": str(page)}) if args.json else page)
+        default = SeedsFolder(args.runs[0]).page if len(args.runs) == 1 else Path("comparison.html")
+        page = write_comparison(runs, args.out or default)
+    show(args, {"page": str(page)}, lambda document: document["page"])

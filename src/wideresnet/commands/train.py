@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from wideresnet.base.errors import UsageError
-from wideresnet.base.format import human_seconds
-from wideresnet.commands.console import console, hide_progress
+from wideresnet.base.format import human_seconds, printable
+from wideresnet.commands.console import console, hide_progress, print_line
 from wideresnet.commands.flags import add_recipe_flags, given_flags
 from wideresnet.commands.translate import translator
-from wideresnet.commands.verbs import add_verb, new_run_folder, show, typed
+from wideresnet.commands.verbs import add_verb, new_run_folder, say, show, typed
 from wideresnet.kernels.library import start_build
 from wideresnet.spec.execution import AUTOTUNE_MODES
 from wideresnet.spec.files import read_json
+from wideresnet.spec.names import parse
 from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.recipes import RECIPES
 from wideresnet.spec.record import RunFolder, SeedsFolder
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     train = add_verb(verbs, "train", run, "train a network and leave a run folder with its record",
                   "wrn train WRN-28-10 --data cifar10 --dropout 0.3")  # fmt: skip
-    train.add_argument("network", nargs="?", help="e.g. WRN-28-10, WRN-40-2-B(3,1,3), PreActResNet-164")
+    train.add_argument(
+        "network", nargs="?",
+        help="e.g. WRN-28-10, 'WRN-40-2-B(3,1,3)' or WRN-40-2-B313, PreActResNet-164; with --resume, the run folder",
+    )  # fmt: skip
     train.add_argument("--data", help="digits, cifar10, cifar100, svhn, or the path of your own images")
-    train.add_argument("--recipe", help="paper (default), quick, fast, or the path of a recipe.json")
+    train.add_argument("--recipe", help=f"paper (default), quick, fast, or the path of a recipe.json; {_epochs_text()}")
     train.add_argument("--out", type=Path, help="run folder (default: a new one under $WRN_RUNS or runs/)")
-    train.add_argument("--resume", action="store_true", help="continue the run in --out")
+    train.add_argument("--resume", action="store_true", help="continue the run in --out, as in wrn train --resume RUN")
     train.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     train.add_argument(
         "--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between checkpoints (60)"
@@ -60,8 +64,21 @@ def add(verbs: Any) -> None:
     add_recipe_flags(train)
 
 
+def _epochs_text() -> str:
+    """Say how many epochs each recipe has: on CIFAR, on SVHN if that differs, and on digits, a small set."""
+    texts = []
+    for name, make in RECIPES.items():
+        sets = ("cifar10", "svhn", "digits")
+        cifar, svhn, digits = (make("WRN-16-2", data, "", None).schedule.epochs for data in sets)
+        others = [f"svhn {svhn}"] * (svhn != cifar) + [f"digits {digits}"] * (digits != cifar)
+        texts.append(f"{name} {cifar}" + (f" ({', '.join(others)})" if others else ""))
+    return f"epochs on CIFAR: {', '.join(texts)}; quick and fast take more on small sets, at most 200"
+
+
 def run(args: argparse.Namespace) -> None:
     """Train, in this process or in several."""
+    if args.resume:
+        _take_folder_to_resume(args)
     start_build()
     if args.seeds is not None:
         if args.processes is not None:
@@ -114,44 +131,34 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
     if not world.is_first:
         return
     if was_finished:
-        console().print(f"{out}: this run has finished; nothing to resume", markup=False)
-    if args.json:
-        print(json.dumps(result))
-        return
-    print(
-        f"test error {result['test_error_pct']:.2f} % (epoch {result['epochs']}, the last, on all "
-        f"{result['num_test_images']:,} test images)"
-    )
+        print_line(f"{out}: this run has finished; nothing to resume")
+    show(args, {"run": str(out), **result}, render)
+
+
+def render(result: dict[str, Any]) -> str:
+    """The result and where its pictures are."""
+    folder = RunFolder(result["run"])
+    about = f"epoch {result['epochs']}, the last, on all {result['num_test_images']:,} test images"
+    lines = [f"test error {result['test_error_pct']:.2f} % ({about})"]
     for label, path in (("curves", folder.curves), ("predictions", folder.pictures), ("run page", folder.report)):
         if path.is_file():
-            print(f"{label:<12} {path}")
+            lines.append(f"{label:<12} {path}")
+    return "\n".join(lines)
 
 
 def _announce(args: argparse.Namespace, job: Job, plan: Plan, base: Recipe | None) -> None:
-    """Show the recipe with what was overridden, the data and the arithmetic."""
+    """Show what is about to run: the main values, what was overridden, the data and the arithmetic."""
     from wideresnet.training.summary import summarize
 
-    summary = summarize(job, plan, base)
-    table = Table(title=escape(summary.title), show_header=False)
-    table.add_column(style="bold")
+    summary, translate = summarize(job, plan, base), translator(args)
+    table = Table(title=Text(printable(summary.title)), show_header=False)
+    table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")  # a long path is shown whole
-    for group, values in summary.groups.items():
-        cells = []
-        for key, value in values.items():
-            text = escape(f"{key} {value}")
-            if key in summary.overridden:
-                text = f"[yellow]{text} (recipe: {escape(summary.overridden[key])})[/]"
-            cells.append(text)
-        table.add_row(group, ", ".join(cells))
-    table.add_section()
-    for name, value in summary.facts:
-        table.add_row(name, escape(value))
-    out = console()
-    out.print(table)
-    if summary.overridden:
-        out.print("overridden: " + ", ".join(summary.overridden))
+    for name, value in summary.rows():
+        table.add_row(name, Text(printable(translate(value)), style="yellow" if name == "overridden" else ""))
+    console().print(table)
     for note in summary.notes:
-        out.print(translator(args)(f"note: {note}"), markup=False)
+        print_line(translate(f"note: {note}"))
 
 
 def _train_seeds(args: argparse.Namespace) -> None:
@@ -177,9 +184,9 @@ def _train_seeds(args: argparse.Namespace) -> None:
         announce=lambda job, plan: _announce(args, job, plan, base),
         command=typed(args),
     )
-    show(args, summary, render_seeds)
+    show(args, {"run": str(out), **summary}, render_seeds)
     if not args.json and SeedsFolder(out).page.is_file():
-        print(f"comparison   {SeedsFolder(out).page}")
+        say(f"comparison   {SeedsFolder(out).page}")
 
 
 def _recipe_to_start(args: argparse.Namespace) -> tuple[Recipe, Recipe | None, Any, Path]:
@@ -206,6 +213,19 @@ def _asked_for(args: argparse.Namespace) -> tuple[str, str, str]:
     return name, network, data
 
 
+def _take_folder_to_resume(args: argparse.Namespace) -> None:
+    """Read `wrn train --resume RUN` as `--out RUN`: what is no network's name is the folder."""
+    if args.out is not None or args.network is None:
+        return
+    try:
+        parse(args.network, getattr(args, "family", None))
+        is_network = not Path(args.network).is_dir()
+    except UsageError:
+        is_network = False
+    if not is_network:
+        args.out, args.network = Path(args.network), None
+
+
 def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Path]:
     """Return the stored recipe with what was asked for on top, which `fit` compares, and the folder."""
     if args.overwrite:
@@ -225,7 +245,7 @@ def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Pat
 
 def render_seeds(summary: dict[str, Any]) -> Table:
     """The document as a table."""
-    table = Table(title=escape(f"{summary['recipe']['network']} on {summary['recipe']['data']}"))
+    table = Table(title=Text(f"{summary['recipe']['network']} on {summary['recipe']['data']}"))
     for name in ("seed", "last test error, %", "time", "images/s"):
         table.add_column(name, justify="right")
     for run in summary["runs"]:

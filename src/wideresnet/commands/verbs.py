@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
+import re
 import shlex
+import sys
 import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from wideresnet.base.errors import UsageError
+from wideresnet.base.format import nearest, printable, printable_values
 from wideresnet.spec.files import reserve_folder
 from wideresnet.spec.recipe import CHOICES
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, not a page of usage."""
+
+FORMULA_STARTS = tuple("=+-@＝＋－＠")  # the wide forms, too: some spreadsheets read them alike
+"""What a spreadsheet takes for the begin of a formula."""
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors are one line, not a page of usage, and name what was probably meant."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None
+    ) -> tuple[Namespace, list[str]]:
+        """Parse, and refuse what is left over here, where the flags of the verb are known."""
+        namespace = Namespace() if namespace is None else namespace
+        _, strangers = super().parse_known_args(args, namespace)
+        if strangers:
+            flag = strangers[0].partition("=")[0]
+            near = nearest(flag, self._option_string_actions).partition(" (")[0] if flag.startswith("-") else ""
+            advice = f"; {near}" if near.startswith("did you mean") else ""
+            self.error(f"unrecognized arguments: {' '.join(strangers)}{advice}")
+        return namespace, []
 
     def error(self, message: str) -> NoReturn:
         """Report what is wrong and exit with code 2."""
+        if match := re.fullmatch(r"(.*): invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL):
+            choices = re.findall(r"[\w.-]+", match[3])
+            message = f"{match[1]}: {match[2]!r}: {nearest(match[2], choices)}"
+        message = printable(" ".join(message.split()))
         self.exit(UsageError.exit_code, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def add_verb(verbs: Any, name: str, run: Any, help: str, example: str) -> argparse.ArgumentParser:
+def add_verb(verbs: Any, name: str, run: Any, help: str, example: str) -> ArgumentParser:
     """Add a verb, its example and `--json`."""
     parser = verbs.add_parser(
         name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}",
@@ -36,26 +67,83 @@ def add_verb(verbs: Any, name: str, run: Any, help: str, example: str) -> argpar
     return parser
 
 
-def add_machine_flags(parser: argparse.ArgumentParser, *, precision: bool = True) -> None:
+def add_machine_flags(parser: ArgumentParser, *, precision: bool = True) -> None:
     """Add `--device` and `--precision`."""
     parser.add_argument("--device", choices=CHOICES["device"], default="auto", help="where to run (auto)")
     if precision:
         parser.add_argument("--precision", choices=CHOICES["precision"], default="auto", help="arithmetic (auto)")
 
 
-def typed(args: argparse.Namespace) -> str:
+def typed(args: Namespace) -> str:
     """Return the command line that these arguments were read from."""
     return shlex.join(["wrn", *map(str, args.argv)])
 
 
-def show(args: argparse.Namespace, document: Any, render: Any) -> None:
-    """The document on stdout: as JSON, or as a terminal shows it."""
+def say(text: str) -> None:
+    """Print one line of the result on stdout."""
+    with _stdout():
+        print(printable(text))
+
+
+def show(args: Namespace, document: Any, render: Callable[[Any], RenderableType | str]) -> None:
+    """Print the document on stdout: as exact JSON, or for people, whose terminal obeys no name in it."""
     if args.json:
-        print(json.dumps(document))
+        say(json.dumps(document))  # which escapes what is not ASCII itself
+        return
+    shown = render(printable_values(document))
+    if isinstance(shown, str):  # lines of text, which a table's width must not fold
+        with _stdout():
+            print(shown)
         return
     from rich.console import Console
 
-    Console().print(render(document))
+    class Result(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # within rich's handler; its own one exits with code 1
+
+    with _stdout():
+        Result().print(shown, crop=False)  # a long file name is shown whole
+
+
+@contextmanager
+def _stdout() -> Iterator[None]:
+    """Report a failure to write as one of standard output, at once."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error  # a BrokenPipeError stays one
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> None:
+    """Write a table for spreadsheets.
+
+    A spreadsheet runs a cell that begins like a formula, whatever the file says of its type, and file names come from
+    strangers. Such a text gets an apostrophe in front, which spreadsheets read as "this is text". All text is quoted,
+    so that no other separator can split it, and `printable`. The exact names are in the document of `--json`.
+
+    Args:
+        path: the file; an old one is replaced.
+        header: a name for each column.
+        rows: text and numbers; None leaves a cell empty.
+
+    Raises:
+        OSError: the file cannot be written; the error names it.
+    """
+
+    def cell(value: str | float | None) -> str | float | None:
+        if not isinstance(value, str):
+            return value
+        text = printable(value)
+        return f"'{text}" if text.lstrip()[:1] in FORMULA_STARTS else text
+
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
+            writer.writerow(header)
+            writer.writerows(map(cell, row) for row in rows)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def new_run_folder(*about: str) -> Path:

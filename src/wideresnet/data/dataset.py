@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wideresnet.base.errors import DataError
+from wideresnet.base.format import escape_character
 from wideresnet.data.facts import Facts
 
 
@@ -98,14 +99,7 @@ def legible(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(_escaped(c) if unicodedata.category(c) in _ILLEGIBLE else c for c in text)
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python marks a byte that is not UTF-8 (PEP 383)
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
+    return "".join(escape_character(c) if unicodedata.category(c) in _ILLEGIBLE else c for c in text)
 
 
 def check_labels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ import torch
 from torch import nn
 
 from wideresnet.base import progress
-from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.errors import DataError, UsageError, WRNError
+from wideresnet.base.format import counted
 from wideresnet.base.metrics import class_errors, confusion, top_k_error
 from wideresnet.data import Dataset, load_dataset
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import fit_to_size
+from wideresnet.data.load import load_for
 from wideresnet.engines import optimize, quantize
 from wideresnet.engines.evaluate import evaluate
 from wideresnet.engines.int8 import Quantized
@@ -36,7 +39,7 @@ Measured on a WRN-16-2: its logits on CIFAR-10's test set change by 0.8 %, as wi
 
 def evaluate_weights(
     weights: str | Path,
-    data: str | Path,
+    data: str | Path | None = None,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -50,7 +53,8 @@ def evaluate_weights(
 
     Args:
         weights: a run folder, a weights folder or a `model.safetensors`.
-        data: as for `load_dataset`; its images are resized to the size that the weights were trained on.
+        data: as for `load_dataset`; its images are resized to the size that the weights were trained on. None for the
+            data of the run that produced the weights.
         device: "auto", "cpu" or "cuda".
         precision: "fp32", "bf16", or "auto" for that of the run, never a lower one; weights without a run are evaluated
             in fp32 on a CPU, and as `pick_precision` says on a GPU.
@@ -71,11 +75,13 @@ def evaluate_weights(
         raise UsageError("int8=True: runs on a CPU and in no other precision; leave out device= and precision=")
     device = pick_device("cpu" if int8 else device)
     read = read_weights(weights)
+    run = RunFolder(path if (path := Path(weights)).is_dir() else path.parent)
+    data = _data_of_run(run) if data is None else data
     dataset = load_dataset(data, skip_unreadable=skip_unreadable)
     height, width = read.input_size
     if dataset.test.images.shape[1:3] != (height, width) and height == width:
         dataset = load_dataset(data, image_size=height, skip_unreadable=skip_unreadable)
-    notes = [*read.notes, *dataset.notes, *_check_names(read, dataset)]
+    notes = [*read.notes, *dataset.notes, *_check_names(read, dataset), *_check_unseen(run, dataset)]
     images, more = _fit(read, dataset, dataset.test.images)
     network: nn.Module
     if int8:
@@ -84,7 +90,7 @@ def evaluate_weights(
         more.append(quantized.how)
     else:
         network = optimize(read.network.to(device))
-        precision = pick_precision(_precision_of_run(precision, device, Path(weights)), device)
+        precision = pick_precision(_precision_of_run(precision, device, run), device)
     started = time.monotonic()
     labels = dataset.test.labels
     with progress.task("evaluating", total=len(images)) as task:
@@ -120,6 +126,43 @@ def evaluate_weights(
         "images_per_s": round(result.num_images / max(seconds, 1e-9), 1),
         "notes": notes + more,
     }
+
+
+def _data_of_run(run: RunFolder) -> str:
+    """Return the data that a run was trained on."""
+    if not run.is_run():
+        raise UsageError(f"{run.path}: no run, so the data is not known; name it with data=")
+    return run.read_recipe().data
+
+
+def _check_unseen(run: RunFolder, dataset: Dataset) -> list[str]:
+    """Say if test images are among those that the run was trained on, e.g. after files were added or moved.
+
+    Published sets are left out: their splits are what they are.
+    """
+    if dataset.facts is not None or not run.is_run():
+        return []
+    try:
+        recipe = run.read_recipe()
+        if recipe.data == dataset.source:
+            train = dataset.train.images
+        elif Path(recipe.data).exists():
+            train = load_for(recipe).train.images
+        else:  # somewhere else, or a published set, which is not downloaded for this
+            return []
+    except WRNError:
+        return []
+    if train.shape[1:] != dataset.test.images.shape[1:]:
+        return []
+    seen = {_digest(image) for image in train}
+    num_seen = sum(_digest(image) in seen for image in dataset.test.images)
+    if not num_seen:
+        return []
+    return [f"{num_seen:,} of {counted(len(dataset.test), 'test image')} are among those that it was trained on"]
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def _check_names(weights: Weights, dataset: Dataset) -> list[str]:
@@ -171,9 +214,8 @@ def _fit(weights: Weights, dataset: Dataset, images: np.ndarray) -> tuple[np.nda
     return images, notes
 
 
-def _precision_of_run(wanted: str, device: str, weights: Path) -> str:
+def _precision_of_run(wanted: str, device: str, folder: RunFolder) -> str:
     """For "auto", the precision of the run that produced the weights; bf16 if it ran on this kind of device alone."""
-    folder = RunFolder(weights if weights.is_dir() else weights.parent)
     if wanted == "auto" and folder.result.is_file():
         try:
             result = folder.read_result()

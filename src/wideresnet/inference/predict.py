@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.format import counted
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, silent_pillow
 from wideresnet.engines import optimize
@@ -67,22 +68,50 @@ def predict_files(
     read = read_weights(weights)
     for note in read.notes:
         progress.report(f"note: {note}")
-    channels = read.network.in_channels
-    if channels not in (1, 3):
-        raise UsageError(f"{weights}: takes images of {channels} channels, but image files have 1 or 3")
-    pixels, notes, failures = _decode(files, read.input_size, channels)
-    unreadable = [f"{file} ({failure})" for file, failure in zip(files, failures, strict=True) if failure]
-    if unreadable and (not skip_unreadable or len(unreadable) == len(files)):
-        advice = "" if skip_unreadable else "; remove them, or leave them out with skip_unreadable=True"
-        listed = ", ".join(unreadable[:NUM_LISTED]) + (", ..." if len(unreadable) > NUM_LISTED else "")
-        raise DataError(f"{len(unreadable)} of {len(files)} images cannot be read: {listed}{advice}")
-    probabilities = iter(_probabilities(read, np.stack(pixels), device, weights))
+    pixels, notes, failures = _read(files, read, skip_unreadable=skip_unreadable)
+    probabilities = iter(_probabilities(read, pixels, device, weights))
     answers: list[dict[str, Any]] = []
     for file, note, failure in zip(files, notes, failures, strict=True):
         best = [] if failure else _best(next(probabilities), read.class_names, top)
         about = [f"skipped: {failure}"] if failure else note
         answers.append({"file": str(file), "predictions": best, "notes": about})
     return answers
+
+
+def read_images(weights: Weights, images: Sequence[str | Path]) -> Tensor:
+    """Read image files into what a network takes, as `wrn predict` does.
+
+    With `weights = read_weights("runs/mine")`, the logits are `weights.network(read_images(weights, ["photo.jpg"]))`.
+
+    Args:
+        weights: the network, its preprocessing and its input size.
+        images: image files; a folder stands for all image files in and below it, in the order of their paths.
+
+    Returns:
+        float32 (N, C, H, W), resized, center-cropped to `weights.input_size` and preprocessed, on the CPU.
+
+    Raises:
+        UsageError: a path does not exist, or a folder has no images.
+        DataError: images cannot be read; the message counts them and names the first ten.
+    """
+    pixels, _, _ = _read(_files(images), weights)
+    return torch.cat(list(evaluation_batches(pixels, weights.preprocessing, device="cpu")))
+
+
+def _read(
+    files: list[Path], weights: Weights, *, skip_unreadable: bool = False
+) -> tuple[np.ndarray, list[list[str]], list[str]]:
+    """Read files as uint8 (N, H, W, C); returns also what `_decode` says of each file."""
+    channels = weights.network.in_channels
+    if channels not in (1, 3):
+        raise UsageError(f"{weights.network.name}: takes images of {channels} channels, but image files have 1 or 3")
+    pixels, notes, failures = _decode(files, weights.input_size, channels)
+    unreadable = [f"{file} ({failure})" for file, failure in zip(files, failures, strict=True) if failure]
+    if unreadable and (not skip_unreadable or len(unreadable) == len(files)):
+        advice = "" if skip_unreadable else "; remove them, or leave them out with skip_unreadable=True"
+        listed = ", ".join(unreadable[:NUM_LISTED]) + (", ..." if len(unreadable) > NUM_LISTED else "")
+        raise DataError(f"{len(unreadable)} of {len(files)} images cannot be read: {listed}{advice}")
+    return np.stack(pixels), notes, failures
 
 
 def _files(paths: Sequence[str | Path]) -> list[Path]:
@@ -99,8 +128,8 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
         if not found:
             raise UsageError(f"{path}: no image file in this folder; known are {', '.join(sorted(EXTENSIONS))}")
         if len(found) < len(inside):
-            others = f"{path}: left out {len(inside) - len(found)} files without an image extension"
-            progress.report(others)
+            others = counted(len(inside) - len(found), "file")
+            progress.report(f"{path}: left out {others} without an image extension")
         files += found
     if not files:
         raise UsageError("no images: name image files, or a folder that has some")
@@ -127,7 +156,7 @@ def _decode(
         return fit_to_size(image, size), notes, ""
 
     with silent_pillow(), ThreadPoolExecutor(usable_cpus()) as pool:
-        decoded = list(progress.track(pool.map(decode_one, files), "Reading images", len(files)))
+        decoded = list(progress.track(pool.map(decode_one, files), "reading images", len(files)))
     images, notes, failures = zip(*decoded, strict=True)
     return [image for image in images if image is not None], list(notes), list(failures)
 

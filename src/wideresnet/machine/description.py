@@ -7,16 +7,18 @@ import os
 import platform
 import shlex
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
 
+from wideresnet.base.checkout import commit
 from wideresnet.machine.cpu import usable_cpus
 
 
 def describe(device: str, command: Sequence[str] | str | None = None) -> dict[str, Any]:
-    """Describe hardware, versions and command for `env.json`.
+    """Describe command, date, commit, hardware and versions for `env.json`.
 
     Args:
         device: "cpu" or "cuda".
@@ -30,6 +32,8 @@ def describe(device: str, command: Sequence[str] | str | None = None) -> dict[st
     versions["torch"] = str(torch.__version__)  # with its build, e.g. +cpu, which the package's metadata leaves out
     return {
         "command": _command_line(command),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),

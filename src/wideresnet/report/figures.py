@@ -19,8 +19,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 from PIL import Image
 
 from wideresnet.base.arithmetic import ceil_div
+from wideresnet.base.format import printable
 from wideresnet.base.metrics import class_errors
-from wideresnet.report.text import printable
 
 MARKED_EPOCHS = 30
 """Up to this number of evaluations, each one gets a dot; more dots would run together. This package's choice."""

@@ -14,9 +14,9 @@ from urllib.parse import quote
 import numpy as np
 from matplotlib.figure import Figure
 
+from wideresnet.base.format import printable
 from wideresnet.base.metrics import class_errors, most_confused
 from wideresnet.report.figures import DARK, LIGHT, Tile, heat, image_to_png, to_svg
-from wideresnet.report.text import printable
 
 BAR_ENDS_PCT = (1, 2, 5, 10, 20, 50, 100)
 """Where the bars of errors by class may end: round numbers, so that pages can be compared. This package's choice."""

@@ -83,6 +83,21 @@ class Predictions:
         return self.predicted != self.labels
 
 
+def runs_in(path: Path) -> list[Path]:
+    """Return the runs that a folder stands for: itself, or of several seeds those that have a finished epoch.
+
+    Raises:
+        UsageError: it is a folder of several seeds, of which none has finished an epoch.
+    """
+    folder = SeedsFolder(path)
+    if not folder.is_begun():
+        return [path]
+    runs = [run.path for run in folder.runs() if run.metrics.is_file()]
+    if not runs:
+        raise UsageError(f"{path}: no seed has finished an epoch, so there is nothing to report yet; try again later")
+    return runs
+
+
 def read_run(path: Path, label: str = "") -> Run:
     """Read a run folder.
 

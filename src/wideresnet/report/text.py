@@ -1,22 +1,11 @@
-"""Any text in a form that pages and figures can show."""
+"""Commands in a form that a shell runs, whatever their words hold."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
 
-
-def printable(text: str, keep: str = "") -> str:
-    r"""Write what cannot be shown as escapes: control characters, halves of surrogate pairs, marks of direction.
-
-    Args:
-        text: any text.
-        keep: control characters that stay, e.g. a line break.
-    """
-    return "".join(
-        character if character in keep or character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+from wideresnet.base.format import printable
 
 
 def shell_command(words: Iterable[str]) -> str:

@@ -141,8 +141,16 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
+def brief_value(value: Any) -> str:
+    """Format a field's value for people, floats with three digits: 0.4166666666666667 -> "0.417"."""
+    if isinstance(value, tuple):
+        parts = (":".join(map(brief_value, item)) if isinstance(item, tuple) else brief_value(item) for item in value)
+        return ",".join(parts) or "none"
+    return f"{value:.3g}" if isinstance(value, float) else show_value(value)
+
+
 def show_value(value: Any) -> str:
-    """Format a field's value as its flag takes it."""
+    """Format a field's value exactly, as its flag takes it."""
     if value is None:
         return "none"
     if isinstance(value, bool):

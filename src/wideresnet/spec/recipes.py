@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from wideresnet.spec.recipe import (
     overridden,
 )
 
+NUM_TRAIN = {"digits": 1437, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
+"""Training images of the sets that are known by name. A test compares them with `data.facts`."""
 
-def paper(network: str, data: str, known_as: str = "", num_train: int = 50_000) -> Recipe:
+
+def paper(network: str, data: str, known_as: str = "", num_train: int | None = None) -> Recipe:
     """Return what Zagoruyko & Komodakis ran: CIFAR's values, or SVHN's; for other data CIFAR's schedule.
 
     Args:
@@ -58,11 +62,15 @@ def paper(network: str, data: str, known_as: str = "", num_train: int = 50_000) 
     )  # fmt: skip
 
 
-def quick(network: str, data: str, known_as: str = "", num_train: int = 50_000) -> Recipe:
+def quick(network: str, data: str, known_as: str = "", num_train: int | None = None) -> Recipe:
     """Return a short modern schedule for CPUs and impatient people: one cycle, smoothed labels, small images first.
 
     Args:
         num_train: number of training images; small sets get more epochs, so that a run has 1,500 steps or 200 epochs.
+            None for that of a set known by name.
+
+    Raises:
+        UsageError: the number of training images is not known; `recipe_for` finds it out.
 
     On CIFAR: 18 epochs; the first 8 on 20x20 images, 5 on 24x24, 5 on 32x32, which costs as much as
     8 * 0.39 + 5 * 0.56 + 5 = 10.9 epochs on 32x32.
@@ -71,11 +79,14 @@ def quick(network: str, data: str, known_as: str = "", num_train: int = 50_000) 
     return _one_cycle("quick", network, _known(known_as, data), data, num_train, 18, 9, scales)
 
 
-def fast(network: str, data: str, known_as: str = "", num_train: int = 50_000) -> Recipe:
+def fast(network: str, data: str, known_as: str = "", num_train: int | None = None) -> Recipe:
     """Return the least time to a good accuracy: `quick` with fewer epochs, most on smaller images, few evaluations.
 
     Args:
         num_train: as for `quick`.
+
+    Raises:
+        UsageError: as for `quick`.
 
     On CIFAR: 12 epochs; the first 5 on 16x16 images, 4 on 24x24, 3 on 32x32, which costs as much as
     5 * 0.25 + 4 * 0.56 + 3 = 6.5 epochs on 32x32. Sides of 16 and 24 leave whole tiles for the Winograd kernels.
@@ -89,7 +100,7 @@ def _one_cycle(
     network: str,
     known: str,
     data: str,
-    num_train: int,
+    num_train: int | None,
     least_epochs: int,
     num_evaluations: int,
     image_scales: tuple[tuple[float, float], ...],
@@ -99,6 +110,12 @@ def _one_cycle(
     The sizes follow Howard's fast.ai entry to DAWNBench (2018), the triangular schedule cifar10-fast (Page 2018), the
     label smoothing Szegedy et al. (2016).
     """
+    num_train = num_train or NUM_TRAIN.get(known)
+    if num_train is None:
+        raise UsageError(
+            f"data={data!r}: recipe {name} depends on the number of training images, which is not known by this name; "
+            "give num_train=, or let recipe_for(...) load the data"
+        )
     batch_size = 128 if num_train >= 10_000 else min(64, max(1, num_train // 4))
     epochs = max(least_epochs, min(200, math.ceil(1500 / max(1, num_train // batch_size))))
     small_images = known == "digits"  # 8x8: smaller ones hold no digit, and a shift by 4 pixels leaves none
@@ -118,10 +135,10 @@ def _one_cycle(
 
 def _known(*names: str) -> str:
     """Return the first name given, spelled as the data sets spell theirs: "CIFAR-10" -> "cifar10"."""
-    return next((name for name in names if name), "").lower().replace("-", "")
+    return re.sub(r"[-_ ]", "", next((name for name in names if name), "").lower())
 
 
-RECIPES: dict[str, Callable[[str, str, str, int], Recipe]] = {"paper": paper, "quick": quick, "fast": fast}
+RECIPES: dict[str, Callable[[str, str, str, int | None], Recipe]] = {"paper": paper, "quick": quick, "fast": fast}
 
 
 def resolve(
@@ -131,7 +148,7 @@ def resolve(
     overrides: dict[str, Any] | None = None,
     *,
     known_as: str = "",
-    num_train: int = 50_000,
+    num_train: int | None = None,
 ) -> Recipe:
     """Return the recipe of a name or a recipe file with overrides on top: function < file < overrides.
 
@@ -156,7 +173,7 @@ def resolve(
     return changed.replace(eval_every=max(1, every))
 
 
-def base_of(recipe: str, network: str, data: str, *, known_as: str = "", num_train: int = 50_000) -> Recipe:
+def base_of(recipe: str, network: str, data: str, *, known_as: str = "", num_train: int | None = None) -> Recipe:
     """Return the named recipe, or the one that a recipe file starts from, without any change.
 
     Raises:

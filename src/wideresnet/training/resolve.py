@@ -34,13 +34,28 @@ def resolve_for_data(
     overrides = overrides or {}
     if not is_ambiguous(network):  # report a wrong name before the data is read
         parse(network, overrides.get("family"))
-    first = resolve(recipe, network, data, overrides)
+    first = resolve(recipe, network, data, overrides, num_train=1_000_000)  # only for how the data is to be loaded
     pick_device(first.machine.device)
     dataset = load_for(first)
     limit = first.feed.limit or len(dataset.train)
     num_train = max(1, min(len(dataset.train), limit) - first.feed.holdout)
     known: dict[str, Any] = {"known_as": dataset.name, "num_train": num_train}
     return resolve(recipe, network, data, overrides, **known), base_of(recipe, network, data, **known), dataset
+
+
+def recipe_for(recipe: str, network: str, data: str, **overrides: Any) -> Recipe:
+    """Return the recipe that `wrn train` would run: a named one as the data decides it, with changes.
+
+    Args:
+        recipe: "paper", "quick", "fast", or the path of a recipe file.
+        network: name of the network.
+        data: as for `load_dataset`; it is loaded, because a recipe may depend on the number of its images.
+        overrides: flat fields of a recipe, e.g. `epochs=10`.
+
+    Raises:
+        UsageError, DataError: as for `recipes.resolve` and `load_dataset`.
+    """
+    return resolve_for_data(recipe, network, data, overrides)[0]
 
 
 def resolve_network(recipe: Recipe, dataset: Dataset) -> Recipe:

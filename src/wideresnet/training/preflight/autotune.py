@@ -16,6 +16,7 @@ import torch
 
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.errors import UsageError
+from wideresnet.base.format import human_number
 from wideresnet.distributed.world import World
 from wideresnet.engines import why_no_kernels
 from wideresnet.machine.cpu import usable_cpus
@@ -199,8 +200,7 @@ def _measure(question: _Question, measure: Measure, tell: Tell, notes: list[str]
 
 
 def _rate(rates: Sequence[float]) -> str:
-    rate = fmean(rates)
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+    return human_number(fmean(rates))
 
 
 def _not_measured(execution: Execution, why: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from wideresnet.base.arithmetic import ceil_div
-from wideresnet.base.format import human_bytes, human_count, human_seconds
+from wideresnet.base.format import counted, human_bytes, human_count, human_seconds
 from wideresnet.networks.cost import Cost, cost
 from wideresnet.spec import recipes
 from wideresnet.spec.recipe import Recipe
@@ -75,14 +75,14 @@ def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cos
         UsageError: the batch does not fit into memory; only a few of its images were computed to find out.
     """
     recipe, feed, schedule = job.recipe, job.data.feed, job.recipe.schedule
-    counted = cost(job.network, feed.size)
+    counts = cost(job.network, feed.size)
     areas = _areas(recipe)
     images = min(feed.num_images, feed.num_batches * feed.batch_size)
-    probe = make_probe(job, counted)
+    probe = make_probe(job, counts)
     memory = probe.memory()
     sharing = 1 if schedule.batch_rule == "linear" else job.world.size
     memory.check(
-        feed.batch_size * sharing // job.world.size, schedule.accumulate, 4 * counted.params,
+        feed.batch_size * sharing // job.world.size, schedule.accumulate, 4 * counts.params,
         processes=sharing, resumed=resumed,
     )  # fmt: skip
     memory_bytes = memory.peak_bytes(probe.part)
@@ -101,12 +101,12 @@ def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cos
     if seconds > LONG_RUN_S and not resumed:
         for other in _shorter(recipe, job.data.name, feed.num_images):
             if not shorter and (took := sum(seconds_of(other))) < seconds / 2:
-                shorter = f"recipe {other.name}, {_epochs(other)}: {human_seconds(took)}"
+                shorter = f"recipe {other.name}, {counted(other.schedule.epochs, 'epoch')}: {human_seconds(took)}"
     return Plan(
         steps_per_epoch=feed.num_batches,
         num_steps=schedule.epochs * feed.num_batches,
-        params=counted.params,
-        flops=float(counted.training_flops) * images * areas,
+        params=counts.params,
+        flops=float(counts.training_flops) * images * areas,
         seconds=seconds,
         evaluation_s=evaluation_s,
         shorter=shorter,
@@ -129,7 +129,3 @@ def _shorter(recipe: Recipe, known_as: str, num_train: int) -> Iterator[Recipe]:
         recipe = recipes.fast(recipe.network, recipe.data, known_as, num_train)
         yield recipe
     yield recipe.replace(epochs=max(1, recipe.schedule.epochs // 4), eval_every=max(1, recipe.feed.eval_every // 4))
-
-
-def _epochs(recipe: Recipe) -> str:
-    return "1 epoch" if recipe.schedule.epochs == 1 else f"{recipe.schedule.epochs} epochs"
