@@ -105,9 +105,10 @@ def contradiction(lane: Lane) -> str:
     ).median
     if abs(parts_s - whole_s) <= MAX_CONTRADICTION * whole_s:
         return ""
+    pieces, whole = human_number(1000 * parts_s), human_number(1000 * whole_s)
     return (
-        f"the pieces of a step add up to {human_number(1000 * parts_s)} ms, but the whole took {human_number(1000 * whole_s)} ms: other "
-        "programs disturbed the measurement; measure again on a quiet machine"
+        f"the pieces of a step add up to {pieces} ms, but the whole took {whole} ms: other programs disturbed the "
+        "measurement; measure again on a quiet machine"
     )
 
 
