@@ -257,7 +257,7 @@ def test_the_memory_of_a_contender_is_measured_in_its_own_process() -> None:
         (("train", "WRN-10-1", "--seconds", "nan"), "--seconds nan"),
         (("figure4", "WRN-10-1"), "unrecognized"),
         (("start", "WRN-10-1", "--batch-size", "1"), "at least 2"),
-        (("fly",), "invalid choice"),
+        (("fly",), "one of train, infer, start, figure4"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_leaves_nothing(
@@ -282,7 +282,7 @@ def test_the_table_fits_eighty_columns_and_is_complete() -> None:
     text = shown(FULL)
     assert max(map(len, text.splitlines())) <= 80
     for expected in ("wideresnet", "1.25 x", "25 %", "torchvision: has no WRN-28-10 | [x] $y^", "timm+careful",
-                     "1.25 x timm, the fastest other", "forward 10 ms"):  # fmt: skip
+                     "1.25 x timm, the fastest other", "forward 10.0 ms"):  # fmt: skip
         assert expected in " ".join(text.split()), expected
     assert "…" not in text
 

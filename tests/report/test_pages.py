@@ -478,9 +478,9 @@ def test_a_comparison_overlays_runs_and_takes_medians_over_seeds(run: Path, trai
 
 
 def test_an_unfinished_run_is_compared_but_not_counted(run: Path, trained: Path, tmp_path: Path) -> None:
-    (run / "result.json").unlink()
-    again = Path(shutil.copytree(trained, tmp_path / "again"))
+    again = Path(shutil.copytree(run, tmp_path / "again"))
     change(again / "recipe.json", seed=1)
+    (run / "result.json").unlink()
     page = Page(write_comparison([run, trained, again], tmp_path / "page.html"))
     assert "not counted in any median" in page.text
     start = next(place for place, row in enumerate(page.rows) if "median, %" in row)

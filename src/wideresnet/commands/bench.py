@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_count, human_number
 from wideresnet.bench.words import (
     OURS,
@@ -93,7 +95,24 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace, **method: Any) -> None:
     """Measure; `method` is given on to the function that does, which has the usual one."""
-    from wideresnet.bench.run import PLOT, RECORD, run_bench, run_figure4
+    from wideresnet.bench.run import PLOT, RECORD
+
+    out = args.out or new_run_folder("bench", args.job, *(args.networks[:1] if "networks" in args else ()))
+    try:
+        document = _measured(args, out, method)
+    except UsageError:
+        if not args.out:
+            with suppress(OSError):  # other runs are beside it
+                out.rmdir()
+                out.parent.rmdir()
+        raise
+    show(args, document, render)
+    if not args.json:
+        say(f"record {out / RECORD}, plot {out / PLOT}")
+
+
+def _measured(args: argparse.Namespace, out: Path, method: dict[str, Any]) -> dict[str, Any]:
+    from wideresnet.bench.run import run_bench, run_figure4
 
     machine = {
         "device": args.device,
@@ -104,19 +123,16 @@ def run(args: argparse.Namespace, **method: Any) -> None:
         "command": shlex.join(["wrn", *args.argv]),
         **method,
     }
-    out = args.out or new_run_folder("bench", args.job, *(args.networks[:1] if "networks" in args else ()))
     if args.job == "figure4":
-        document = run_figure4(out, **machine)
-    elif args.job == "start":
+        return run_figure4(out, **machine)
+    if args.job == "start":
         from wideresnet.bench.start import run_start
 
-        document = run_start(args.networks, out, batch_size=args.batch_size, family=args.family, **machine)
-    else:
-        document = run_bench(args.job, args.networks, out, batch_sizes=args.batch_size, against=args.against,
-                             family=args.family, int8=getattr(args, "int8", False), **machine)  # fmt: skip
-    show(args, document, render)
-    if not args.json:
-        say(f"record {out / RECORD}, plot {out / PLOT}")
+        return run_start(args.networks, out, batch_size=args.batch_size, family=args.family, **machine)
+    return run_bench(
+        args.job, args.networks, out, batch_sizes=args.batch_size, against=args.against, family=args.family,
+        int8=getattr(args, "int8", False), **machine,
+    )  # fmt: skip
 
 
 def render(document: dict[str, Any]) -> RenderableType:

@@ -132,17 +132,16 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
         return
     if was_finished:
         print_line(f"{out}: this run has finished; nothing to resume")
-    show(args, {"run": str(out), **result}, render)
+    show(args, {"run": str(out), **result}, lambda result: render(result, folder))
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: dict[str, Any], folder: RunFolder) -> str:
     """The result and where its pictures are."""
-    folder = RunFolder(result["run"])
     about = f"epoch {result['epochs']}, the last, on all {result['num_test_images']:,} test images"
     lines = [f"test error {result['test_error_pct']:.2f} % ({about})"]
     for label, path in (("curves", folder.curves), ("predictions", folder.pictures), ("run page", folder.report)):
         if path.is_file():
-            lines.append(f"{label:<12} {path}")
+            lines.append(f"{label:<12} {printable(str(path))}")
     return "\n".join(lines)
 
 

@@ -24,8 +24,9 @@ from wideresnet.report.text import shell_command
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
 from wideresnet.spec.fields import show_value
+from wideresnet.spec.files import write_atomic
 from wideresnet.spec.recipe import FIELDS, GROUPS
-from wideresnet.spec.record import SeedsFolder, write_atomic
+from wideresnet.spec.record import SeedsFolder
 
 NUM_SAMPLES, NUM_WRONG_SAMPLES = 16, 6
 NUM_WORST = 24
@@ -66,14 +67,13 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
     write_atomic(curves, to_png(draw_curves(read.curve)))
     predictions, dataset, problem = read_predictions(read, dataset)
     changes = _changes(read, dataset)
-    body = [*_headline(read, changes, predictions), *(html.paragraph(note, "note") for note in read.notes)]
+    body = _headline(read, changes, predictions)
     seeds = SeedsFolder(folder.path.resolve().parent)
     if seeds.is_begun():
         body.append(
             html.link(html.Link("Compare with the other seeds", html.relative_address(folder.report, seeds.page)))
         )
-    if problem:
-        body.append(html.paragraph(problem, "note"))
+    body += [html.paragraph(note, "note") for note in (*read.notes, problem) if note]
     body += _curves_section(read)
     if predictions is not None and dataset is not None:
         pictures = folder.pictures

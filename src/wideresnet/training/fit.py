@@ -95,6 +95,7 @@ def fit(
     autotune = check_mode(autotune)
     limit_threads()
     folder = RunFolder(out)
+    before = _recipe_inode(folder)
     with join(world) as world, ExitStack() as stack:
         try:
             with world.first_alone():
@@ -117,13 +118,18 @@ def fit(
                 _write_report(folder, dataset)
             return result
         except KeyboardInterrupt:  # a second Ctrl-C, or one outside the steps
-            if not folder.is_run():
+            if not resume and _recipe_inode(folder) == before:
                 raise Interrupted("interrupted before the first step; nothing was written") from None
             raise Interrupted("interrupted; continue from the last checkpoint with resume=True") from None
         except LostProcess as lost:
             raise LostProcess(
                 f"{world.name_missing()}: the run has stopped; continue from the last checkpoint with resume=True"
             ) from lost
+
+
+def _recipe_inode(folder: RunFolder) -> int | None:
+    """Tell a run from the one that replaces it, and from none: a run that is put back has the file that it had."""
+    return folder.recipe.stat().st_ino if folder.is_run() else None
 
 
 def prepare(

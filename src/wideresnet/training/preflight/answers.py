@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wideresnet.base.errors import WRNError
-from wideresnet.base.paths import measurements_file
+from wideresnet.base.paths import measurements_file, private_folder
 from wideresnet.machine.process import process_age_s
 from wideresnet.spec.files import read_json, write_json
 from wideresnet.training.preflight.trial import Tell
@@ -101,7 +101,7 @@ def turn(
     """
     path = measurements_file()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent)
         file = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     except OSError:  # a read-only folder, in which nothing can be stored either
         yield Turn(None)
