@@ -517,6 +517,14 @@ def test_a_comparison_names_what_was_changed_in_a_published_sets_recipe(tmp_path
     assert [row[4] for row in page.rows[start + 1 :]] == ["paper", "paper, lr 0.05"]
 
 
+def test_a_comparison_says_which_runs_were_computed_differently(run: Path, trained: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    assert "computed differently" not in Page(write_comparison([run, other], tmp_path / "page.html")).text
+    change(other / "recipe.json", precision="bf16")
+    page = Page(write_comparison([run, other, trained], tmp_path / "page.html"))
+    assert "computed differently, so another precision gives other results: precision fp32 in" in page.text
+
+
 def test_runs_with_the_same_name_are_labeled_by_their_paths(run: Path, trained: Path, tmp_path: Path) -> None:
     page = Page(write_comparison([run, trained], tmp_path / "page.html"))
     assert {str(run), str(trained)} <= {row[0] for row in page.rows}
