@@ -131,7 +131,7 @@ def test_the_temporary_folder_of_a_killed_process_is_removed_a_day_later(tempora
         out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
         left.append(Path(out.stdout.strip()))
         assert left[-1].is_dir()
-        os.utime(left[0], (time.time() - 90_000,) * 2)
+        os.utime(left[0], (time.time() - 90_000, time.time() - 90_000))
     assert not left[0].exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import hashlib
 import itertools
@@ -17,10 +18,6 @@ from wideresnet.base.errors import DataError, WRNError
 
 SEAL = "sha256"
 """The field of a JSON document that holds digests: file name -> SHA-256, of other files and of the document itself."""
-
-
-_reserved: list[list[Path]] = []
-"""What `reserve_folder` has made, for `release_folders`."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
