@@ -124,7 +124,9 @@ def test_processes_share_one_private_temporary_folder(temporary: Path) -> None:
 
 def test_the_temporary_folder_of_a_killed_process_is_removed_a_day_later(temporary: Path) -> None:
     (temporary / f"wideresnet-{os.getuid()}").touch()  # taken, so that each process has a folder of its own
-    code = "import os; from wideresnet.base import paths; print(paths.private_temporary_folder()); os._exit(9)"
+    code = (
+        "import os; from wideresnet.base import paths; print(paths.private_temporary_folder(), flush=True); os._exit(9)"
+    )
     environment = {"PYTHONPATH": str(Path(paths.__file__).parents[2]), "TMPDIR": str(temporary)}
     left = []
     for _ in range(2):
