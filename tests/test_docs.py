@@ -44,6 +44,7 @@ def test_every_command_parses(path: Path) -> None:
 
 def test_every_python_block_of_the_guide_runs(tmp_path: Path) -> None:
     source = "\n".join(blocks(ROOT / "docs" / "guide.md", "python"))
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "photo.png")
     done = subprocess.run([sys.executable, "-W", "error::SyntaxWarning", "-c", source], cwd=tmp_path,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -51,12 +52,11 @@ def test_every_python_block_of_the_guide_runs(tmp_path: Path) -> None:
 
 
 SHORT_FIT = """
-import torch, wideresnet
+import wideresnet
 train = wideresnet.fit
 wideresnet.fit = lambda recipe, out: train(recipe.replace(epochs=1), out)
-images = torch.zeros(1, 1, 8, 8)
 """
-"""Before README's block: an epoch instead of all, and images, which it takes as given."""
+"""Before README's block: an epoch instead of all."""
 
 
 def test_the_python_block_of_readme_runs(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from wideresnet.data import FACTS
 from wideresnet.report.changes import find_changes, recipe_text
 from wideresnet.report.environment import hardware_text, torch_text
 from wideresnet.report.statistics import group_equal, settings_of, summarize
+from wideresnet.spec.files import read_json
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import RECIPES, resolve
-from wideresnet.spec.record import RunFolder, read_json
+from wideresnet.spec.record import RunFolder
 
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
 RECIPES_BEGIN, RECIPES_END = "<!-- recipes: made by tools/results.py -->", "<!-- end of recipes -->"

@@ -136,11 +136,15 @@ def test_eval_predict_info_report_and_cache_speak_to_people(
         (("info", "list"), "WRN-28-10"),
         (("info", "WRN-16-4", "WRN-10-1"), "77,850"),
         (("report", run), "report.html"),
+        (("eval", run, "--csv", "classes.csv"), "%"),
         (("cache",), "WRN_DATA"),
         (("cache", "--clear"), "freed"),
     ):
         assert wrn(*words) == 0, words
         assert expected in capsys.readouterr().out, words
+    header, *rows = (tmp_path / "classes.csv").read_text().splitlines()
+    assert header == '"class","num_images","num_errors","error_pct"'
+    assert [row.split(",")[:2] for row in rows] == [[f'"{name}"', "6"] for name in range(4)]
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,10 @@ def test_links_that_fork_and_join_are_walked_once(class_folders: Write) -> None:
     (folder / "train/cat/in").symlink_to(hidden[0])
     dataset = load_dataset(folder)
     assert np.bincount(dataset.train.labels).tolist() == [3, 3]
-    assert dataset.notes == ("did not follow 23 links to folders that are read already",)
+    assert dataset.notes == (
+        "not read: 2 hidden folders with images: .22, .23",
+        "did not follow 23 links to folders that are read already",
+    )
 
 
 def test_a_folder_behind_a_link_belongs_to_the_class_that_contains_it(class_folders: Write) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from wideresnet.base.errors import UsageError
 from wideresnet.engines import quantize
+from wideresnet.engines.int8 import spread
 from wideresnet.networks import Network, create
 
 pytestmark = pytest.mark.usefixtures("needs_kernels")
@@ -68,6 +70,54 @@ def test_channels_without_activity_in_calibration_are_harmless() -> None:
         x = images()
         wanted = network(x)
         assert (quantize(network, x)(x) - wanted).norm() < 0.05 * wanted.norm()
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("num", [16, 200])
+@pytest.mark.parametrize("factor", [20, 1e4], ids=["x 20", "constant 1e4"])
+def test_an_outlier_among_the_calibration_images_does_no_harm(num: int, factor: float) -> None:
+    network, given, x = make(), images(num, 16, 16), images(50, 16, 16)
+    with torch.no_grad():
+        wanted = network(x)
+    clean = error(quantize(network, given)(x), wanted)
+    given[3] = given[3] * factor if factor == 20 else factor
+    assert error(quantize(network, given)(x), wanted) < max(3 * clean, 0.02)
+
+
+def test_images_on_which_8_bits_fail_are_refused_in_one_line() -> None:
+    network = make()
+    given = images(100, 16, 16)
+    given[::2] *= 1e4  # half of the images need much larger steps than the others
+    with pytest.raises(UsageError, match=r"^WRN-10-2 in 8 bits changes .* the 100 images by \d+%, more") as refusal:
+        quantize(network, given)
+    assert "\n" not in str(refusal.value)
+
+
+def test_it_says_how_many_answers_change_and_when_images_are_few() -> None:
+    network = make()
+    assert re.fullmatch(
+        r"8-bit kernels, calibrated on 49 images, few: give some hundred; \d+ of their answers change",
+        quantize(network, images(49)).how,
+    )
+    quantized = quantize(network, images(50))
+    assert re.fullmatch(r"8-bit kernels, calibrated on 50 images; \d+ of their answers change", quantized.how)
+    assert 0 < quantized.change < 0.05
+
+
+@pytest.mark.parametrize("num", [1001, 1999, 2001])
+def test_of_many_images_1000_are_taken_evenly_though_they_are_sorted_by_class(num: int) -> None:
+    labels = torch.arange(num) * 10 // num
+    taken = labels[spread(num)]
+    assert len(taken) == 1000
+    assert all(abs(int((taken == label).sum()) - 100) <= 1 for label in range(10))
+    assert spread(7) == list(range(7))
+    network, given = make("WRN-10-1"), images(num)
+    given *= 1 + 0.1 * labels[:, None, None, None]
+    found, wanted = quantize(network, given), quantize(network, given[spread(num)])
+    assert all(torch.equal(found.steps[number], step) for number, step in wanted.steps.items())
 
 
 def test_no_images_give_no_outputs() -> None:

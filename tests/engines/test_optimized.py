@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -58,7 +61,7 @@ def test_outputs_are_the_networks(name: str, shape: tuple[int, ...], options: di
 @pytest.mark.parametrize(
     ("name", "options", "how"),
     [
-        ("WRN-10-1", {}, "Winograd kernels, weights transformed beforehand"),
+        ("WRN-10-1", {}, "Winograd kernels"),
         ("ResNet-8", {}, "normalizations folded into convolutions, channels last in memory"),
         ("ResNet-8", {"norm": "group"}, "channels last in memory"),
         ("WRN-10-1", {"norm": "group"}, "channels last in memory"),
@@ -236,3 +239,23 @@ def test_nan_stays_in_its_own_image() -> None:
     logits = optimized(x)
     assert torch.isnan(logits[1]).all()
     assert torch.isfinite(logits[[0, 2]]).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.usefixtures("needs_kernels")
+def test_a_forked_child_computes_the_same() -> None:
+    code = """
+import os, signal, torch
+from wideresnet import create, optimize, quantize
+torch.set_num_threads(2)
+network, x = create("WRN-10-2", 10).eval(), torch.randn(4, 3, 32, 32)
+networks = network, optimize(network), quantize(network, x)
+wanted = [network(x) for network in networks]
+if not (child := os.fork()):
+    signal.alarm(30)
+    same = [torch.allclose(network(x), logits, rtol=1e-6) for network, logits in zip(networks, wanted)]
+    os._exit(0 if all(same) else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads())
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "2"]

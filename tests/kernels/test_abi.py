@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from wideresnet.kernels import abi
-from wideresnet.kernels.library import FOLDER, library, why_unavailable
+from wideresnet.kernels.compiler import FOLDER
+from wideresnet.kernels.library import library, why_unavailable
 
 PROTOTYPE = re.compile(r"^(?!static\b)((?:\w+ )+\**)(wrn_\w+)\(([^)]*)\)\s*\{", re.MULTILINE)
 SCALARS = {"int": ctypes.c_int, "long": ctypes.c_long, "float": ctypes.c_float, "double": ctypes.c_double}

@@ -325,3 +325,15 @@ def test_a_map_that_is_channels_last_is_not_copied() -> None:
 def test_only_plain_convolutions_of_stride_1_fit(changes: dict[str, object], fits: bool) -> None:
     options = {"in_channels": 16, "out_channels": 32, "kernel_size": 3, "padding": 1, "bias": False, **changes}
     assert ops.fits(nn.Conv2d(**options)) is fits  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("far", [0, 3, 10, 100, 1000])
+def test_sums_keep_their_digits_where_the_first_outputs_stand_out(far: float) -> None:
+    add = ops.channels_last(torch.randn(4, 32, 16, 16) + 5)
+    add[:, :, 0, 0] += far  # in standard deviations of the others
+    transformed = ops.transform_weight(torch.randn(32, 32, 3, 3) * 0.01)
+    y, sums = ops.convolve(ops.channels_last(torch.randn(4, 32, 16, 16)), transformed, 32, None, add, summed=True)
+    assert sums is not None
+    variance = y.double().var((0, 2, 3), unbiased=False)
+    for mean, mean_square in (sums / 1024, ops.statistics(y) / 1024):
+        assert ((mean_square - mean * mean) / variance - 1).abs().max() < 5e-6

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wideresnet.kernels import abi, ops, quantized
-from wideresnet.kernels.library import FOLDER, SOURCES
+from wideresnet.kernels.compiler import FOLDER, SOURCES
 from wideresnet.kernels.quantized import MAX_BYTE, MAX_SUM, QuantizedConv, Quantizer
 
 A_T = {

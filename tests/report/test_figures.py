@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
@@ -19,6 +19,7 @@ from PIL import Image
 from wideresnet.report.figures import (
     DARK,
     LIGHT,
+    SERIES_COLORS,
     Curve,
     Theme,
     Tile,
@@ -184,6 +185,25 @@ def test_a_run_that_was_not_evaluated_yet_is_drawn() -> None:
     curve = dataclasses.replace(CURVE, evaluated_epochs=[], error_pct=[], loss=[])
     assert len(draw_curves(curve).axes[0].lines) == 1
     assert legend_texts(draw_comparison([curve, CURVE]).axes[0]) == ["a run not evaluated yet", "a run 15.25 %"]
+
+
+def contrast(one: str, other: str) -> float:
+    """Source: WCAG 2.2, contrast ratio."""
+
+    def luminance(color: str) -> float:
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color))
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_text_and_lines_stand_out_from_the_background(theme: Theme) -> None:
+    for color in (theme.ink, theme.muted, theme.accent, theme.wrong):
+        assert contrast(color, theme.background) >= 4.5
+    for color in SERIES_COLORS:
+        assert contrast(color, theme.background) >= 3, color
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])

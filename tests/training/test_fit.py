@@ -89,7 +89,7 @@ def test_another_seed_gives_other_weights(make_npz: MakeNpz, tmp_path: Path) -> 
     assert weights(tmp_path / "a") != weights(tmp_path / "b")
 
 
-@pytest.mark.parametrize("autotune", ["on", "off"])
+@pytest.mark.parametrize("autotune", ["cached", "off"])
 def test_fit_through_python_prints_nothing(make_npz: MakeNpz, tmp_path: Path, autotune: str) -> None:
     code = "import sys; from pathlib import Path; from wideresnet import Recipe, fit\n"
     code += "fit(Recipe.from_file(Path(sys.argv[1])), sys.argv[2])"
@@ -101,6 +101,15 @@ def test_fit_through_python_prints_nothing(make_npz: MakeNpz, tmp_path: Path, au
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_way_to_decide_that_does_not_exist_is_refused_before_anything_is_written(
+    make_npz: MakeNpz, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"^autotune='sometimes': must be one of cached, again, off$"):
+        fit(small(make_npz()), tmp_path / "run", autotune="sometimes")
+    assert not (tmp_path / "run").exists()
+    fit(small(make_npz(), epochs=1), tmp_path / "run", autotune="off")
 
 
 def test_whoever_watches_is_told_steps_loss_and_error(make_npz: MakeNpz, tmp_path: Path) -> None:

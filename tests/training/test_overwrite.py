@@ -33,6 +33,16 @@ def test_a_disk_too_small_for_the_new_run_leaves_the_old_one(
     assert contents(run) == before
 
 
+def test_ctrl_c_before_the_first_step_writes_nothing_and_says_so(run: Path, make_npz: MakeNpz) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = contents(run)
+    with pytest.raises(Interrupted, match=r"^interrupted before the first step; nothing was written$"):
+        fit(small(make_npz(), epochs=1, seed=5), run, overwrite=True, announce=interrupt)
+    assert contents(run) == before
+
+
 def test_a_failure_before_the_first_checkpoint_puts_the_old_run_back(run: Path, make_npz: MakeNpz) -> None:
     before = contents(run)
     with after_steps(1, break_off), pytest.raises(Interrupted):

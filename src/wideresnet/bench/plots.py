@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from wideresnet.bench.words import OURS, OURS_INT8, case_title, errors_of, machine_line, short_name, verdict
 from wideresnet.report.figures import LIGHT, Theme, one_line, short, to_png
-from wideresnet.spec.record import write_atomic
+from wideresnet.spec.files import write_atomic
 
 INT8_COLOR = "#0a3d7a"
 """A darker shade of ours' color: the same family, and a contrast of 10 : 1 with white. This package's choice."""

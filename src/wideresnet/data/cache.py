@@ -24,6 +24,7 @@ from wideresnet.base.paths import (
     kernels_folder,
     matching_files,
     measurements_file,
+    private_folder,
 )
 from wideresnet.data.limits import check_fits
 
@@ -152,8 +153,7 @@ def downloads_bytes() -> int:
 
 def _make_private(folder: Path) -> None:
     """Make a folder that nobody else can write to; one of this user's that is open to others is closed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(exist_ok=True, mode=0o700)
+    private_folder(folder)
     if not is_private(folder):
         if folder.stat().st_uid != os.getuid():
             raise PermissionError("it belongs to another user")

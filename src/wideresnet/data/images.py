@@ -57,6 +57,21 @@ _UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
+# What else comes under the names of images, by its first bytes
+_OTHER_FORMATS = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), what)
+    for pattern, what in (
+        (rb".{4}ftyp(heic|heix|hevc|hevx|mif1|msf1)", "HEIC; convert it to JPEG or PNG"),
+        (rb".{4}ftypavi[fs]", "AVIF; convert it to JPEG or PNG"),
+        (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000; convert it to JPEG or PNG"),
+        (rb"\s*<(!doctype html|html)", "an HTML page, probably of a failed download; download it again"),
+        (rb"\s*(<\?xml|<svg)", "XML or SVG; convert it to PNG"),
+        (rb"\x1f\x8b|PK\x03\x04", "compressed; unpack it first"),
+        (rb"%PDF", "a PDF; convert it to PNG"),
+        (rb"version https://git-lfs", "a pointer of Git LFS; download the file itself"),
+    )
+)
+
 _NO_HANDLER = logging.NullHandler()
 
 
@@ -255,10 +270,20 @@ def _opened(source: bytes | Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise UnreadableError(f"too many pixels, the limit is {MAX_PIXELS // 10**6} million") from error
     except UnidentifiedImageError as error:
-        raise UnreadableError(f"not an image ({', '.join(FORMATS)})") from error
+        raise UnreadableError(_what_it_is(source)) from error
     except Exception as error:  # Pillow's readers raise almost every type of error for a damaged file
         reason = f"damaged: {error or type(error).__name__}"[:_MAX_REASON]
         raise UnreadableError(" ".join(reason.split())) from error
+
+
+def _what_it_is(source: bytes | Path) -> str:
+    """Say what a file is that is none of the formats, by its first bytes."""
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+        start = file.read(64)
+    for pattern, what in _OTHER_FORMATS:
+        if pattern.match(start):
+            return f"not an image of a known format but {what}"
+    return f"not an image ({', '.join(FORMATS)})"
 
 
 def _check_size(image: Image.Image) -> None:

@@ -55,7 +55,7 @@ class Optimized(nn.Module):
     def how(self, precision: str = "fp32") -> str:
         """Say in words how images of a precision are computed."""
         if self.has_kernels and precision == "fp32":
-            return "Winograd kernels, weights transformed beforehand"
+            return "Winograd kernels"
         return "normalizations folded into convolutions, " * self.is_folded + "channels last in memory"
 
     def _prepare(self) -> None:

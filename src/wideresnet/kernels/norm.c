@@ -16,27 +16,31 @@ static void add_up(const float *partial, long num_blocks, long width, double *su
         for (long c = 0; c < width; c++) sums[c] += partial[blk * width + c];
 }
 
-/* sums (2, C): of x and of its square. Each block sums differences from its first position: see move_sums. */
+/* sums (2, C): of x and of its square. Each block sums differences from the mean of its first positions, which is its
+ * `point`: see move_sums. */
 int wrn_statistics(const float *x, long num, long C, double *sums, int threads) {
     long num_blocks = (num + BLOCK - 1) / BLOCK;
-    float *partial = malloc(sizeof(float) * num_blocks * 2 * C);
+    float *partial = calloc(num_blocks * 3 * C, sizeof(float));
     if (!partial) return 1;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
     for (long blk = 0; blk < num_blocks; blk++) {
-        float *part = partial + blk * 2 * C;
-        memset(part, 0, sizeof(float) * 2 * C);
-        for (long n = blk * BLOCK; n < min((blk + 1) * BLOCK, num); n++)
+        float *part = partial + blk * 3 * C, *point = part + 2 * C;
+        long start = blk * BLOCK, end = min(start + BLOCK, num), few = min(16, end - start);
+        for (long n = start; n < start + few; n++)
+            for (long c = 0; c < C; c += VL)
+                STORE(point + c, LOAD(point + c) + LOAD(x + n * C + c) * (1.f / few));
+        for (long n = start; n < end; n++)
             for (long c = 0; c < C; c += VL) {
-                vec far = LOAD(x + n * C + c) - LOAD(x + blk * BLOCK * C + c);
+                vec far = LOAD(x + n * C + c) - LOAD(point + c);
                 STORE(part + c, LOAD(part + c) + far);
                 STORE(part + C + c, LOAD(part + C + c) + far * far);
             }
     }
     memset(sums, 0, sizeof(double) * 2 * C);
     for (long blk = 0; blk < num_blocks; blk++) {
-        const float *part = partial + blk * 2 * C, *first = x + blk * BLOCK * C;
+        const float *part = partial + blk * 3 * C, *point = part + 2 * C;
         long count = min(BLOCK, num - blk * BLOCK);
-        for (long c = 0; c < C; c++) move_sums(first[c], count, part[c], part[C + c], sums + c, sums + C + c);
+        for (long c = 0; c < C; c++) move_sums(point[c], count, part[c], part[C + c], sums + c, sums + C + c);
     }
     free(partial);
     return 0;

@@ -125,7 +125,7 @@ INLINE void input_tile(int points, const byte *x, Shape s, Place p, const byte *
         for (int j = 0; j < points; j++) {
             for (int i = 0; i < points; i++) {
                 d[i] = load_bytes(at[i][j] + c, s.C - c);
-                if (c % LINE == 0) __builtin_prefetch(at[i][j] + c + (points == 9 ? 8 : 4) * s.C);
+                if (c % LINE == 0) PREFETCH(at[i][j], c + (points == 9 ? 8 : 4) * s.C);
             }
             if (points == 6) input_1d(d, v);
             else strided_input_1d(d, v);
@@ -186,12 +186,12 @@ INLINE void put(Result r, vec v[4], int num, long at, long step, long c) {
     if (r.add)
         for (int j = 0; j < num; j++) {
             v[j] += LOAD(r.add + at + j * step);
-            __builtin_prefetch(r.add + at + (j + 4) * step);
+            PREFETCH(r.add, at + (j + 4) * step);
         }
     if (r.values)
         for (int j = 0; j < num; j++) {
             STORE(r.values + at + j * step, v[j]);
-            __builtin_prefetch(r.values + at + (j + 4) * step, 1);
+            PREFETCH_TO_WRITE(r.values, at + (j + 4) * step);
         }
     if (r.bytes) {
         for (int j = 0; j < num; j++) v[j] = v[j] * LOAD(r.scale + c) + LOAD(r.shift + c);
@@ -260,7 +260,7 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
     long slices = num_blocks < threads ? min((threads + num_blocks - 1) / num_blocks, N / NB) : 1;
     long slice = (N / NB + slices - 1) / slices * NB, v_f = block * in + 32, m_f = block * slice + 16;
     int failed = 0;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
+#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2) reduction(| : failed)
     for (long blk = 0; blk < num_blocks; blk++)
         for (long from = 0; from < N; from += slice) {
             float *M = wrn_scratch(num_f * m_f + num_f * v_f / 2 + in);

@@ -1,4 +1,8 @@
 /* Vectors of floats as wide as the processor allows, in the vector extensions that GCC and Clang share. */
+#if defined(__clang__) && defined(_OPENMP)
+#error "the kernels need gcc: PyTorch's OpenMP runtime, GNU's, lacks the functions that code by clang calls"
+#endif
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +22,10 @@ typedef int ivec __attribute__((vector_size(4 * VL)));
 #define INLINE static inline __attribute__((always_inline))
 #define LOAD(p) (*(const vec *)(p))
 #define STORE(p, v) (*(vec *)(p) = (v))
+
+/* Ask for the cache line of p[i], which may lie outside the array; C has such addresses as integers only. */
+#define PREFETCH(p, i) __builtin_prefetch((const void *)((uintptr_t)(p) + (uintptr_t)(i) * sizeof *(p)))
+#define PREFETCH_TO_WRITE(p, i) __builtin_prefetch((const void *)((uintptr_t)(p) + (uintptr_t)(i) * sizeof *(p)), 1)
 
 INLINE vec all(float s) { return s - (vec){0}; }
 /* v where z > 0, else 0. The comparison is negated so that NaN in z lets v through: NaN must reach the loss. */

@@ -91,7 +91,7 @@ static long block_tiles(long channels, long num_weights, long tiles) {
 INLINE void input_tile(const float *x, Shape s, long tile, const float *a, const float *b, float *V, long stride_f,
                        long stride_c) {
     Place p = place(s, tile);
-    const float *origin = x + ((p.image * s.H + p.top - 1) * s.W + p.left - 1) * s.C;
+    long origin = ((p.image * s.H + p.top - 1) * s.W + p.left - 1) * s.C; /* may lie before the map */
     int i0 = p.top == 0, j0 = p.left == 0, i1 = (int)min(6, s.H - p.top + 1), j1 = (int)min(6, s.W - p.left + 1);
     for (long c = 0; c < s.C; c += VL) {
         vec rows[6][6];
@@ -102,8 +102,8 @@ INLINE void input_tile(const float *x, Shape s, long tile, const float *a, const
                 if (i < i0 || i >= i1 || j < j0 || j >= j1) {
                     d[i] = (vec){0};
                 } else {
-                    d[i] = LOAD(origin + (i * s.W + j) * s.C + c);
-                    if (j > 1) __builtin_prefetch(origin + (i * s.W + j + 4) * s.C + c);
+                    d[i] = LOAD(x + origin + (i * s.W + j) * s.C + c);
+                    if (j > 1) PREFETCH(x, origin + (i * s.W + j + 4) * s.C + c);
                     if (a) d[i] = relu(d[i] * scale + shift);
                 }
             }
@@ -123,15 +123,15 @@ INLINE void input_tile(const float *x, Shape s, long tile, const float *a, const
 INLINE void gradient_tile(const float *g, Shape s, long tile, long first, long last, float *D, long stride_f,
                           long stride_c) {
     Place p = place(s, tile);
-    const float *origin = g + ((p.image * s.H + p.top) * s.W + p.left) * s.C;
+    long origin = ((p.image * s.H + p.top) * s.W + p.left) * s.C;
     int i1 = (int)min(4, s.H - p.top), j1 = (int)min(4, s.W - p.left);
     for (long c = first; c < last; c += VL) {
         vec rows[6][4];
         for (int j = 0; j < 4; j++) {
             vec d[4], v[6];
             for (int i = 0; i < 4; i++) {
-                d[i] = c < s.C && i < i1 && j < j1 ? LOAD(origin + (i * s.W + j) * s.C + c) : (vec){0};
-                __builtin_prefetch(origin + (i * s.W + j + 4) * s.C + c);
+                d[i] = c < s.C && i < i1 && j < j1 ? LOAD(g + origin + (i * s.W + j) * s.C + c) : (vec){0};
+                PREFETCH(g, origin + (i * s.W + j + 4) * s.C + c);
             }
             gradient_1d(d, v);
             for (int i = 0; i < 6; i++) rows[i][j] = v[i];
@@ -194,6 +194,24 @@ INLINE void strip(long num, long K, const float *A, const float *B, float *C, lo
  * with a gate: of the gradient and of its product with (input of the gate) - point. */
 typedef struct { vec point, first, second; } Sums;
 
+/* The mean of a tile's outputs from its products, for VL channels from c. A sum over outputs needs one transform a row. */
+INLINE vec tile_mean(const float *M, long stride_f, Shape s, Place p, long c, const float *add) {
+    int height = (int)min(4, s.H - p.top), width = (int)min(4, s.W - p.left);
+    vec columns[6], o[4], sum = {0};
+    for (int j = 0; j < 6; j++) {
+        vec m[6];
+        for (int i = 0; i < 6; i++) m[i] = LOAD(M + (i * 6 + j) * stride_f);
+        output_1d(m, o);
+        columns[j] = o[0];
+        for (int i = 1; i < height; i++) columns[j] += o[i];
+    }
+    output_1d(columns, o);
+    for (int j = 0; j < width; j++) sum += o[j];
+    for (int i = 0; add && i < height; i++)
+        for (int j = 0; j < width; j++) sum += LOAD(add + ((p.image * s.H + p.top + i) * s.W + p.left + j) * s.C + c);
+    return sum * (1.f / (height * width));
+}
+
 /* The backward pass of an activation: gradients survive where scale input + shift > 0. */
 typedef struct { const float *input; vec scale, shift; } Gate;
 
@@ -216,11 +234,11 @@ INLINE void output_tile(const float *M, long stride_f, Shape s, Place p, long c,
             vec value = o[j];
             if (add) {
                 value += LOAD(add + at);
-                __builtin_prefetch(add + at + 4 * s.C);
+                PREFETCH(add, at + 4 * s.C);
             }
             if (gate.input) {
                 vec input = LOAD(gate.input + at);
-                __builtin_prefetch(gate.input + at + 4 * s.C);
+                PREFETCH(gate.input, at + 4 * s.C);
                 value = where_positive(input * gate.scale + gate.shift, value);
                 sums->first += value;
                 sums->second += value * (input - sums->point);
@@ -230,7 +248,7 @@ INLINE void output_tile(const float *M, long stride_f, Shape s, Place p, long c,
                 sums->second += far * far;
             }
             STORE(y + at, value);
-            __builtin_prefetch(y + at + 4 * s.C, 1);
+            PREFETCH_TO_WRITE(y, at + 4 * s.C);
         }
     }
 }
@@ -254,46 +272,49 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, const fl
     long slices = num_blocks < threads ? min((threads + num_blocks - 1) / num_blocks, panels) : 1;
     long slice = (panels + slices - 1) / slices * NB, v_f = block * in + 16, m_f = block * slice + 16;
     double *partial = sums ? calloc(num_blocks * 2 * out, sizeof(double)) : NULL;
-    int failed = sums && !partial;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
+    if (sums && !partial) return 1;
+    int failed = 0;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2) reduction(| : failed)
     for (long blk = 0; blk < num_blocks; blk++)
         for (long from = 0; from < panels * NB; from += slice) {
-            float *V = wrn_scratch(NF * (v_f + m_f)), *M = V + NF * v_f;
-            if (!V || failed) {
+            float *V = wrn_scratch(NF * (v_f + m_f));
+            if (!V) {
                 failed = 1;
                 continue;
             }
+            float *M = V + NF * v_f;
             long first = blk * block, num = min(block, tiles - first), to = min(from + slice, panels * NB);
             Place places[MAX_BLOCK];
-            long count = 0;
+            long counts[MAX_BLOCK / SUMMED] = {0}; /* outputs in each group of SUMMED tiles */
             for (long t = 0; t < num; t++) {
                 places[t] = place(s, first + t);
-                count += min(4, H - places[t].top) * min(4, W - places[t].left);
+                counts[t / SUMMED] += min(4, H - places[t].top) * min(4, W - places[t].left);
                 if (a) input_tile(x, s, first + t, a, b, V + t * in, v_f, 16);
                 else input_tile(x, s, first + t, NULL, NULL, V + t * in, v_f, 16);
             }
             for (int f = 0; f < NF; f++)
                 for (long n = from; n < to; n += NB)
                     strip(num, in, V + f * v_f, U + f * size_f + n * in, M + f * m_f + n - from, slice);
-            double *part = partial + blk * 2 * out;
-            long at0 = ((places[0].image * H + places[0].top) * W + places[0].left) * out;
+            double *part = sums ? partial + blk * 2 * out : NULL;
+            Shape result = {B, H, W, out};
             for (long c = from; c < min(to, out); c += VL) {
                 Sums around = {gate ? LOAD(center + c) : (vec){0}, {0}, {0}};
-                if (sums && !gate) { /* the point is the block's first output, the sum of 5x5 products: see move_sums */
-                    for (int i = 0; i < 5; i++)
-                        for (int j = 0; j < 5; j++) around.point += LOAD(M + (i * 6 + j) * m_f + c - from);
-                    if (add) around.point += LOAD(add + at0 + c);
-                }
                 Gate through = {gate, gate ? LOAD(gate_a + c) : (vec){0}, gate ? LOAD(gate_b + c) : (vec){0}};
+                long seen = 0;
                 for (long t0 = 0; t0 < num; t0 += SUMMED) { /* float sums of so few numbers keep their precision */
+                    if (sums && !gate) { /* the point is near the mean: see move_sums */
+                        if (!seen) around.point = tile_mean(M + c - from, m_f, result, places[0], c, add);
+                        for (int l = 0; seen && l < VL; l++) around.point[l] = (float)(part[c + l] / seen);
+                    }
                     around.first = around.second = (vec){0};
                     for (long t = t0; t < min(t0 + SUMMED, num); t++) {
-                        output_tile(M + t * slice + c - from, m_f, (Shape){B, H, W, out}, places[t], c, add, through,
+                        output_tile(M + t * slice + c - from, m_f, result, places[t], c, add, through,
                                     sums ? &around : NULL, y);
                     }
                     for (int l = 0; sums && l < VL; l++)
-                        move_sums(gate ? 0 : around.point[l], t0 ? 0 : count, around.first[l], around.second[l],
+                        move_sums(gate ? 0 : around.point[l], counts[t0 / SUMMED], around.first[l], around.second[l],
                                   part + c + l, part + out + c + l);
+                    seen += counts[t0 / SUMMED];
                 }
             }
         }
@@ -324,15 +345,17 @@ int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, lon
     long block = min(2 * block_tiles(in + slice * NB, size, tiles), round_up(share, 2));
     long v_f = block * in + 16, d_f = block * slice * NB + 16;
     float *sums = wrn_scratch(parts * size + NF * (v_f + d_f)); /* the calling thread's own V and D follow */
-    int failed = !sums;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
+    if (!sums) return 1;
+    int failed = 0;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2) reduction(| : failed)
     for (long part = 0; part < parts; part++)
         for (long first_panel = 0; first_panel < panels; first_panel += slice) {
-            float *V = sums == wrn_scratch(0) ? sums + parts * size : wrn_scratch(NF * (v_f + d_f)), *D = V + NF * v_f;
-            if (!V || failed) {
+            float *V = sums == wrn_scratch(0) ? sums + parts * size : wrn_scratch(NF * (v_f + d_f));
+            if (!V) {
                 failed = 1;
                 continue;
             }
+            float *D = V + NF * v_f;
             long last_panel = min(first_panel + slice, panels), end = min((part + 1) * share, tiles);
             for (long first = part * share; first < end; first += block) {
                 long num = min(block, end - first);

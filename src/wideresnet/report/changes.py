@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from wideresnet.data.facts import FACTS
+from wideresnet.base.errors import UsageError
 from wideresnet.spec import recipes
 from wideresnet.spec.fields import show_value
 from wideresnet.spec.recipe import Recipe
@@ -19,7 +19,7 @@ def find_changes(
     Args:
         recipe: the one that the run stored.
         data_name: the name of the data set.
-        num_train: number of its training images; None if it is not known, which matters for the user's own data only.
+        num_train: number of its training images; None if it is not known, or if its name says it.
         asked: fields that the machine usually decides and the user gave by hand, as `env.json` has them.
 
     Returns:
@@ -28,13 +28,10 @@ def find_changes(
     """
     if recipe.name not in recipes.RECIPES:
         return None
-    if num_train is None and data_name in FACTS:
-        num_train = FACTS[data_name].num_train
-    if num_train is None:
-        if recipe.name != "paper":  # the paper's schedule counts epochs, whatever the number of images
-            return None
-        num_train = 0
-    base = recipes.base_of(recipe.name, recipe.network, recipe.data, known_as=data_name, num_train=num_train)
+    try:
+        base = recipes.base_of(recipe.name, recipe.network, recipe.data, known_as=data_name, num_train=num_train)
+    except UsageError:  # the recipe depends on the number of images
+        return None
     return recipes.changes_in_record(recipe, base, asked)
 
 

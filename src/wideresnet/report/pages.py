@@ -19,13 +19,14 @@ from wideresnet.report import html
 from wideresnet.report.changes import find_changes, recipe_text
 from wideresnet.report.figures import Tile, draw_comparison, draw_confusion, draw_curves, draw_predictions, to_png
 from wideresnet.report.runs import Predictions, Run, read_predictions, read_run
-from wideresnet.report.statistics import group_equal, settings_of, summarize, varying
+from wideresnet.report.statistics import group_equal, settings_of, settled_differently, summarize, varying
 from wideresnet.report.text import shell_command
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
 from wideresnet.spec.fields import show_value
+from wideresnet.spec.files import write_atomic
 from wideresnet.spec.recipe import FIELDS, GROUPS
-from wideresnet.spec.record import SeedsFolder, write_atomic
+from wideresnet.spec.record import SeedsFolder
 
 NUM_SAMPLES, NUM_WRONG_SAMPLES = 16, 6
 NUM_WORST = 24
@@ -66,14 +67,13 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
     write_atomic(curves, to_png(draw_curves(read.curve)))
     predictions, dataset, problem = read_predictions(read, dataset)
     changes = _changes(read, dataset)
-    body = [*_headline(read, changes, predictions), *(html.paragraph(note, "note") for note in read.notes)]
+    body = _headline(read, changes, predictions)
     seeds = SeedsFolder(folder.path.resolve().parent)
     if seeds.is_begun():
         body.append(
             html.link(html.Link("Compare with the other seeds", html.relative_address(folder.report, seeds.page)))
         )
-    if problem:
-        body.append(html.paragraph(problem, "note"))
+    body += [html.paragraph(note, "note") for note in (*read.notes, problem) if note]
     body += _curves_section(read)
     if predictions is not None and dataset is not None:
         pictures = folder.pictures
@@ -127,6 +127,7 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
     body = [html.title(f"{len(read)} runs", "test error after the last epoch")]
     if unfinished:
         body.append(html.paragraph(f"Not finished, so not counted in any median: {', '.join(unfinished)}.", "note"))
+    body += [html.paragraph(text, "note") for text in settled_differently(read)]
     curves = [run.curve for run in read]
     last = ", ".join(f"{curve.label} {curve.error_pct[-1]:.2f} %" for curve in curves if curve.error_pct)
     body += [

@@ -49,7 +49,7 @@ class Run:
     @property
     def processor(self) -> str:
         """The GPU or CPU that it ran on."""
-        return self.env.get("gpu") or self.env.get("cpu") or "-"
+        return str(self.env.get("gpu") or self.env.get("cpu") or "-")
 
     @property
     def progress(self) -> str:
@@ -150,7 +150,7 @@ def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path
             name: [float(record[name]) for record in records if f"{split}_error_pct" in record]
             for name in ("epoch", f"{split}_error_pct", f"{split}_loss")
         }
-    except KeyError as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: a record lacks a number ({error}); the file was damaged") from None
     lr_epochs, lr = _lr_points(recipe.schedule, train["epoch"], train["lr"])
     return Curve(

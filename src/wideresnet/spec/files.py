@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import hashlib
 import itertools
@@ -17,10 +18,6 @@ from wideresnet.base.errors import DataError, WRNError
 
 SEAL = "sha256"
 """The field of a JSON document that holds digests: file name -> SHA-256, of other files and of the document itself."""
-
-
-_reserved: list[list[Path]] = []
-"""What `reserve_folder` has made, for `release_folders`."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -98,10 +95,13 @@ def make_folders(path: Path) -> list[Path]:
     return missing
 
 
+_reserved: list[list[Path]] = []
+
+
 def reserve_folder(path: Path) -> Path:
     """Make a new folder for this process: at the path, or if that is taken at path-2, path-3 and so on.
 
-    If nothing is ever written to it, `release_folders` removes it again.
+    If nothing has been written to it, `release_folders` removes it, when the process ends at the latest.
     """
     for number in itertools.count(1):
         place = path if number == 1 else path.with_name(f"{path.name}-{number}")
@@ -112,8 +112,9 @@ def reserve_folder(path: Path) -> Path:
     raise AssertionError  # there is always a next number
 
 
+@atexit.register
 def release_folders() -> None:
-    """Remove reserved folders that are still empty."""
+    """Remove the folders that were reserved and are still empty."""
     while _reserved:
         remove_empty(_reserved.pop())
 

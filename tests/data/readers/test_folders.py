@@ -184,3 +184,86 @@ def test_a_broken_link_and_a_pipe_are_unreadable_and_do_not_hang(class_folders: 
     os.mkfifo(folder / "train/cat/pipe.png")
     with pytest.raises(DataError, match=r"broken.png \(no such file\); train/cat/pipe.png \(not a file\)"):
         load_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Training", "Testing"),
+        ("Train", "Test"),
+        ("train", "valid"),
+        ("TRAIN", "dev"),
+        ("seg_train", "seg_test"),
+        ("train_images", "test_images"),
+        ("training_set", "test_set"),
+        ("train", "Validation"),
+    ],
+)
+def test_splits_are_known_in_common_spellings(class_folders: Write, train: str, test: str) -> None:
+    dataset = load_dataset(class_folders({train: TWO, test: {"cat": 1, "dog": 1}}))
+    assert (dataset.class_names, len(dataset.train), len(dataset.test)) == (("cat", "dog"), 5, 2)
+
+
+def test_a_class_may_be_called_like_a_split(class_folders: Write) -> None:
+    assert load_dataset(class_folders({"": {"bus": 5, "Train": 5, "dev": 5}})).class_names == ("Train", "bus", "dev")
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"Train": TWO, "train": TWO}, "Train/ and train/ both look like the train images"),
+        ({"": {"train": 3, "valid": 3}}, r"has valid/ but no train/ with class folders"),
+        ({"cat": {"train": 3, "test": 3}, "dog": {"x": 3}}, "cat has splits inside, but dog has none"),
+    ],
+)
+def test_names_that_look_like_splits_but_make_no_sense_stop_the_run(
+    class_folders: Write, layout: dict[str, dict[str, int]], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        load_dataset(class_folders(layout))
+
+
+def test_splits_inside_each_class_are_never_mixed(class_folders: Write) -> None:
+    dataset = load_dataset(class_folders({"cat": {"train": 3, "test": 1}, "dog": {"train": 2, "test": 2}}))
+    assert np.bincount(dataset.train.labels).tolist() == [3, 2]
+    assert np.bincount(dataset.test.labels).tolist() == [1, 2]
+    assert dataset.notes == ("each class folder holds its own splits: test, train",)
+
+
+@pytest.mark.parametrize("split", ["", "train", "images/all"])
+def test_a_folder_that_holds_nothing_but_another_is_looked_through(class_folders: Write, split: str) -> None:
+    dataset = load_dataset(class_folders({f"PetImages/{split}": {"cat": 10, "dog": 10}}))
+    assert dataset.class_names == ("cat", "dog")
+    assert len(dataset.train) == 16
+    assert dataset.notes[0].startswith("read from its only subfolder PetImages")
+
+
+def test_what_tools_leave_behind_is_no_class_and_is_named(class_folders: Write) -> None:
+    litter = {"__MACOSX": {"cat": 1}, "cat": {"@eaDir": 2, ".ipynb_checkpoints": 1}, ".trash": {"old": 1}}
+    folder = class_folders({"": {"cat": 5, "dog": 5}, **litter})
+    (folder / "dog/Thumbs.db").write_bytes(b"")
+    dataset = load_dataset(folder)
+    assert np.bincount(dataset.train.labels).tolist() == [4, 4]
+    assert dataset.notes[1:] == (
+        "1 file not read: no image extension, or not in a class folder: dog/Thumbs.db",
+        "ignored 3 folders that tools leave behind: __MACOSX, cat/.ipynb_checkpoints, cat/@eaDir",
+        "not read: 1 hidden folder with images: .trash",
+    )
+
+
+def test_names_in_two_forms_of_unicode_are_one_class_across_splits_and_two_are_refused(class_folders: Write) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    folder = class_folders({"train": {composed: 3, "dog": 2}, "test": {decomposed: 1, "dog": 1}})
+    dataset = load_dataset(folder)
+    assert dataset.class_names == (composed, "dog")
+    assert dataset.test.labels.tolist() == [0, 1]
+    class_folders({"train": {decomposed: 3}})
+    with pytest.raises(DataError, match=r"two class folders look the same, 'cafe\\u0301' and 'caf\\xe9'"):
+        load_dataset(folder)
+
+
+def test_numbered_classes_out_of_order_are_noted(class_folders: Write) -> None:
+    dataset = load_dataset(class_folders({"train": {"1": 2, "2": 2, "10": 2}, "test": {"1": 1, "2": 1, "10": 1}}))
+    assert dataset.class_names == ("1", "10", "2")
+    assert dataset.notes == ("class names are ordered as text: 1, 10, 2, ...",)
+    assert load_dataset(class_folders({"train": {"3": 2}}, 8, 8)).class_names == ("1", "10", "2", "3")

@@ -151,19 +151,12 @@ def _open_shard(path: Path) -> _Shard:
             kind, leaf = kind.field("bytes").type, f"{image_column}.bytes"
         if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             raise DataError(f"{path}: column {image_column} is {kind}; it must hold the content of image files")
-        columns, groups = (leaf, label_column), range(file.num_row_groups)
-        largest = max((_chunk_bytes(file, group, column) for group in groups for column in columns), default=0)
+        # not its columns' sizes: pyarrow ends the whole process if the metadata of a column is damaged
+        largest = max((file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)), default=0)
         num_rows = file.metadata.num_rows
         needed = num_rows * _BYTES_PER_ROW + largest
         check_fits(needed, f"{path}: its {num_rows:,} rows", "use fewer rows, or write smaller row groups")
         return _Shard(path, leaf, _labels(path, file, label_column), _class_names(path, schema, label_column))
-
-
-def _chunk_bytes(file: pq.ParquetFile, group: int, column: str) -> int:
-    """The uncompressed bytes of a column in a row group, by its metadata."""
-    about = file.metadata.row_group(group)
-    chunks = (about.column(index) for index in range(about.num_columns))
-    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
 
 
 def _pick(path: Path, schema: pa.Schema, choices: tuple[str, ...], what: str) -> str:
@@ -217,7 +210,8 @@ def _images(shard: _Shard) -> Iterator[Encoded]:
     # an image that is repeated is stored once, and read once rather than for every row
     with _damage_of(shard.path), pq.ParquetFile(shard.path, read_dictionary=[shard.images]) as file:
         for group in range(file.num_row_groups):
-            bytes_per_row = _chunk_bytes(file, group, shard.images) // max(1, file.metadata.row_group(group).num_rows)
+            about = file.metadata.row_group(group)
+            bytes_per_row = about.total_byte_size // max(1, about.num_rows)
             rows = max(1, min(_ROWS_PER_READ, _BYTES_PER_READ // max(1, bytes_per_row)))
             for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=[shard.images]):
                 column = batch.column(0)

@@ -18,7 +18,7 @@ import numpy as np
 
 from wideresnet.base import progress
 from wideresnet.base.errors import DataError
-from wideresnet.base.paths import data_root
+from wideresnet.base.paths import data_root, private_folder
 from wideresnet.data.dataset import Dataset, ImageSet
 from wideresnet.data.facts import FACTS, SVHN_WITH_EXTRA
 
@@ -104,7 +104,7 @@ def download(name: str, source: str, *, extra: bool) -> Dataset:
     root = data_root()
     folder = root / _CIFAR_FOLDERS[name] if name in _CIFAR_FOLDERS else root
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        private_folder(root)
         return _read(name, folder, source, extra=extra, fetch=True)
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
