@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,11 @@ def test_the_global_seed_is_left_as_it_was(make_npz: MakeNpz, tmp_path: Path) ->
 def test_digits_are_learned_to_two_percent_in_a_few_epochs(tmp_path: Path) -> None:
     recipe, _, dataset = resolve_for_data("quick", "WRN-10-1", "digits", {"epochs": 12, "device": "cpu"})
     assert fit(recipe, tmp_path / "run", dataset=dataset)["test_error_pct"] <= 2.0
+
+
+def test_each_epoch_is_reported_in_a_line(make_npz: MakeNpz, tmp_path: Path, reported: list[str]) -> None:
+    fit(small(make_npz(), epochs=2), tmp_path / "run")
+    lines = [line for line in reported if line.startswith("epoch")]
+    assert len(lines) == 2
+    for number, line in enumerate(lines, 1):
+        assert re.match(rf"epoch +{number}  lr 0\.05 +loss \d\.\d{{3}}  train error [ \d]+\.\d\d %  test error ", line)
