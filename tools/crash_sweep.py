@@ -32,7 +32,7 @@ import torch
 
 from wideresnet.experiments import fit_seeds
 from wideresnet.report import pages
-from wideresnet.spec.files import write_atomic, write_json
+from wideresnet.spec.files import read_json, write_atomic, write_json
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder, SeedsFolder
 from wideresnet.training import Job, Plan, fit
@@ -41,7 +41,7 @@ from wideresnet.training.preflight.plan import make_plan
 OPERATIONS = ("write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir")
 """Functions of `os` that change what is on the disk, or make sure that it is there."""
 
-MEASURED = ("seconds", "train_s", "images_per_s", "peak_memory_mib", "predicted_memory_mib", "at_once")
+MEASURED = ("seconds", "train_s", "images_per_s", "peak_memory_mib", "predicted_memory_mib", "at_once", "date")
 """Numbers that two equal runs do not share."""
 
 
@@ -119,6 +119,8 @@ def contents(folder: Path) -> dict[str, Any]:
             found[name] = [_without_times(record) for record in run.read_metrics()]
         elif path == run.result:
             found[name] = _without_times(run.read_result())
+        elif path == run.env:
+            found[name] = _without_times(read_json(path))
         elif path.name == "seeds.json":
             summary = SeedsFolder(path.parent).read_summary()
             found[name] = {**_without_times(summary), "runs": [_without_times(run) for run in summary["runs"]]}

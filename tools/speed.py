@@ -52,7 +52,7 @@ def summary(records: list[dict[str, Any]]) -> str:
                 if ours["name"] not in (OURS, OURS_INT8) or "problem" in ours:
                     continue
                 eight = ours["name"] == OURS_INT8
-                faster = case["int8_is_faster"] if eight else peer and peer["ours_is_faster"]
+                faster = case.get("int8_is_faster") if eight else peer and peer["ours_is_faster"]
                 text = f"[{ours['images_per_s']:,.4g}]({record['folder']}/bench.json) "
                 text += "int8" if eight else case["precision"]
                 text += f", **{faster['median']:.2f} x** {short_name(peer)}" if faster and peer else ""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -21,9 +21,9 @@ class Recorder:
         self.events.append(("close", description))
 
     @contextmanager
-    def status(self, description: str) -> Iterator[None]:
+    def status(self, description: str) -> Iterator[Callable[[str], object]]:
         self.events.append(("status", description))
-        yield
+        yield lambda text: self.events.append(("changed", text))
         self.events.append(("done", description))
 
     def report(self, message: str) -> None:
@@ -52,7 +52,8 @@ def test_without_a_reporter_everything_works_and_nothing_is_shown(capfd: pytest.
         task.update(completed=1, loss="0.1")
         with progress.task("evaluating") as inner:
             inner.update(advance=1, total=2, description="still evaluating")
-    with progress.status("measuring"):
+    with progress.status("measuring") as tell:
+        tell("measuring more")
         progress.report("a line")
     assert capfd.readouterr() == ("", "")
 
@@ -89,9 +90,12 @@ def test_tasks_nest_and_pass_their_fields_on(recorder: Recorder) -> None:
 
 
 def test_status_and_lines_reach_the_reporter(recorder: Recorder) -> None:
-    with progress.status("measuring"):
+    with progress.status("measuring") as tell:
+        tell("measuring, round 2")
         progress.report("halfway")
-    assert recorder.events == [("status", "measuring"), ("report", "halfway"), ("done", "measuring")]
+    assert recorder.events == [
+        ("status", "measuring"), ("changed", "measuring, round 2"), ("report", "halfway"), ("done", "measuring"),
+    ]  # fmt: skip
 
 
 def test_set_reporter_returns_the_one_before_and_none_silences(recorder: Recorder) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import io
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,11 +21,12 @@ from rich.console import Console
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.bench.case import Case
 from wideresnet.bench.contenders import Contender, make_contender
+from wideresnet.bench.measure import Lane
 from wideresnet.bench.memory import memory_in_own_process
 from wideresnet.bench.plots import draw_bars, draw_figure4
 from wideresnet.bench.run import Method, run_bench
 from wideresnet.bench.start import time_first_step
-from wideresnet.bench.summary import best_peer
+from wideresnet.bench.summary import best_peer, contradiction, top1_agreement_pct
 from wideresnet.commands.bench import render
 from wideresnet.commands.main import main, make_parser
 
@@ -122,31 +123,65 @@ def test_infer_takes_several_batch_sizes_and_prints_tables(tmp_path: Path, capsy
         assert expected in text, expected
 
 
-@pytest.mark.parametrize("expected", ["bf16", "fp32"])
-def test_careful_others_and_the_matrix_product_run_in_the_precision_that_ours_chose(
-    expected: str, others: str, tmp_path: Path
+@pytest.mark.parametrize("job", ["train", "infer"])
+def test_ratios_are_between_equal_precisions_and_a_lower_one_has_its_own_row(
+    job: str, others: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def make(name: str, case: Case) -> Contender:
-        """On a machine on which ours chooses `expected`."""
-        assert (case.precision == "auto") is (name == "wideresnet")
-        return SHORT.make(name, dataclasses.replace(case, precision=expected) if name == "wideresnet" else case)
+    """Chosen by itself, ours is in fp32, as the others are. bf16 is a row of its own, if it is asked for."""
+    peers = [f"{others}:same", f"{others}:same+careful", "plain"]
+    words = (job, "WRN-10-1", "--batch-size", 2, "--against", *peers)
+    bench(*words, *QUICK[:-1], "auto", "--out", tmp_path / "auto")
+    (case,) = json.loads((tmp_path / "auto" / "bench.json").read_text())["cases"]
+    assert case["precision"] == "fp32"
+    assert {row["precision"] for row in case["contenders"]} == {"fp32"}
+    assert all("ours_is_faster" in row for row in case["contenders"][1:])
+    assert not [row for row in case["contenders"] if "top1_agreement_pct" in row]
 
-    words = ("train", "WRN-10-1", "--batch-size", 2, "--against", f"{others}:same+careful", *QUICK[:-2])
-    bench(*words, "--out", tmp_path / expected, method=dataclasses.replace(SHORT, make=make))
-    (case,) = json.loads((tmp_path / expected / "bench.json").read_text())["cases"]
-    ours, careful = case["contenders"]
-    assert case["precision"] == expected
-    assert expected in ours["configuration"]
-    assert expected in careful["configuration"]
-    assert case["matmul"]["what"].startswith(expected)
+    bench(*words, *QUICK[:-1], "bf16", "--out", tmp_path / "bf16")
+    (case,) = json.loads((tmp_path / "bf16" / "bench.json").read_text())["cases"]
+    rows = {row["name"]: row for row in case["contenders"]}
+    assert {name: row["precision"] for name, row in rows.items()} == {
+        "wideresnet": "fp32", "wideresnet bf16": "bf16", peers[0]: "fp32", peers[1]: "bf16", "plain": "fp32",
+    }  # fmt: skip
+    assert all(row["precision"] in row["configuration"] for row in rows.values())
+    assert case["best_peer"] == peers[0]
+    assert case["matmul"]["what"].startswith("fp32")
+    ours, bf16 = rows["wideresnet"], rows["wideresnet bf16"]
+    for own, other in ((ours, rows[peers[0]]), (bf16, rows[peers[1]]), (ours, rows["plain"])):
+        pairs = zip(own["seconds"], other["seconds"], strict=True)
+        expected = statistics.median(theirs / mine for mine, theirs in pairs)
+        assert other["ours_is_faster"]["median"] == pytest.approx(expected, rel=1e-3)
+    assert "ours_is_faster" not in bf16
+    assert 0 <= bf16["top1_agreement_pct"] <= 100
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{bf16['top1_agreement_pct']:.4g} % of its answers on the 2 images are those of fp32" in text
 
 
-def test_inference_is_exact_with_the_kernels_unless_bf16_is_asked_for(make_case: Callable[..., Case]) -> None:
-    fast = dataclasses.replace(make_case(job="infer"), precision="auto")
-    contender = make_contender("wideresnet", fast)
+def test_agreement_is_the_share_of_images_with_the_same_answer() -> None:
+    def lane(*answers: int) -> Lane:
+        logits = torch.nn.functional.one_hot(torch.tensor(answers), 4).float()
+        return Lane(Contender("any", "", lambda: None, 1, logits=lambda: logits))
+
+    assert top1_agreement_pct(lane(0, 1, 2, 3), lane(0, 1, 2, 0)) == 75
+    assert top1_agreement_pct(lane(3), lane(3)) == 100
+
+
+@pytest.mark.parametrize(("pieces_s", "warned"), [((0.06, 0.04), False), ((0.05, 0.03), True), ((0.09, 0.04), True)])
+def test_pieces_that_contradict_the_whole_are_a_warning(pieces_s: tuple[float, float], warned: bool) -> None:
+    forward, backward = pieces_s
+    lane = Lane(Contender("wideresnet", "", lambda: None, 1), seconds=[0.1, 0.1, 5.0])
+    lane.parts = [{"loading and augmentation": 9.0, "forward": forward, "backward": backward}] * 3
+    assert bool(contradiction(lane)) == warned
+    case = {**FULL["cases"][0], "warnings": [contradiction(lane)] if warned else []}
+    assert ("measure again on a quiet machine" in " ".join(shown({**FULL, "cases": [case]}).split())) == warned
+
+
+def test_inference_is_in_fp32_unless_bf16_is_asked_for(make_case: Callable[..., Case]) -> None:
+    contender = make_contender("wideresnet", make_case(job="infer"))
     assert contender.configuration.startswith("Winograd kernels")
     assert contender.precision == "fp32"
-    contender = make_contender("wideresnet", dataclasses.replace(fast, precision="bf16"))
+    contender = make_contender("wideresnet bf16", make_case(job="infer"))
+    assert (contender.name, contender.precision) == ("wideresnet bf16", "bf16")
     assert contender.configuration == "channels last in memory, bf16, 1 thread"
 
 
@@ -222,7 +257,7 @@ def test_the_memory_of_a_contender_is_measured_in_its_own_process() -> None:
         (("train", "WRN-10-1", "--seconds", "nan"), "--seconds nan"),
         (("figure4", "WRN-10-1"), "unrecognized"),
         (("start", "WRN-10-1", "--batch-size", "1"), "at least 2"),
-        (("fly",), "invalid choice"),
+        (("fly",), "one of train, infer, start, figure4"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_leaves_nothing(
@@ -247,7 +282,7 @@ def test_the_table_fits_eighty_columns_and_is_complete() -> None:
     text = shown(FULL)
     assert max(map(len, text.splitlines())) <= 80
     for expected in ("wideresnet", "1.25 x", "25 %", "torchvision: has no WRN-28-10 | [x] $y^", "timm+careful",
-                     "1.25 x timm, the fastest other", "forward 10 ms"):  # fmt: skip
+                     "1.25 x timm, the fastest other", "forward 10.0 ms"):  # fmt: skip
         assert expected in " ".join(text.split()), expected
     assert "…" not in text
 
@@ -290,7 +325,9 @@ def test_the_committed_pages_are_what_the_records_say() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_int8_has_its_row_and_its_ratio(others: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_has_its_row_and_its_agreement_with_fp32(
+    others: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "bench"
     words = ("infer", "WRN-10-1", "--batch-size", "2", "--int8", "--against", f"{others}:same")
     bench(*words, "--out", out, *QUICK)
@@ -298,6 +335,6 @@ def test_int8_has_its_row_and_its_ratio(others: str, tmp_path: Path, capsys: pyt
     ours, int8, peer = case["contenders"]
     assert [ours["name"], int8["name"], peer["name"]] == ["wideresnet", "wideresnet int8", f"{others}:same"]
     assert case["best_peer"] == peer["name"]
-    low, high = sorted(other / mine for mine, other in zip(int8["seconds"], peer["seconds"], strict=True))
-    assert low <= case["int8_is_faster"]["median"] <= high
-    assert "ours in 8 bits is" in capsys.readouterr().out
+    assert "ours_is_faster" not in int8  # it has less precision than the peer
+    assert int8["top1_agreement_pct"] in (0, 50, 100)
+    assert "% of its answers on the 2 images are those of fp32" in " ".join(capsys.readouterr().out.split())

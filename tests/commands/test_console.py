@@ -23,8 +23,8 @@ def work() -> None:
             inner.update(advance=2)
         line.update(completed=10, description="epoch 2/2")
         progress.report("epoch 2 loss 0.100")
-    with progress.status("timing a few steps"):
-        pass
+    with progress.status("timing a few steps") as tell:
+        tell("timing [the] others")
     assert list(progress.track(range(3), "decoding")) == [0, 1, 2]
 
 

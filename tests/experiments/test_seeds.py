@@ -57,8 +57,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert sorted(path.name for path in one.iterdir()) == names
     for name in ("recipe.json", "config.json", "model.safetensors", "test_predictions.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    typed = {"command": "", "asked": []}
-    assert {**read_json(one / "env.json"), **typed} == {**read_json(other / "env.json"), **typed}
+    own = {"command": "", "asked": [], "date": ""}
+    assert {**read_json(one / "env.json"), **own} == {**read_json(other / "env.json"), **own}
     measured = ("seconds", "train_s", "images_per_s", "peak_memory_mib", "predicted_memory_mib")
     for records in ([RunFolder(path).read_result(), *RunFolder(path).read_metrics()] for path in (one, other)):
         for record in records:
@@ -98,7 +98,7 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
     assert wrn("train", "--resume", "--seeds", 2, "--at-once", 2, "--out", out, "--json") == 0
     said = capsys.readouterr()
     summary = json.loads(said.out)
-    assert summary == folder.read_summary()
+    assert summary == {**folder.read_summary(), "run": str(out)}
     assert (summary["n"], summary["at_once"], summary["unfinished"]) == (2, 2, [])
     assert folder.page.is_file()
     assert "resumed from step" in folder.log(3).read_text()

@@ -17,9 +17,8 @@ from safetensors.numpy import load_file
 
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.commands.evaluate import render
-from wideresnet.engines import evaluate as engine
 from wideresnet.inference.evaluate import evaluate_weights
-from wideresnet.kernels.library import why_unavailable
+from wideresnet.spec.files import SEAL
 from wideresnet.spec.recipes import resolve
 from wideresnet.training import fit
 from wideresnet.weights.hub import read_weights, write_weights
@@ -80,14 +79,28 @@ def test_a_run_with_whitening_bf16_averaged_weights_or_resized_images_is_too(
     assert got["precision"] == overrides.get("precision", "fp32")
 
 
-def test_weights_alone_are_evaluated_exactly_even_if_bf16_is_faster(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "pick_precision", lambda wanted, _: "bf16" if wanted == "auto" else wanted)
+def test_weights_alone_are_evaluated_in_fp32_unless_bf16_is_asked_for(home: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         shutil.copy(home / "run" / name, tmp_path)
     result = evaluate_weights(tmp_path, home / "data.npz", device="cpu")
-    assert result["precision"] == ("bf16" if why_unavailable() else "fp32")
+    assert result["precision"] == "fp32"
+    assert result["loss"] == evaluate_weights(home / "run", home / "data.npz", device="cpu")["loss"]
+    assert evaluate_weights(tmp_path, home / "data.npz", device="cpu", precision="bf16")["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("ran_on", "in_precision", "expected"),
+    [("cuda", "fp32", "fp32"), ("cuda", "bf16", "fp32"), ("cpu", "bf16", "bf16")],
+)
+def test_the_precision_is_never_below_that_of_the_run(
+    home: Path, tmp_path: Path, ran_on: str, in_precision: str, expected: str
+) -> None:
+    shutil.copytree(home / "run", tmp_path / "run")
+    path = tmp_path / "run" / "result.json"
+    changed = {**json.loads(path.read_text()), "device": ran_on, "precision": in_precision}
+    del changed[SEAL]  # else the change would be taken for damage
+    path.write_text(json.dumps(changed))
+    assert evaluate_weights(tmp_path / "run", home / "data.npz", device="cpu")["precision"] == expected
 
 
 def test_digits_too(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wideresnet.machine.cpu import cpu_quota, describe_quota, export_thread_limit, usable_cpus
+from wideresnet.machine.cpu import BF16_FLAGS, cpu_flags, cpu_quota, describe_quota, export_thread_limit, usable_cpus
 from wideresnet.machine.threads import limit_threads
 
 ALLOWED = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -115,3 +115,18 @@ def test_a_quota_is_described_only_if_it_limits(tmp_path: Path) -> None:
     assert describe_quota(2, root) == f"2 threads: the CPU quota of this container is 1 of {ALLOWED} CPUs"
     container(tmp_path, **{"sys/fs/cgroup/cpu.max": "max 100000"})
     assert describe_quota(2, root) is None
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "flags"),
+    [
+        ("processor\t: 0\nmodel name\t: a CPU\nflags\t\t: fpu avx2 avx512_bf16", {"fpu", "avx2", "avx512_bf16"}),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16", {"fp", "asimd", "bf16"}),
+        ("processor\t: 0", set()),
+    ],
+)
+def test_instruction_sets_are_those_of_the_first_processor(tmp_path: Path, cpuinfo: str, flags: set[str]) -> None:
+    assert cpu_flags(tmp_path) == frozenset()  # a system without proc
+    root = write(tmp_path, **{"proc/cpuinfo": f"{cpuinfo}\n\n{cpuinfo} more"})
+    assert cpu_flags(root) == flags
+    assert bool(cpu_flags(root) & BF16_FLAGS) == ("avx512_bf16" in flags)

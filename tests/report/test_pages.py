@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from page_runs import HOSTILE, NAMES, PREDICTIONS, RECORD, Page, change, train
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -24,101 +21,8 @@ from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data import FACTS, load_dataset
 from wideresnet.report.figures import heat
 from wideresnet.report.pages import write_comparison, write_report
-from wideresnet.spec.recipes import resolve
-from wideresnet.spec.record import RunFolder, SeedsFolder
+from wideresnet.spec.record import RunFolder
 from wideresnet.spec.result import metrics_line
-from wideresnet.training import fit
-
-RECORD = Path(__file__).parent.parent.parent / "results" / "wrn-10-1-digits-paper-seed0"
-PREDICTIONS = "test_predictions.safetensors"
-HOSTILE = "<script>alert('x')</script> & \"$cat$\""
-NAMES = [HOSTILE, "dog", "_owl", "\u65e5\u672c"]
-VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """A parsed page; a tag that is not closed in order fails the test."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(self.source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self.open:
-            return
-        self.texts.append(data)
-        if self.open and ("td" in self.open or "th" in self.open):
-            self.rows[-1][-1] += data
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
-
-    def pictures(self) -> list[bytes]:
-        """The content of every picture in the page."""
-        addresses = [a.get("src") or a.get("srcset") or "" for a in self.all("img") + self.all("source")]
-        assert all(address.startswith("data:image/") for address in addresses)
-        return [base64.b64decode(address.split(",", 1)[1], validate=True) for address in addresses]
-
-
-def make_data(folder: Path) -> Path:
-    random = np.random.default_rng(0)
-    arrays: dict[str, Any] = {"class_names": np.array(NAMES)}
-    for split, num in (("train", 64), ("test", 40)):
-        labels = np.arange(num) % len(NAMES)
-        arrays[f"x_{split}"] = random.integers(0, 200, (num, 8, 8, 3), dtype=np.uint8)
-        arrays[f"x_{split}"] += (labels * 10).astype(np.uint8)[:, None, None, None]
-        arrays[f"y_{split}"] = labels
-    path = folder / "pets & <b>.npz"
-    np.savez(path, **arrays)
-    return path
-
-
-def train(folder: Path, data: Path, **overrides: Any) -> Path:
-    settings = {"epochs": 2, "batch_size": 16, "eval_every": 1, "precision": "fp32", "device": "cpu"} | overrides
-    fit(resolve("quick", "WRN-10-1", str(data), settings, known_as="pets", num_train=64), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run next to its data; `run` copies it and nothing changes it."""
-    folder = tmp_path_factory.mktemp("runs")
-    return train(folder / "run", make_data(folder))
-
-
-@pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run without its digests, which a test may change."""
-    copy = Path(shutil.copytree(trained, tmp_path / "run"))
-    RunFolder(copy).result.write_text(json.dumps(RunFolder(copy).read_result()))
-    return copy
-
-
-def change(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def test_a_run_gets_a_page_and_two_pictures(run: Path) -> None:
@@ -283,7 +187,7 @@ def test_a_folder_whose_name_is_not_unicode_gets_its_page_and_its_comparison(run
     page = Page(write_report(odd).page)
     assert rf"--out $'{run}-caf\xe9-again'" in page.text  # which a shell reads as those bytes
     comparison = Page(write_comparison([odd, trained], odd / "page.html"))
-    assert r"run-caf\udce9" in comparison.text
+    assert r"run-caf\xe9" in comparison.text
     address = next(a["href"] for a in comparison.all("a"))
     assert address == "report.html"
 
@@ -451,87 +355,6 @@ def test_a_number_that_no_run_measured_is_damage(run: Path, name: str, value: st
     path.write_text(re.sub(rf'"{name}": [^,}}]+', f'"{name}": {value}', path.read_text(), count=1))
     with pytest.raises(DataError, match=r"metrics\.jsonl"):
         write_report(run)
-
-
-def test_a_comparison_overlays_runs_and_takes_medians_over_seeds(run: Path, trained: Path, tmp_path: Path) -> None:
-    copies: dict[str, Path] = {}
-    for seed, error in enumerate((10.0, 40.0, 20.0)):
-        copy = Path(shutil.copytree(run, tmp_path / f"seed-{seed}"))
-        change(copy / "recipe.json", seed=seed, device="auto" if seed else "cpu")
-        change(copy / "result.json", seed=seed, test_error_pct=error)
-        copies[copy.name] = copy
-    other = Path(shutil.copytree(run, tmp_path / "<i>wider lr"))
-    change(other / "recipe.json", lr=0.5)
-    page = Page(write_comparison([*copies.values(), other], tmp_path / "out" / "page.html"))
-    assert page.source.count("<i>") == 0
-    assert "<i>wider lr" in page.text
-    start = next(place for place, row in enumerate(page.rows) if "median, %" in row)
-    medians = page.rows[start + 1 : start + 3]
-    assert medians[0] == [
-        "WRN-10-1", "pets & <b>", "quick", "lr 0.3", "20.00", "10.00 to 40.00", "3", "0, 1, 2",
-    ]  # fmt: skip
-    error = RunFolder(trained).read_result()["test_error_pct"]
-    assert medians[1][3:7] == ["lr 0.5", f"{error:.2f}", "-", "1"]
-    start = next(place for place, row in enumerate(page.rows) if row[0] == "run")
-    assert [row[0] for row in page.rows[start + 1 :]] == [*copies, "<i>wider lr"]
-    assert page.pictures()
-
-
-def test_an_unfinished_run_is_compared_but_not_counted(run: Path, trained: Path, tmp_path: Path) -> None:
-    again = Path(shutil.copytree(run, tmp_path / "again"))
-    change(again / "recipe.json", seed=1)
-    (run / "result.json").unlink()
-    page = Page(write_comparison([run, trained, again], tmp_path / "page.html"))
-    assert "not counted in any median" in page.text
-    start = next(place for place, row in enumerate(page.rows) if "median, %" in row)
-    assert page.rows[start + 1][6] == "2"
-
-
-def test_single_runs_have_no_medians(run: Path, trained: Path, tmp_path: Path) -> None:
-    change(run / "recipe.json", lr=0.5)
-    page = Page(write_comparison([run, trained], tmp_path / "page.html"))
-    assert "Medians" not in page.text
-    assert any(row[0] == "run" for row in page.rows)
-
-
-def test_a_comparison_leads_to_the_pages_of_its_runs_and_seeds_lead_back(run: Path, tmp_path: Path) -> None:
-    seeds = SeedsFolder(tmp_path / "a:b #1")
-    runs = [Path(shutil.copytree(run, seeds.run(seed).path)) for seed in (0, 1)]
-    seeds.summary.write_text("{}")
-    alone = Page(write_report(run).page)
-    assert alone.all("a") == []
-    pages = [write_report(path).page for path in runs]
-    comparison = Page(write_comparison(runs, seeds.page))
-    addresses = [a["href"] for a in comparison.all("a")]
-    assert addresses == ["seed0/report.html", "seed1/report.html"]
-    assert [a["href"] for a in Page(pages[0]).all("a")] == ["../comparison.html"]
-    far = Page(write_comparison(runs, tmp_path / "pages" / "all.html"))
-    assert far.all("a")[0]["href"] == "../a%3Ab%20%231/seed0/report.html"
-
-
-def test_a_comparison_names_what_was_changed_in_a_published_sets_recipe(tmp_path: Path) -> None:
-    other = Path(shutil.copytree(RECORD, tmp_path / "other"))
-    change(other / "recipe.json", lr=0.05)
-    page = Page(write_comparison([RECORD, other], tmp_path / "page.html"))
-    start = next(place for place, row in enumerate(page.rows) if row[0] == "run")
-    assert [row[4] for row in page.rows[start + 1 :]] == ["paper", "paper, lr 0.05"]
-
-
-def test_runs_with_the_same_name_are_labeled_by_their_paths(run: Path, trained: Path, tmp_path: Path) -> None:
-    page = Page(write_comparison([run, trained], tmp_path / "page.html"))
-    assert {str(run), str(trained)} <= {row[0] for row in page.rows}
-
-
-def test_an_impossible_comparison_is_a_usage_error(run: Path, trained: Path, tmp_path: Path) -> None:
-    cases: list[tuple[list[Path], str, str]] = [
-        ([run], "page.html", "two runs or more"),
-        ([run, run / ".." / run.name], "page.html", "given twice"),
-        ([run, tmp_path], "page.html", "not a run folder"),
-        ([run, trained], "page.txt", "ends in .html"),
-    ]
-    for runs, out, message in cases:
-        with pytest.raises(UsageError, match=message):
-            write_comparison(runs, tmp_path / out)
 
 
 def test_gray_digits_are_reported_too(tmp_path: Path, make_npz: Callable[..., Path]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wideresnet.report.statistics import group_equal, settings_of, summarize, varying
+from wideresnet.report.statistics import group_equal, settings_of, settled_differently, summarize, varying
 from wideresnet.spec.recipe import Recipe
 
 
@@ -47,6 +49,28 @@ def test_runs_that_differ_only_in_seed_and_place_have_equal_settings() -> None:
     assert settings("digits") != settings()
     assert varying([settings(lr=0.2), settings(epochs=3), settings()]) == ["epochs", "lr"]
     assert varying([settings()]) == []
+
+
+def a_run(label: str, **changes: object) -> Any:
+    recipe = Recipe.flat(**{"data": "cifar10", "precision": "fp32", "kernels": "winograd", "threads": 2, **changes})
+    return SimpleNamespace(recipe=recipe, data_name="cifar10", curve=SimpleNamespace(label=label))
+
+
+def test_runs_of_equal_settings_that_were_computed_differently_are_told_apart() -> None:
+    alike = [a_run(f"seed{seed}", seed=seed) for seed in range(3)]
+    assert settled_differently(alike) == []
+    assert settled_differently([*alike, a_run("other", lr=0.3, kernels="pytorch", precision="bf16")]) == []
+    assert settled_differently([*alike, a_run("d", threads=1)]) == [
+        "Equal settings, but computed differently, so results differ by rounding: threads 2 in seed0, seed1, seed2; "
+        "threads 1 in d."
+    ]
+    (text,) = settled_differently([a_run("a"), a_run("b", precision="bf16", kernels="pytorch")])
+    assert text == (
+        "Equal settings, but computed differently, so another precision gives other results: precision fp32 in a; "
+        "precision bf16 in b; kernels winograd in a; kernels pytorch in b."
+    )
+    (text,) = settled_differently([a_run("z", threads=1), *(a_run(f"s{seed}", seed=seed) for seed in range(6))])
+    assert text.endswith("threads 2 in s0, s1, s2, s3 and 2 more.")
 
 
 def test_groups_and_their_members_keep_the_order_of_the_first() -> None:

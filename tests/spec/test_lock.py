@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wideresnet.base.errors import UsageError
-from wideresnet.spec.files import reserve_folder
+from wideresnet.spec.files import release_folders, reserve_folder
 from wideresnet.spec.lock import LOCK, locked
 from wideresnet.spec.record import RunFolder
 
@@ -130,10 +130,10 @@ def test_a_lock_does_not_make_a_folder_used(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
-    program = "import sys; from pathlib import Path; from wideresnet.spec.files import reserve_folder\n"
-    program += "print(*[reserve_folder(Path(sys.argv[1])).name for _ in range(3)])"
-    said = subprocess.check_output([sys.executable, "-c", program, str(tmp_path / "runs" / "WRN-10-1")], text=True)
-    assert said.split() == ["WRN-10-1", "WRN-10-1-2", "WRN-10-1-3"]
+    names = [reserve_folder(tmp_path / "runs" / "WRN-10-1").name for _ in range(3)]
+    assert names == ["WRN-10-1", "WRN-10-1-2", "WRN-10-1-3"]
+    release_folders()
     assert list(tmp_path.iterdir()) == []  # nothing was written to them
     (tmp_path / "WRN-10-1").touch()
     assert reserve_folder(tmp_path / "WRN-10-1").name == "WRN-10-1-2"
+    release_folders()

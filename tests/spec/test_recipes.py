@@ -237,7 +237,9 @@ def test_what_a_file_leaves_out_comes_from_the_recipe_that_it_names_or_from_pape
 def test_changes_made_in_a_file_are_told_beside_those_of_overrides(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.json", recipe="quick", lr=0.05, flip=False)
     recipe, base = resolve(path, "WRN-16-2", "cifar10", {"epochs": 7}), base_of(path, "WRN-16-2", "cifar10")
-    assert overridden(recipe, base) == {"lr": (0.3, 0.05), "flip": (True, False), "epochs": (18, 7)}
+    assert overridden(recipe, base) == {
+        "lr": (0.3, 0.05), "flip": (True, False), "epochs": (18, 7), "eval_every": (2, 1),
+    }  # fmt: skip
 
 
 def test_a_file_of_a_recipe_without_a_name_here_is_whole_or_refused(tmp_path: Path) -> None:
@@ -292,6 +294,40 @@ def test_an_override_out_of_range_is_refused() -> None:
 def test_data_without_a_name_is_left_to_the_loader_to_refuse() -> None:
     assert resolve("paper", "WRN-16-2", "").data == ""
     assert resolve("quick", "WRN-16-2", "", num_train=50_000).data == ""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "every"),
+    [
+        ("fast", {}, 62),  # of 188 epochs
+        ("fast", {"epochs": 8}, 2),
+        ("fast", {"epochs": 2}, 1),
+        ("fast", {"epochs": 400}, 131),
+        ("fast", {"epochs": 8, "eval_every": 62}, 62),
+        ("paper", {"epochs": 8}, 1),
+    ],
+)
+def test_a_run_of_other_epochs_is_evaluated_as_often_as_the_recipe_unless_it_says_how_often(
+    tmp_path: Path, recipe: str, overrides: dict[str, Any], every: int
+) -> None:
+    assert resolve(recipe, "WRN-16-2", "photos", overrides, num_train=526).feed.eval_every == every
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"recipe": recipe, **overrides}))  # written by hand
+    assert resolve(str(path), "WRN-16-2", "photos", num_train=526).feed.eval_every == every
+
+
+def test_a_stored_recipe_is_final(tmp_path: Path) -> None:
+    path, stored = tmp_path / "recipe.json", fast("WRN-16-2", "photos", "photos", 526).replace(epochs=8)
+    path.write_text(json.dumps(stored.to_json()))
+    assert resolve(str(path), "WRN-16-2", "photos", num_train=526) == stored
+
+
+@pytest.mark.parametrize("data", ["cifar10", "svhn", "digits", "photos"])
+def test_paper_leaves_no_choice_of_precision_to_the_machine(data: str) -> None:
+    assert paper("WRN-16-2", data).machine.precision == "fp32"
+    assert quick("WRN-16-2", data, data, 5000).machine.precision == "auto"
+    asked = resolve("paper", "WRN-16-2", data, {"precision": "bf16"})
+    assert overridden(asked, paper("WRN-16-2", data)) == {"precision": ("fp32", "bf16")}
 
 
 def test_what_overrides_changed_is_told_with_both_values() -> None:

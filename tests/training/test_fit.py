@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_another_seed_gives_other_weights(make_npz: MakeNpz, tmp_path: Path) -> 
     assert weights(tmp_path / "a") != weights(tmp_path / "b")
 
 
-@pytest.mark.parametrize("autotune", ["on", "off"])
+@pytest.mark.parametrize("autotune", ["cached", "off"])
 def test_fit_through_python_prints_nothing(make_npz: MakeNpz, tmp_path: Path, autotune: str) -> None:
     code = "import sys; from pathlib import Path; from wideresnet import Recipe, fit\n"
     code += "fit(Recipe.from_file(Path(sys.argv[1])), sys.argv[2])"
@@ -101,6 +102,15 @@ def test_fit_through_python_prints_nothing(make_npz: MakeNpz, tmp_path: Path, au
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_way_to_decide_that_does_not_exist_is_refused_before_anything_is_written(
+    make_npz: MakeNpz, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"^autotune='sometimes': must be one of cached, again, off$"):
+        fit(small(make_npz()), tmp_path / "run", autotune="sometimes")
+    assert not (tmp_path / "run").exists()
+    fit(small(make_npz(), epochs=1), tmp_path / "run", autotune="off")
 
 
 def test_whoever_watches_is_told_steps_loss_and_error(make_npz: MakeNpz, tmp_path: Path) -> None:
@@ -173,3 +183,11 @@ def test_the_global_seed_is_left_as_it_was(make_npz: MakeNpz, tmp_path: Path) ->
 def test_digits_are_learned_to_two_percent_in_a_few_epochs(tmp_path: Path) -> None:
     recipe, _, dataset = resolve_for_data("quick", "WRN-10-1", "digits", {"epochs": 12, "device": "cpu"})
     assert fit(recipe, tmp_path / "run", dataset=dataset)["test_error_pct"] <= 2.0
+
+
+def test_each_epoch_is_reported_in_a_line(make_npz: MakeNpz, tmp_path: Path, reported: list[str]) -> None:
+    fit(small(make_npz(), epochs=2), tmp_path / "run")
+    lines = [line for line in reported if line.startswith("epoch")]
+    assert len(lines) == 2
+    for number, line in enumerate(lines, 1):
+        assert re.match(rf"epoch +{number}  lr 0\.05 +loss \d\.\d{{3}}  train error [ \d]+\.\d\d %  test error ", line)

@@ -60,11 +60,15 @@ def test_statistics_are_those_of_the_images_trained_on(make_npz: MakeNpz) -> Non
     [
         ({"warmup_fraction": 0.3}, "warmup_fraction 0.3 has no effect with schedule steps"),
         ({"schedule": "one_cycle", "lr_drop_factor": 0.5}, "lr_drop_factor 0.5 has no effect with schedule one_cycle"),
+        (
+            {"schedule": "one_cycle", "lr_drop_epochs": (2, 3), "lr_drop_factor": 0.5, "lr_drop_at": "end"},
+            "lr_drop_epochs 2,3, lr_drop_factor 0.5 and lr_drop_at end have no effect with schedule one_cycle",
+        ),
         ({"crop_padding": 0, "padding_mode": "zero"}, "padding_mode zero has no effect without a crop"),
         ({"norm": "group", "bn_momentum": 0.2}, "bn_momentum 0.2 has no effect with norm group"),
         ({"network": "WRN-16-1-l1", "dropout": 0.2}, "dropout 0.2 has no effect in WRN-16-1-l1"),
         ({"batch_rule": "linear"}, "batch_rule linear has no effect in a single process"),
-        ({"deterministic": True}, "deterministic True has no effect on a CPU"),
+        ({"deterministic": True}, "deterministic on has no effect on a CPU"),
         ({"weight_decay": 0, "weight_decay_on": "weights"}, "weight_decay_on weights has no effect without weight"),
         ({"epochs": 70}, "no drop of lr at epochs 120, 160: the run has 70 epochs"),
         ({"epochs": 1, "lr_drop_epochs": (1, 2)}, "no drop of lr at epoch 2: the run has 1 epoch"),

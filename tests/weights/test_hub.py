@@ -265,8 +265,8 @@ def test_a_hostile_config_is_refused_in_one_line(
 
 
 def test_a_config_that_claims_a_network_larger_than_memory_takes_none(folder: Path, edit: Callable[..., None]) -> None:
-    edit(network="WRN-10-100", num_classes=10**7)  # 256 GB of weights
-    assert "not the weights of WRN-10-100" in refusal(DataError, folder)
+    edit(network="WRN-3994-100")  # 2.3 TiB of weights
+    assert "not the weights of WRN-3994-100" in refusal(DataError, folder)
 
 
 def test_preprocessing_of_other_images_is_refused(folder: Path, edit: Callable[..., None]) -> None:

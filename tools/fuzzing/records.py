@@ -146,9 +146,7 @@ _NAMES = (
 )
 
 
-WEIGHTS = Reader(
-    "safetensors", lambda: [_weights()], damage_one(_damage_safetensors, "model.safetensors"), _read_weights
-)
+WEIGHTS = Reader("weights", lambda: [_weights()], damage_one(_damage_safetensors, "model.safetensors"), _read_weights)
 CONFIG = Reader("config", lambda: [_weights()], damage_one(damage_json, "config.json"), _read_weights)
 RECIPE = Reader("recipe", lambda: [_run()], damage_one(damage_json, "recipe.json"), _read_recipe)
 METRICS = Reader("metrics", lambda: [_run()], damage_one(damage_json_lines, "metrics.jsonl"), _read_run)

@@ -11,8 +11,8 @@ A command shows progress by installing a `Reporter` with `set_reporter`. Everyth
         with progress.task("evaluating", total=10_000) as evaluating:  # a second line while the first one stays
             evaluating.update(advance=500)
 
-    with progress.status("measuring the fastest configuration"):
-        ...
+    with progress.status("measuring the fastest configuration") as tell:
+        tell("PyTorch's kernels, round 1 of 3")
 
     progress.report("epoch 1  loss 1.234  test error 45.67 %")
 
@@ -22,7 +22,7 @@ Warnings and notes for a log go through `logging`, not through this module.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
@@ -63,8 +63,8 @@ class Reporter(Protocol):
         """Show a line of progress while the block runs; arguments as for the function `task`."""
         ...
 
-    def status(self, description: str) -> AbstractContextManager[None]:
-        """Show that something of unknown length is under way while the block runs."""
+    def status(self, description: str) -> AbstractContextManager[Callable[[str], object]]:
+        """Show that something of unknown length is under way while the block runs; yields what changes the text."""
         ...
 
     def report(self, message: str) -> None:
@@ -83,8 +83,8 @@ class Silent:
     def task(self, description: str, total: float | None, fields: Sequence[str]) -> AbstractContextManager[Task]:  # noqa: ARG002
         return nullcontext(_SilentTask())
 
-    def status(self, description: str) -> AbstractContextManager[None]:  # noqa: ARG002
-        return nullcontext()
+    def status(self, description: str) -> AbstractContextManager[Callable[[str], object]]:  # noqa: ARG002
+        return nullcontext(lambda _: None)
 
     def report(self, message: str) -> None:
         pass
@@ -135,8 +135,8 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
         line.update(completed=completed)
 
 
-def status(description: str) -> AbstractContextManager[None]:
-    """Say that work of unknown length is under way. Use it as a context manager.
+def status(description: str) -> AbstractContextManager[Callable[[str], object]]:
+    """Say that work of unknown length is under way. Use it as a context manager that yields what changes the text.
 
     Args:
         description: what is being done, e.g. "measuring the fastest configuration".

@@ -32,8 +32,7 @@ class Case:
         family: "cifar" (32x32 images, 10 classes) or "imagenet" (224x224, 1000 classes).
         batch_size: images per step.
         device: "cpu" or "cuda".
-        precision: of this package's networks: "fp32", "bf16", or "auto" for what `wrn train` or `wrn eval` would
-            choose. Others run in fp32.
+        precision: "fp32" or "bf16", of this package's network, and of others that run carefully.
         num_threads: threads of the CPU that every contender starts with.
     """
 

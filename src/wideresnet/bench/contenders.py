@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from wideresnet.bench.case import FEED_BYTES, Case
 from wideresnet.bench.peers import CAREFUL, PLAIN, PeerError, build_peer
-from wideresnet.bench.words import OURS, OURS_INT8
+from wideresnet.bench.words import OURS, OURS_BF16, OURS_INT8
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.engines import optimize, quantize
-from wideresnet.engines.evaluate import pick_inference_precision
 from wideresnet.machine.device import synchronize
 from wideresnet.machine.memory import keep_memory
 from wideresnet.networks import create
@@ -49,7 +48,9 @@ class Contender:
         call: runs one training step or one forward pass.
         num_threads: threads of the CPU that it runs with.
         precision: "fp32", "bf16" or "int8".
+        logits: returns the network's outputs for the batch that is timed; None for other implementations.
         parts: runs one step part by part and returns the seconds of each; None for other implementations.
+        notes: why it runs in this configuration.
     """
 
     name: str
@@ -57,14 +58,16 @@ class Contender:
     call: Callable[[], object]
     num_threads: int
     precision: str = "fp32"
+    logits: Callable[[], Tensor] | None = None
     parts: Callable[[], dict[str, float]] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def make_contender(name: str, case: Case, *, feed_bytes: int = FEED_BYTES) -> Contender:
     """Build a contender.
 
     Args:
-        name: "wideresnet", "wideresnet int8", "plain", or another implementation as in `run_bench`.
+        name: "wideresnet", "wideresnet bf16", "wideresnet int8", "plain", or another implementation as in `run_bench`.
         case: what it is to do.
         feed_bytes: size of the training set that the parts of a step are timed with.
 
@@ -73,8 +76,9 @@ def make_contender(name: str, case: Case, *, feed_bytes: int = FEED_BYTES) -> Co
         Exception: whatever its code raises.
     """
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if case.device == "cuda" else []):
-        if name == OURS:
-            return ours_train(case, feed_bytes) if case.job == "train" else ours_infer(case)
+        if name in (OURS, OURS_BF16):
+            own = replace(case, precision="bf16") if name == OURS_BF16 else case
+            return replace(ours_train(own, feed_bytes) if case.job == "train" else ours_infer(own), name=name)
         if name == OURS_INT8:
             return ours_int8(case)
         if name == PLAIN:
@@ -97,7 +101,7 @@ def ours_train(case: Case, feed_bytes: int = FEED_BYTES) -> Contender:
     images, labels = case.batch()
     size = (images.shape[2], images.shape[3])
     shape = StepShape(case.batch_size, 1, size, recipe.optimizer)
-    execution, _ = autotune(asked, shape, network, device, NUM_IMAGES * recipe.schedule.epochs)
+    execution, notes = autotune(asked, shape, network, device, NUM_IMAGES * recipe.schedule.epochs)
     network = configure(network.to(device), execution).train()
     forward = make_forward(network, execution)
     optimizer = make_optimizer(network, recipe.optimizer)
@@ -127,15 +131,19 @@ def ours_train(case: Case, feed_bytes: int = FEED_BYTES) -> Contender:
         watch.lap("optimiser")  # a key of committed records
         return watch.seconds
 
-    return Contender(OURS, execution.describe(), step, execution.threads, execution.precision, parts)
+    def logits() -> Tensor:
+        return training_loss(forward, images, labels, execution)[1].detach()
+
+    return Contender(
+        OURS, execution.describe(), step, execution.threads, execution.precision, logits, parts, tuple(notes)
+    )
 
 
 def ours_infer(case: Case) -> Contender:
     """Build this package's forward pass, in the configuration of `wrn predict` and `wrn eval` on this machine."""
     keep_memory()
     network = optimize(build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device))
-    precision = pick_inference_precision(case.precision, network, case.device)
-    images = case.batch()[0].contiguous(memory_format=torch.channels_last)
+    images, precision = case.batch()[0].contiguous(memory_format=torch.channels_last), case.precision
     preprocessing, pixels = Preprocessing("mean_std", (127.5,) * 3, (64.0,) * 3), case.pixels()
 
     def forward() -> Tensor:
@@ -154,7 +162,7 @@ def ours_infer(case: Case) -> Contender:
         return watch.seconds
 
     configuration = f"{network.how(precision)}, {precision}{_threads_of(case)}"
-    return Contender(OURS, configuration, forward, case.num_threads, precision, parts)
+    return Contender(OURS, configuration, forward, case.num_threads, precision, forward, parts)
 
 
 def ours_int8(case: Case) -> Contender:
@@ -169,7 +177,7 @@ def ours_int8(case: Case) -> Contender:
         with torch.inference_mode():
             return network(images)
 
-    return Contender(OURS_INT8, f"8-bit kernels{_threads_of(case)}", forward, case.num_threads, "int8")
+    return Contender(OURS_INT8, f"8-bit kernels{_threads_of(case)}", forward, case.num_threads, "int8", forward)
 
 
 def _as_users_run_it(name: str, network: nn.Module, case: Case) -> Contender:

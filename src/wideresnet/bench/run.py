@@ -22,7 +22,7 @@ from wideresnet.bench.memory import PeakMemory, memory_in_own_process
 from wideresnet.bench.peers import check_peer
 from wideresnet.bench.plots import write_plot
 from wideresnet.bench.summary import case_document
-from wideresnet.bench.words import OURS, OURS_INT8
+from wideresnet.bench.words import OURS, OURS_BF16, OURS_INT8
 from wideresnet.machine.description import describe
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.machine.memory import reset_peak_memory
@@ -42,7 +42,7 @@ class Settings:
 
     Attributes:
         device: "cpu" or "cuda".
-        precision: of this package's networks: "fp32", "bf16", or "auto" for the fastest.
+        precision: "fp32", or "bf16" to measure that too.
         num_threads: threads of the CPU.
         repeats: number of rounds, at most.
         seconds: duration of the rounds of a network and batch size, at most; three rounds are run however long they
@@ -113,7 +113,6 @@ def run_bench(
     """
     names = [parse(network, family) for network in networks]
     peers = list(dict.fromkeys(against))
-    contenders = [OURS, OURS_INT8, *peers] if int8 else [OURS, *peers]
     for size in batch_sizes:
         if size < 1:
             raise UsageError(f"batch_size={size}: must be at least 1")
@@ -122,11 +121,11 @@ def run_bench(
         check_peer(peer)
     with settled(**machine) as settings:
         document = start_document(job, settings, command)
+        lower = [OURS_BF16] * (settings.precision == "bf16") + [OURS_INT8] * int8
+        contenders = [OURS, *lower, *peers]
         for name in dict.fromkeys(names):
             for size in batch_sizes or BATCH_SIZES[job]:
-                case = Case(
-                    job, str(name), name.family, size, settings.device, settings.precision, settings.num_threads
-                )
+                case = Case(job, str(name), name.family, size, settings.device, "fp32", settings.num_threads)
                 document["cases"] += _measure([(case, contenders)], settings, method)
                 write_record(document, out)
     return document
@@ -179,7 +178,8 @@ def settled(
 
     Args:
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
-        precision: "fp32", "bf16", or "auto" for the fastest.
+        precision: "fp32", "bf16" to measure this package's network (and careful others) in bf16 too, or "auto" for
+            fp32, in which the paper trains and users of other implementations run them.
         threads: threads of the CPU; None leaves them to PyTorch.
         repeats: number of rounds, at most.
         seconds: duration of the rounds of a network and batch size, at most.
@@ -200,8 +200,7 @@ def settled(
         if threads is not None:
             torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = True  # the published training scripts set it
-        if precision != "auto":
-            precision = pick_precision(precision, device)
+        precision = "fp32" if precision == "auto" else pick_precision(precision, device)
         yield Settings(device, precision, torch.get_num_threads(), repeats, seconds)
     finally:
         torch.set_num_threads(before[0])
@@ -257,12 +256,12 @@ def _measure_in_rounds(
     gc.collect()
     reset_peak_memory(settings.device)  # also returns the heap of the case before, whose fragments would slow this one
     entered: list[tuple[Case, list[Lane]]] = []
-    for asked, (ours, *others) in entries:
-        first = _enter(ours, asked, method, tell)
-        case = dataclasses.replace(asked, precision=first.contender.precision)  # the careful others use it, too
-        entered.append((case, [first, *(_enter(name, case, method, tell) for name in others)]))
+    for case, names in entries:
+        entered.append((case, [_enter(name, _case_of(name, case, settings), method, tell) for name in names]))
     products, flops = dict[str, Lane](), 0
-    for precision in dict.fromkeys(case.precision for case, _ in entered):
+    for precision in dict.fromkeys(lane.contender.precision for _, lanes in entered for lane in lanes):
+        if precision == "int8":  # compared with the product in fp32
+            continue
         product, flops = matmul_contender(settings.device, precision, settings.num_threads, method.matmul_side)
         products[precision] = Lane(product)
         products[precision].warm_up(settings.device, turn_s=method.turn_s, warm_up_s=method.warm_up_s)
@@ -272,9 +271,9 @@ def _measure_in_rounds(
     task.update(total=rounds * sum(lane.turn_s for lane in running), what=f"{rounds} rounds")
     take_turns(running, rounds, settings.device, advance=lambda seconds: task.update(advance=seconds))
     documents = []
-    for (asked, _), (case, case_lanes) in zip(entries, entered, strict=True):
-        _measure_memory(asked, case, case_lanes, method, tell)
-        documents.append(case_document(case, case_lanes, products[case.precision], flops))
+    for case, case_lanes in entered:
+        _measure_memory(case, case_lanes, settings, method, tell)
+        documents.append(case_document(case, case_lanes, products, flops))
     task.update(what=f"{rounds} rounds")
     return documents
 
@@ -299,14 +298,19 @@ def _enter(name: str, case: Case, method: Method, tell: Callable[[str], None]) -
     return lane
 
 
+def _case_of(name: str, case: Case, settings: Settings) -> Case:
+    """Return the case as a contender gets it: in the precision that was asked for, of which careful others make use."""
+    return case if name == OURS else dataclasses.replace(case, precision=settings.precision)
+
+
 def _measure_memory(
-    asked: Case, case: Case, lanes: Sequence[Lane], method: Method, tell: Callable[[str], None]
+    case: Case, lanes: Sequence[Lane], settings: Settings, method: Method, tell: Callable[[str], None]
 ) -> None:
-    """On a CPU, measure each contender's peak. Ours gets the case as it was asked for, so that it runs as before."""
+    """On a CPU, measure each contender's peak."""
     if case.device != "cpu":
         return
     for lane in lanes:
         if not lane.problem:
             name = lane.contender.name
             tell(f"memory of {name}, {case.network}")
-            lane.peak_memory_mib = method.memory(name, asked if name == OURS else case)
+            lane.peak_memory_mib = method.memory(name, _case_of(name, case, settings))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wideresnet.base.format import human_number
 from wideresnet.bench.case import Case
 from wideresnet.bench.measure import Lane
 from wideresnet.bench.peers import CAREFUL, PLAIN, peer_version
-from wideresnet.bench.words import OURS, OURS_INT8
+from wideresnet.bench.words import OURS, OWN
 from wideresnet.report.statistics import summarize
+
+PARTS_BESIDE = ("loading and augmentation", "preprocessing")
+"""The parts of a step that a contender's call leaves out."""
+
+MAX_CONTRADICTION = 0.1
+"""The parts of a call must add up to its time within this share. Own records: 0.032 at most on machines with a load
+below 2.1, 0.03 to 0.45 with one of 4.9."""
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -31,26 +39,26 @@ def ratio(ours_s: Sequence[float], other_s: Sequence[float]) -> dict[str, float]
     return spread([other / ours for ours, other in zip(ours_s, other_s, strict=True)])
 
 
-def case_document(case: Case, lanes: Sequence[Lane], matmul: Lane, matmul_flops: int) -> dict[str, Any]:
+def case_document(case: Case, lanes: Sequence[Lane], products: Mapping[str, Lane], flops: int) -> dict[str, Any]:
     """Assemble what the record holds about a case.
 
     Args:
         case: what was measured.
         lanes: of the contenders, this package's own first.
-        matmul: the lane of the matrix product, with the same rounds.
-        matmul_flops: operations per matrix product.
+        products: precision -> the lane of the matrix product in it, with the same rounds.
+        flops: operations per matrix product.
 
     Returns:
         Values for JSON: the case, its cost, the rate of the machine, all contenders with all their times, the best of
-        the others, how many times as fast our int8 network is as that (None if either is missing), and the parts of a
-        step of ours. A contender that was not timed has `problem` instead of times.
+        the others in the precision of ours, the parts of a step of ours, and warnings about the measurement. A
+        contender that was not timed has `problem` instead of times. How many times as fast ours is is only told of
+        contenders in equal precision; a lower precision of ours has its top-1 agreement with fp32.
     """
-    ours = lanes[0]
+    ours, matmul = lanes[0], products[case.precision]
     assert ours.contender.name == OURS
-    matmul_rate = matmul_flops / summarize(matmul.seconds).median
-    contenders = [_contender_document(lane, ours, case, matmul_rate) for lane in lanes]
-    best = best_peer(contenders)
-    seconds = {lane.contender.name: lane.seconds for lane in lanes if not lane.problem}
+    rates = {precision: flops / summarize(lane.seconds).median for precision, lane in products.items()}
+    owns = {lane.contender.precision: lane for lane in lanes if lane.contender.name in OWN and not lane.problem}
+    contenders = [_contender_document(lane, owns, case, rates) for lane in lanes]
     return {
         **case.to_json(),
         "size_px": case.size_px,
@@ -61,28 +69,61 @@ def case_document(case: Case, lanes: Sequence[Lane], matmul: Lane, matmul_flops:
         "matmul": {
             "what": matmul.contender.configuration,
             "seconds": _rounded(matmul.seconds),
-            "flops_per_s": round(matmul_rate),
+            "flops_per_s": round(rates[case.precision]),
         },
         "contenders": contenders,
-        "best_peer": best,
-        "int8_is_faster": ratio(seconds[OURS_INT8], seconds[best]) if best and OURS_INT8 in seconds else None,
+        "best_peer": best_peer(contenders),
         "parts": _parts_document(ours.parts),
+        "warnings": [warning] if (warning := contradiction(ours)) else [],
     }
 
 
 def best_peer(contenders: Sequence[dict[str, Any]]) -> str | None:
     """Find the fastest other implementation as its users run it, or the fastest careful one if there is no other.
 
+    Args:
+        contenders: rows of a record, this package's own first.
+
     Returns:
-        Its name; None if no other implementation was timed.
+        Its name; None if no other implementation was timed in the precision of ours.
     """
-    peers = [row for row in contenders if row["name"] not in (OURS, OURS_INT8, PLAIN) and "problem" not in row]
+    precision = contenders[0].get("precision")
+    peers = [
+        row
+        for row in contenders
+        if row["name"] not in (*OWN, PLAIN) and "problem" not in row and row.get("precision") == precision
+    ]
     usual = [row for row in peers if not row["name"].endswith(CAREFUL)]
     return min(usual or peers, key=lambda row: row["call_s"]["median"])["name"] if peers else None
 
 
-def _contender_document(lane: Lane, ours: Lane, case: Case, matmul_rate: float) -> dict[str, Any]:
-    name = lane.contender.name
+def contradiction(lane: Lane) -> str:
+    """Say that the parts of a call do not add up to the whole, as on a busy machine; "" if they do."""
+    whole_s = summarize(lane.seconds).median
+    parts_s = summarize(
+        sum(seconds for name, seconds in parts.items() if name not in PARTS_BESIDE) for parts in lane.parts
+    ).median
+    if abs(parts_s - whole_s) <= MAX_CONTRADICTION * whole_s:
+        return ""
+    pieces, whole = human_number(1000 * parts_s), human_number(1000 * whole_s)
+    return (
+        f"the pieces of a step add up to {pieces} ms, but the whole took {whole} ms: other programs disturbed the "
+        "measurement; measure again on a quiet machine"
+    )
+
+
+def top1_agreement_pct(exact: Lane, lower: Lane) -> float:
+    """Return in how many percent of the measured images a lower precision has the same highest logit."""
+    assert exact.contender.logits is not None
+    assert lower.contender.logits is not None
+    same = exact.contender.logits().argmax(1) == lower.contender.logits().argmax(1)
+    return round(100 * same.double().mean().item(), 2)
+
+
+def _contender_document(
+    lane: Lane, owns: Mapping[str, Lane], case: Case, matmul_rates: Mapping[str, float]
+) -> dict[str, Any]:
+    name, precision = lane.contender.name, lane.contender.precision
     row: dict[str, Any] = {"name": name}
     if version := peer_version(name):
         row["version"] = version
@@ -92,6 +133,8 @@ def _contender_document(lane: Lane, ours: Lane, case: Case, matmul_rate: float) 
     rate = case.flops / call["median"]
     row |= {
         "configuration": lane.contender.configuration,
+        "precision": precision,
+        "notes": list(lane.contender.notes),
         "num_threads": lane.contender.num_threads,
         "calls_per_round": lane.num_calls,
         "first_call_s": round(lane.first_s, 6),
@@ -99,11 +142,15 @@ def _contender_document(lane: Lane, ours: Lane, case: Case, matmul_rate: float) 
         "call_s": {key: round(value, 9) for key, value in call.items()},
         "images_per_s": round(case.batch_size / call["median"], 2),
         "flops_per_s": round(rate),
-        "share_of_matmul": round(rate / matmul_rate, 4),
+        "share_of_matmul": round(rate / matmul_rates.get(precision, matmul_rates[case.precision]), 4),
         "peak_memory_mib": None if lane.peak_memory_mib is None else round(lane.peak_memory_mib, 1),
     }
-    if lane is not ours:
-        row["ours_is_faster"] = {key: round(value, 4) for key, value in ratio(ours.seconds, lane.seconds).items()}
+    if name in OWN:
+        if precision != "fp32" and "fp32" in owns:
+            row["top1_agreement_pct"] = top1_agreement_pct(owns["fp32"], lane)
+    elif precision in owns:
+        faster = ratio(owns[precision].seconds, lane.seconds)
+        row["ours_is_faster"] = {key: round(value, 4) for key, value in faster.items()}
     return row
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from wideresnet.base.format import counted, human_number
 from wideresnet.report.environment import hardware_text, torch_text
 from wideresnet.spec import published as paper
 
 OURS = "wideresnet"
+OURS_BF16 = "wideresnet bf16"
 OURS_INT8 = "wideresnet int8"
-"""The names of this package's contenders."""
+OWN = (OURS, OURS_BF16, OURS_INT8)
+"""The names of this package's contenders; each lower precision has its own, so that no ratio mixes precisions."""
 
 START_WAYS = {
     "cold": "wrn train with an empty cache: kernels are compiled, the fastest way is measured",
@@ -62,9 +65,17 @@ def quartiles(spread: dict[str, float], form: str, scale: float = 1.0, between: 
     return between.join(f"{scale * spread[name]:{form}}" for name in ("quartile1", "quartile3"))
 
 
+def agreement_line(case: dict[str, Any], row: dict[str, Any]) -> str:
+    """Say how often a lower precision of ours answers as fp32 does; "" if that is not known."""
+    if "top1_agreement_pct" not in row:
+        return ""
+    images = counted(case["batch_size"], "image")
+    return f"{row['top1_agreement_pct']:.4g} % of its answers on the {images} are those of fp32"
+
+
 def parts_line(case: dict[str, Any]) -> str:
     """List the parts of a step of ours: "forward 34.1 ms, backward 61.0 ms, ..."."""
-    return ", ".join(f"{name} {1000 * part['median_s']:.3g} ms" for name, part in case["parts"].items())
+    return ", ".join(f"{name} {human_number(1000 * part['median_s'])} ms" for name, part in case["parts"].items())
 
 
 def errors_of(network: str) -> tuple[float, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_count, human_number
 from wideresnet.bench.words import (
     OURS,
     START_WAYS,
+    agreement_line,
     case_title,
     errors_of,
     machine_line,
@@ -92,7 +95,24 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace, **method: Any) -> None:
     """Measure; `method` is given on to the function that does, which has the usual one."""
-    from wideresnet.bench.run import PLOT, RECORD, run_bench, run_figure4
+    from wideresnet.bench.run import PLOT, RECORD
+
+    out = args.out or new_run_folder("bench", args.job, *(args.networks[:1] if "networks" in args else ()))
+    try:
+        document = _measured(args, out, method)
+    except UsageError:
+        if not args.out:
+            with suppress(OSError):  # other runs are beside it
+                out.rmdir()
+                out.parent.rmdir()
+        raise
+    show(args, document, render)
+    if not args.json:
+        say(f"record {out / RECORD}, plot {out / PLOT}")
+
+
+def _measured(args: argparse.Namespace, out: Path, method: dict[str, Any]) -> dict[str, Any]:
+    from wideresnet.bench.run import run_bench, run_figure4
 
     machine = {
         "device": args.device,
@@ -103,26 +123,23 @@ def run(args: argparse.Namespace, **method: Any) -> None:
         "command": shlex.join(["wrn", *args.argv]),
         **method,
     }
-    out = args.out or new_run_folder("bench", args.job, *(args.networks[:1] if "networks" in args else ()))
     if args.job == "figure4":
-        document = run_figure4(out, **machine)
-    elif args.job == "start":
+        return run_figure4(out, **machine)
+    if args.job == "start":
         from wideresnet.bench.start import run_start
 
-        document = run_start(args.networks, out, batch_size=args.batch_size, family=args.family, **machine)
-    else:
-        document = run_bench(args.job, args.networks, out, batch_sizes=args.batch_size, against=args.against,
-                             family=args.family, int8=getattr(args, "int8", False), **machine)  # fmt: skip
-    show(args, document, render)
-    if not args.json:
-        say(f"record {out / RECORD}, plot {out / PLOT}")
+        return run_start(args.networks, out, batch_size=args.batch_size, family=args.family, **machine)
+    return run_bench(
+        args.job, args.networks, out, batch_sizes=args.batch_size, against=args.against, family=args.family,
+        int8=getattr(args, "int8", False), **machine,
+    )  # fmt: skip
 
 
 def render(document: dict[str, Any]) -> RenderableType:
     """The record for people; times are medians over rounds."""
     parts: list[RenderableType] = [Text(machine_line(document))]
     if document["job"] == "figure4":
-        return Group(*parts, Text(), _figure4(document))
+        return Group(*parts, Text(), _figure4(document), *_warnings(document["cases"]))
     if document["job"] == "start":
         return Group(*parts, Text(), *(_starts(case) for case in document["cases"]))
     for case in document["cases"]:
@@ -134,14 +151,24 @@ def render(document: dict[str, Any]) -> RenderableType:
             )
         if verdict(case):
             parts.append(Text(f"ours is {verdict(case)}, the fastest other as its users run it", style="bold"))
-        if case.get("int8_is_faster"):
-            parts.append(Text(f"ours in 8 bits is {case['int8_is_faster']['median']:.2f} x the same", style="bold"))
+        for row in case["contenders"]:
+            if agreement := agreement_line(case, row):
+                parts.append(Text(f"{row['name']}: {agreement}"))
         parts.append(Text(f"one of our steps in pieces: {parts_line(case)}"))
         parts.append(
             Text(f"matrix product {human_count(case['matmul']['flops_per_s'])}FLOP/s ({case['matmul']['what']}); "
                  f"median of {case['num_rounds']} rounds", style="dim")
         )  # fmt: skip
+        parts += _warnings([case])
     return Group(*parts)
+
+
+def _warnings(cases: list[dict[str, Any]]) -> list[Text]:
+    return [
+        Text(f"warning: {case['network']}: {warning}", style="yellow")
+        for case in cases
+        for warning in case.get("warnings", ())
+    ]
 
 
 def _contenders(case: dict[str, Any]) -> Table:

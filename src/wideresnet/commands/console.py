@@ -79,13 +79,13 @@ class TerminalReporter:
                 self._live = None
 
     @contextmanager
-    def status(self, description: str) -> Iterator[None]:
+    def status(self, description: str) -> Iterator[Callable[[str], object]]:
         """Show a spinner."""
         if self._live is not None:
-            yield
+            yield lambda _: None
             return
-        with console().status(escape(printable(description))):
-            yield
+        with console().status(escape(printable(description))) as spinner:
+            yield lambda text: spinner.update(escape(printable(text)))
 
     def report(self, message: str) -> None:
         """Print a line above the bars."""
@@ -104,10 +104,10 @@ class LogReporter:
         yield _LogTask(description, total, fields, self._now)
 
     @contextmanager
-    def status(self, description: str) -> Iterator[None]:
+    def status(self, description: str) -> Iterator[Callable[[str], object]]:
         """Write nothing: what is found out is told in lines."""
         del description
-        yield
+        yield lambda _: None
 
     def report(self, message: str) -> None:
         """Write a line."""

@@ -20,6 +20,7 @@ from wideresnet.commands.console import show_progress
 from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import Parser
 from wideresnet.machine.cpu import export_thread_limit
+from wideresnet.spec.files import release_folders
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code after Ctrl-C, as in shells."""
@@ -90,6 +91,8 @@ def _run(argv: Sequence[str]) -> tuple[int, str]:
         if isinstance(error, OSError):
             return 1, _os_text(error)
         raise
+    finally:
+        release_folders()
     return 0, ""
 
 

@@ -17,6 +17,7 @@ from wideresnet.commands.flags import add_recipe_flags, given_flags
 from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import add_verb, new_run_folder, say, show, typed
 from wideresnet.kernels.library import start_build
+from wideresnet.spec.execution import AUTOTUNE_MODES
 from wideresnet.spec.files import read_json
 from wideresnet.spec.names import parse
 from wideresnet.spec.recipe import Recipe
@@ -43,6 +44,12 @@ def add(verbs: Any) -> None:
     train.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     train.add_argument(
         "--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between checkpoints (60)"
+    )
+    train.add_argument(
+        "--autotune",
+        choices=AUTOTUNE_MODES,
+        help="kernels, layout, threads and precision that are not given: cached: measured once for this machine; again:"
+        " measured now; off: the usually fastest, without measuring (default: $WRN_AUTOTUNE, else cached)",
     )
     train.add_argument("--seeds", type=int, metavar="N", help="train N seeds, from --seed on, each in its own folder")
     train.add_argument(
@@ -116,6 +123,7 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
         resume=args.resume,
         overwrite=args.overwrite,
         checkpoint_every_s=args.checkpoint_every,
+        autotune=args.autotune,
         announce=lambda job, plan: _announce(args, job, plan, base),
         world=world,
         command=typed(args),
@@ -171,6 +179,7 @@ def _train_seeds(args: argparse.Namespace) -> None:
         dataset=dataset,
         resume=args.resume,
         checkpoint_every_s=args.checkpoint_every,
+        autotune=args.autotune,
         announce=lambda job, plan: _announce(args, job, plan, base),
         command=typed(args),
     )

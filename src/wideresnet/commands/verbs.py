@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import nearest, printable, printable_values
-from wideresnet.spec.files import reserve_folder
+from wideresnet.spec.files import release_folders, reserve_folder
 from wideresnet.spec.recipe import CHOICES
 
 if TYPE_CHECKING:
@@ -60,11 +60,23 @@ def add_verb(verbs: Any, name: str, run: Any, help: str, example: str) -> Argume
         name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.set_defaults(verb=run)
+    parser.set_defaults(verb=releasing(run))
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document on stdout; everything else goes to stderr"
     )
     return parser
+
+
+def releasing(run: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+    """Return the verb so that it leaves no new folder behind to which it has written nothing."""
+
+    def verb(args: Namespace) -> None:
+        try:
+            run(args)
+        finally:
+            release_folders()
+
+    return verb
 
 
 def add_machine_flags(parser: ArgumentParser, *, precision: bool = True) -> None:

@@ -14,8 +14,6 @@ from wideresnet.base.arithmetic import ceil_div
 from wideresnet.data.feeds.resident import evaluation_batches, share_of
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.distributed.world import World
-from wideresnet.engines.optimized import Optimized
-from wideresnet.machine.device import pick_precision
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 500}
 """Images at once. On a CPU both give the same bits; 64 takes 0.73 of the time of 500 (WRN-16-2, own measurement)."""
@@ -41,24 +39,6 @@ class Evaluation:
     def error_pct(self) -> float:
         """Top-1 error, percent."""
         return 100 * self.num_errors / self.num_images
-
-
-def pick_inference_precision(wanted: str, network: nn.Module, device: str) -> str:
-    """Choose the precision of inference.
-
-    Args:
-        wanted: "fp32", "bf16", or "auto": fp32 if the Winograd kernels make it fast, else the faster one.
-        network: what will run.
-        device: "cpu" or "cuda".
-
-    Returns:
-        "fp32" or "bf16".
-
-    Raises:
-        UsageError: see `pick_precision`.
-    """
-    exact = wanted == "auto" and isinstance(network, Optimized) and network.has_kernels
-    return "fp32" if exact else pick_precision(wanted, device)
 
 
 @torch.inference_mode()

@@ -39,6 +39,7 @@ def fit_seeds(
     dataset: Dataset | None = None,
     resume: bool = False,
     checkpoint_every_s: float = 60.0,
+    autotune: str | None = None,
     announce: Callable[[Job, Plan], None] | None = None,
     command: str | None = None,
     start_worker: Callable[[int, dict[str, Any], Path, int | None], Worker] = Worker,
@@ -59,6 +60,7 @@ def fit_seeds(
         dataset: the data of the recipe, if it is loaded already; each worker loads it again.
         resume: continue what is in `out`: finished seeds stay as they are, the others are finished or started.
         checkpoint_every_s: seconds of work that a kill may cost.
+        autotune: as for `fit`.
         announce: called with what is about to run, before the first seed.
         command: the command line that was typed, for `env.json`; None if there was none.
         start_worker: starts the process of a seed, given the seed, its job (see `worker.main`), its log and its number
@@ -93,7 +95,7 @@ def fit_seeds(
         stopped = False
         if waiting:
             dataset = dataset or load_for(recipe)
-            job, plan = prepare(recipe, dataset, resumed=resume)
+            job, plan = prepare(recipe, dataset, resumed=resume, autotune=autotune)
             begun = folder.run(recipe.seed).env
             asked = read_json(begun).get("asked", []) if begun.is_file() else asked_of_machine(job.recipe)
             recipe, device = job.recipe.replace(**job.execution.settled()), job.execution.device
@@ -143,7 +145,7 @@ def fit_seeds(
 
 def _is_done(folder: SeedsFolder, seed: int) -> bool:
     run = folder.run(seed)
-    return run.result.is_file() and run.report.is_file()
+    return run.result.is_file() and run.report.is_file() and not run.has_leftovers()
 
 
 def _name_others(folder: SeedsFolder, seeds: Sequence[int]) -> None:

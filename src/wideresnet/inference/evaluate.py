@@ -21,9 +21,9 @@ from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import fit_to_size
 from wideresnet.data.load import load_for
 from wideresnet.engines import optimize, quantize
-from wideresnet.engines.evaluate import evaluate, pick_inference_precision
+from wideresnet.engines.evaluate import evaluate
 from wideresnet.engines.int8 import Quantized, spread
-from wideresnet.machine.device import pick_device
+from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights, read_weights
 
@@ -50,7 +50,8 @@ def evaluate_weights(
         data: as for `load_dataset`; its images are resized to the size that the weights were trained on. None for the
             data of the run that produced the weights.
         device: "auto", "cpu" or "cuda".
-        precision: "fp32", "bf16", or "auto" for that of the run, or without a run as `pick_inference_precision` says.
+        precision: "fp32", "bf16", or "auto" for that of the run, never a lower one; weights without a run are evaluated
+            in fp32 on a CPU, and as `pick_precision` says on a GPU.
         skip_unreadable: leave out images that cannot be read, with a note.
         int8: quantize the network to int8 by training images of the data, and run it on the CPU.
 
@@ -83,7 +84,7 @@ def evaluate_weights(
         more.append(quantized.how)
     else:
         network = optimize(read.network.to(device))
-        precision = pick_inference_precision(_precision_of_run(precision, device, run), network, device)
+        precision = pick_precision(_precision_of_run(precision, device, run), device)
     started = time.monotonic()
     labels = dataset.test.labels
     with progress.task("evaluating", total=len(images)) as task:
@@ -207,11 +208,11 @@ def _fit(weights: Weights, dataset: Dataset, images: np.ndarray) -> tuple[np.nda
 
 
 def _precision_of_run(wanted: str, device: str, folder: RunFolder) -> str:
-    """For "auto", the precision of the run that produced the weights if it ran on this kind of device."""
+    """For "auto", the precision of the run that produced the weights; bf16 if it ran on this kind of device alone."""
     if wanted == "auto" and folder.result.is_file():
         try:
             result = folder.read_result()
-            if result["device"] == device:
+            if result["device"] == device or result["precision"] == "fp32":
                 wanted = result["precision"]
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{folder.result}: cannot be read; give precision='fp32' or precision='bf16'") from None

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use. Knows no torch, so that a command can ask before it is loaded."""
+"""How many CPUs this process may use, and what they can do. Knows no torch, which a command may not have loaded yet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,26 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from wideresnet.machine.cgroups import ControlGroup, control_groups
+
+BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
+"""Instructions for products in bf16, as Linux names them: Intel since Cooper Lake, AMD since Zen 4."""
+
+
+def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
+    """Read the names of the processor's instruction sets, e.g. "avx2" and "avx512_bf16".
+
+    Args:
+        root: the folder that holds `proc`.
+
+    Returns:
+        The names; empty if the system does not say (macOS, Windows).
+    """
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    first = next((line for line in lines if line.startswith(("flags", "Features"))), "")  # of x86 and of Arm
+    return frozenset(first.partition(":")[2].split())
 
 
 def usable_cpus(root: Path = Path("/")) -> int:

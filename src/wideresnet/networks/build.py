@@ -79,10 +79,10 @@ def create(
     _check_memory(parsed, num_classes, in_channels)
     chosen = NetworkOptions(**options)
     if chosen.norm == "group" and chosen.bn_momentum != NetworkOptions().bn_momentum:
-        warnings.warn(f"bn_momentum {chosen.bn_momentum} has no effect with norm group", stacklevel=2)
+        warnings.warn(f"bn_momentum {chosen.bn_momentum:g} has no effect with norm group", stacklevel=2)
     if chosen.dropout and parsed.convs_per_block == 1:
         warnings.warn(
-            f"dropout {chosen.dropout} has no effect in {parsed}: its blocks have one convolution", stacklevel=2
+            f"dropout {chosen.dropout:g} has no effect in {parsed}: its blocks have one convolution", stacklevel=2
         )
     style = Style(chosen.activation, chosen.norm, chosen.bn_momentum, chosen.bn_eps, chosen.dropout)
     kind = PreActNet if parsed.preactivation else PostActNet

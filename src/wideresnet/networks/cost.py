@@ -83,11 +83,12 @@ def cost(model: nn.Module, input_size: int | tuple[int, int], batch_size: int = 
         UsageError: a size out of range, or a model without a convolution, whose input channels are unknown.
     """
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    if len(size) != 2 or not all(isinstance(n, int) and 1 <= n <= MAX_SIZE for n in (*size, batch_size)):
+    if len(size) != 2 or not all(map(_is_size, size)):
         raise UsageError(
-            f"input size {input_size!r}, batch {batch_size!r}: a side or (height, width), and the batch, "
-            f"are whole numbers from 1 to {MAX_SIZE}"
+            f"input_size={input_size!r}: a side, or (height, width), in whole pixels from 1 to {MAX_SIZE:,}"
         )
+    if not _is_size(batch_size):
+        raise UsageError(f"batch_size={batch_size!r}: must be a whole number from 1 to {MAX_SIZE:,}")
     height, width = size
     twin = _on_meta(model).train()
     for module in twin.modules():
@@ -105,6 +106,10 @@ def cost(model: nn.Module, input_size: int | tuple[int, int], batch_size: int = 
         activation_bytes=activation_bytes,
         stages=stages,
     )
+
+
+def _is_size(number: object) -> bool:
+    return isinstance(number, int) and 1 <= number <= MAX_SIZE
 
 
 def _on_meta(model: nn.Module) -> nn.Module:

@@ -19,7 +19,7 @@ from wideresnet.report import html
 from wideresnet.report.changes import find_changes, recipe_text
 from wideresnet.report.figures import Tile, draw_comparison, draw_confusion, draw_curves, draw_predictions, to_png
 from wideresnet.report.runs import Predictions, Run, read_predictions, read_run
-from wideresnet.report.statistics import group_equal, settings_of, summarize, varying
+from wideresnet.report.statistics import group_equal, settings_of, settled_differently, summarize, varying
 from wideresnet.report.text import shell_command
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
@@ -127,6 +127,7 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
     body = [html.title(f"{len(read)} runs", "test error after the last epoch")]
     if unfinished:
         body.append(html.paragraph(f"Not finished, so not counted in any median: {', '.join(unfinished)}.", "note"))
+    body += [html.paragraph(text, "note") for text in settled_differently(read)]
     curves = [run.curve for run in read]
     last = ", ".join(f"{curve.label} {curve.error_pct[-1]:.2f} %" for curve in curves if curve.error_pct)
     body += [

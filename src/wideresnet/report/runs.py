@@ -15,6 +15,7 @@ from wideresnet.base.metrics import top_k_error
 from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
 from wideresnet.report.figures import Curve
+from wideresnet.spec.fields import short
 from wideresnet.spec.files import parse_json, read_json
 from wideresnet.spec.recipe import Recipe, ScheduleOptions
 from wideresnet.spec.record import RunFolder, SeedsFolder
@@ -48,7 +49,7 @@ class Run:
     @property
     def processor(self) -> str:
         """The GPU or CPU that it ran on."""
-        return self.env.get("gpu") or self.env.get("cpu") or "-"
+        return str(self.env.get("gpu") or self.env.get("cpu") or "-")
 
     @property
     def progress(self) -> str:
@@ -85,11 +86,12 @@ def runs_in(path: Path) -> list[Path]:
 
     Raises:
         UsageError: it is a folder of several seeds, of which none has finished an epoch.
+        DataError: a file of a run is damaged.
     """
     folder = SeedsFolder(path)
     if not folder.is_begun():
         return [path]
-    runs = [run.path for run in folder.runs() if run.metrics.is_file()]
+    runs = [run.path for run in folder.runs() if run.read_metrics()]
     if not runs:
         raise UsageError(f"{path}: no seed has finished an epoch, so there is nothing to report yet; try again later")
     return runs
@@ -122,11 +124,19 @@ def read_run(path: Path, label: str = "") -> Run:
     return Run(
         folder=folder,
         recipe=recipe,
-        env=read_json(folder.env) if folder.env.is_file() else {},
+        env=_read_env(folder.env) if folder.env.is_file() else {},
         curve=_curve(label, recipe, records, folder.metrics),
         result=result,
         notes=notes,
     )
+
+
+def _read_env(path: Path) -> dict[str, Any]:
+    env = read_json(path)
+    for name in ("cpu", "gpu", "device"):
+        if not isinstance(env.get(name), str | None):
+            raise DataError(f"{path}: {name} must be text, not {short(env[name])}; the file was damaged")
+    return env
 
 
 def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path) -> Curve:

@@ -10,12 +10,19 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from wideresnet.spec.execution import ELSEWHERE
+from wideresnet.spec.execution import ELSEWHERE, SETTLED
+from wideresnet.spec.fields import show_value
 from wideresnet.spec.recipe import Recipe
 
+if TYPE_CHECKING:
+    from wideresnet.report.runs import Run
+
 T = TypeVar("T")
+
+MAX_NAMED = 4
+"""How many runs a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -104,3 +111,38 @@ def varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """List the names whose values are not equal in all settings, in the order of the first."""
     first = settings[0]
     return [name for name in first if any(other[name] != first[name] for other in settings)]
+
+
+def settled_differently(runs: Sequence[Run]) -> list[str]:
+    """Say which runs of equal settings were computed differently: in another precision, by other kernels, ...
+
+    Args:
+        runs: to be compared.
+
+    Returns:
+        A text for each group of such runs.
+    """
+
+    def asked(run: Run) -> dict[str, Any]:
+        settings = settings_of(run.recipe, run.data_name)
+        del settings["precision"]
+        return settings
+
+    texts = []
+    for group in group_equal(runs, asked):
+        settled = {run.curve.label: {name: run.recipe.values()[name] for name in SETTLED} for run in group}
+        names = varying(list(settled.values()))
+        ways = [
+            f"{name} {show_value(value)} in {_listed([label for label, own in settled.items() if own[name] == value])}"
+            for name in names
+            for value in dict.fromkeys(own[name] for own in settled.values())
+        ]
+        if ways:
+            effect = "another precision gives other results" if "precision" in names else "results differ by rounding"
+            texts.append(f"Equal settings, but computed differently, so {effect}: {'; '.join(ways)}.")
+    return texts
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = len(labels) - MAX_NAMED
+    return ", ".join(labels[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -11,6 +11,9 @@ SETTLED = ("precision", "kernels", "layout", "threads", "compile")
 ELSEWHERE = ("device", "kernels", "layout", "threads", "compile")
 """The fields that may differ when a run is resumed: where it runs, and what changes its numbers by rounding alone."""
 
+AUTOTUNE_MODES = ("cached", "again", "off")
+"""How the machine decides: by a measurement unless there is one already; by a new one; by what is usually fastest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:

@@ -95,18 +95,28 @@ def make_folders(path: Path) -> list[Path]:
     return missing
 
 
+_reserved: list[list[Path]] = []
+
+
 def reserve_folder(path: Path) -> Path:
     """Make a new folder for this process: at the path, or if that is taken at path-2, path-3 and so on.
 
-    If nothing has been written to it, it is removed when the process ends.
+    If nothing has been written to it, `release_folders` removes it, when the process ends at the latest.
     """
     for number in itertools.count(1):
         place = path if number == 1 else path.with_name(f"{path.name}-{number}")
         with suppress(FileExistsError):
             if not place.exists():
-                atexit.register(remove_empty, make_folders(place))
+                _reserved.append(make_folders(place))
                 return place
     raise AssertionError  # there is always a next number
+
+
+@atexit.register
+def release_folders() -> None:
+    """Remove the folders that were reserved and are still empty."""
+    while _reserved:
+        remove_empty(_reserved.pop())
 
 
 def remove_empty(folders: list[Path]) -> None:

@@ -16,6 +16,7 @@ from wideresnet.spec.options import NetworkOptions
 from wideresnet.spec.recipe import (
     FIELDS,
     FeedOptions,
+    MachineOptions,
     OptimizerOptions,
     Recipe,
     ScheduleOptions,
@@ -40,6 +41,8 @@ def paper(network: str, data: str, known_as: str = "", num_train: int | None = N
     Source: paper, section 3; the authors' train.lua, models/wide-resnet.lua and scripts/train_cifar.sh.
     SVHN: 160 epochs on train + extra; lr 0.01, times 0.1 at 80 and 120; pixels / 255, no augmentation; dropout 0.4.
     Source: paper, section 3. (The authors' code would apply CIFAR's mean and std to SVHN's bytes.)
+    Both: fp32, on a GPU too, whatever would be faster, because another precision gives other results. On a GPU
+    PyTorch's default holds, which lets convolutions round their inputs to TF32. Source: train.lua, torch.CudaTensor.
     """
     del num_train
     known = _known(known_as, data)
@@ -49,11 +52,13 @@ def paper(network: str, data: str, known_as: str = "", num_train: int | None = N
             schedule=ScheduleOptions(epochs=160, lr=0.01, lr_drop_epochs=(80, 120), lr_drop_factor=0.1),
             feed=FeedOptions(preprocessing="scale", flip=False, crop_padding=0, extra_data=_known(data) == "svhn"),
             network_options=NetworkOptions(dropout=0.4, bn_scale="uniform"),
+            machine=MachineOptions(precision="fp32"),
         )  # fmt: skip
     return Recipe(
         network=network, data=data, name="paper",
         feed=FeedOptions(flip=known != "digits"),  # a mirrored digit is another one, or none
         network_options=NetworkOptions(bn_scale="uniform"),
+        machine=MachineOptions(precision="fp32"),
     )  # fmt: skip
 
 
@@ -159,7 +164,13 @@ def resolve(
     """
     values = {} if recipe in RECIPES else _file_values(recipe)
     base = base_of(recipe, network, data, known_as=known_as, num_train=num_train)
-    return base.replace(**{**values, "network": network, "data": data, **(overrides or {})})
+    changes = {**values, "network": network, "data": data, **(overrides or {})}
+    changed = base.replace(**changes)
+    if "eval_every" in changes:
+        return changed
+    # as many evaluations as in the named recipe, whatever the number of epochs
+    every = base.feed.eval_every * changed.schedule.epochs // base.schedule.epochs
+    return changed.replace(eval_every=max(1, every))
 
 
 def base_of(recipe: str, network: str, data: str, *, known_as: str = "", num_train: int | None = None) -> Recipe:

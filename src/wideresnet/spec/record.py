@@ -69,10 +69,13 @@ class RunFolder:
         return (*others, self.recipe)
 
     def is_used(self) -> bool:
-        """Tell whether the folder holds anything but half-written files of a kill; a file in its place counts."""
+        """Tell whether the folder holds anything but what a kill has left; a file in its place counts.
+
+        `env.json` alone is from a run that was killed before it began.
+        """
         if not self.path.is_dir():
             return self.path.exists()
-        return any(not self._is_hidden(path) for path in self.path.iterdir())
+        return any(not self._is_hidden(path) and path != self.env for path in self.path.iterdir())
 
     def is_run(self) -> bool:
         """Tell whether the folder holds a run that has started."""

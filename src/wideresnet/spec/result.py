@@ -22,8 +22,8 @@ OPTIONAL: dict[str, type] = {
 }  # fmt: skip
 """Fields that older records may lack."""
 
-MAX_NUMBER = 3.5e38
-"""Above every number of fp32, in which training computes; a plot could not show more."""
+MAX_NUMBER = 1e30
+"""No run has a larger error, loss or learning rate, and no plot could show one. This package's choice."""
 
 
 def check_result(result: dict[str, Any], path: Path) -> None:

@@ -30,7 +30,7 @@ from wideresnet.training.configure import configure, make_forward
 from wideresnet.training.interrupt import Interrupted
 from wideresnet.training.loop import Run, Watch
 from wideresnet.training.optimizer import make_optimizer
-from wideresnet.training.preflight.autotune import autotune_together
+from wideresnet.training.preflight.autotune import autotune_together, check_mode
 from wideresnet.training.preflight.plan import Plan, make_plan
 from wideresnet.training.preflight.trial import StepShape
 from wideresnet.training.resolve import check_processes, resolve_network, resumed_recipe
@@ -52,6 +52,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     checkpoint_every_s: float = 60.0,
+    autotune: str | None = None,
     announce: Announce | None = None,
     watch: Watch | None = None,
     world: World | None = None,
@@ -71,6 +72,9 @@ def fit(
             that was never stopped.
         overwrite: replace the run that is in `out`.
         checkpoint_every_s: seconds of work that a kill may cost.
+        autotune: "cached": time the configurations that the recipe leaves open unless that was done before; "again":
+            time them; "off": take the one that is usually fastest. None for the environment variable WRN_AUTOTUNE, else
+            "cached".
         announce: called with what is about to run, before the first step.
         watch: called about twice a second with the steps done, the epoch's loss so far and its training error so far,
             percent.
@@ -88,6 +92,7 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
     """
     check_checkpoint_every(checkpoint_every_s)
+    autotune = check_mode(autotune)
     limit_threads()
     folder = RunFolder(out)
     before = _recipe_inode(folder)
@@ -102,7 +107,7 @@ def fit(
                 if world.is_first:
                     _complete(folder, dataset)
                 return result
-            job, plan = prepare(recipe, dataset, world, resumed=resume, notes=notes)
+            job, plan = prepare(recipe, dataset, world, resumed=resume, autotune=autotune, notes=notes)
             if world.is_first and announce:
                 announce(job, plan)
             with _replaced_run_kept(folder) if world.is_first and not resume else nullcontext():
@@ -133,6 +138,7 @@ def prepare(
     world: World | None = None,
     *,
     resumed: bool = False,
+    autotune: str | None = None,
     notes: tuple[str, ...] = (),
 ) -> tuple[Job, Plan]:
     """Make a run ready: the stages before its first step. Nothing is written.
@@ -141,6 +147,7 @@ def prepare(
         dataset: the recipe's data, if it is loaded already.
         world: the processes that train together; None: this one alone.
         resumed: the run has begun, so its batch cannot change anymore.
+        autotune: as for `fit`.
         notes: told with those of the stages.
 
     Raises:
@@ -167,10 +174,11 @@ def prepare(
     network, network_notes = build_network(recipe, len(data.class_names), in_channels)
     check_smallest_part(recipe, data, network, world.size)
 
-    with progress.status("timing a few steps: fastest configuration, memory, time"):
+    with progress.status("timing a few steps: fastest configuration, memory, time") as tell:
         # autotune: the machine decides what the recipe leaves open
         shape = StepShape.of(recipe, data.feed)
-        execution, told = autotune_together(recipe, shape, network, device, num_images, world)
+        execution, told = autotune_together(recipe, shape, network, device, num_images, world, mode=autotune, tell=tell)
+        tell(f"timing {execution.describe()}: memory and time of a step")
         network = configure(network.to(device), execution)
         if world.size > 1:
             draw_depth_from(network, world.depth)
@@ -265,20 +273,21 @@ def _open_folder(
     asked: Sequence[str] | None,
 ) -> None:
     """Write what is known before the first step."""
+    env = {**describe(job.execution.device, command), "num_processes": job.world.size, "asked": []}
     if resume:
         for place in (folder.path, folder.checkpoint):
             remove_parts(place)
+        if folder.env.is_file():  # the machine that it ends on; what was asked for as it began
+            began = read_json(folder.env)
+            env |= {"command": began.get("command", env["command"]), "asked": began.get("asked", [])}
+        write_json(folder.env, env)
     else:
         _check_space(folder, plan)
         folder.create(overwrite=overwrite)
+        env["asked"] = list(asked_of_machine(job.recipe) if asked is None else asked)
+        write_json(folder.env, env)  # before the recipe, with which the run begins: only now it is known what was asked
         write_json(folder.recipe, {**job.recipe.to_json(), **job.execution.settled()})
     write_config(folder.path, Weights(job.network, job.data.preprocessing, job.data.class_names, job.data.feed.size))
-    env = {**describe(job.execution.device, command), "num_processes": job.world.size}
-    env["asked"] = list(asked_of_machine(job.recipe) if asked is None else asked)
-    if resume and folder.env.is_file():  # the machine that it ends on; what was asked for as it began
-        began = read_json(folder.env)
-        env |= {"command": began.get("command", env["command"]), "asked": began.get("asked", [])}
-    write_json(folder.env, env)
 
 
 @contextmanager

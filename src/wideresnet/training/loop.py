@@ -198,9 +198,9 @@ class Run:
             record |= {f"{split}_loss": result.loss, f"{split}_error_pct": result.error_pct}
             line += f"  {split} error {result.error_pct:5.2f} %"
         if self.world.is_first:
-            line = metrics_line(record)
-            self.metrics += line
-            self.folder.append_metrics(line)
+            added = metrics_line(record)
+            self.metrics += added
+            self.folder.append_metrics(added)
         progress.report(f"{line}  {human_seconds(self.train_s + self.evaluation_s)}")
 
     def evaluate(self, images: ImageSet) -> Evaluation:

@@ -23,6 +23,7 @@ from wideresnet.machine.memory import available_memory_bytes
 from wideresnet.networks import Network, create
 from wideresnet.networks.cost import cost
 from wideresnet.spec.execution import Execution
+from wideresnet.spec.fields import show_value
 from wideresnet.spec.names import parse
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training.resolve import SMALLEST_IMAGENET_PX
@@ -281,11 +282,14 @@ def _settings_without_effect(recipe: Recipe, world: World, device: str) -> list[
     notes = []
     late = [epoch for epoch in schedule.lr_drop_epochs if epoch > schedule.epochs]
     if schedule.kind == "steps" and late:
-        epochs = f"epoch{'s' if len(late) > 1 else ''} {', '.join(map(str, late))}"
-        notes.append(f"no drop of lr at {epochs}: the run has {schedule.epochs} epoch{'s' * (schedule.epochs > 1)}")
-    return notes + [
-        f"{key} {values[key]} has no effect {why}"
-        for why, keys in idle.items()
-        for key in keys
-        if values[key] != defaults[key]
-    ]
+        late_epochs = f"epoch{'s' * (len(late) > 1)} {', '.join(map(str, late))}"
+        notes.append(
+            f"no drop of lr at {late_epochs}: the run has {schedule.epochs} epoch{'s' * (schedule.epochs > 1)}"
+        )
+    for why, keys in idle.items():
+        if changed := [f"{key} {show_value(values[key])}" for key in keys if values[key] != defaults[key]]:
+            *others, last = changed
+            notes.append(
+                f"{', '.join(others)} and {last} have no effect {why}" if others else f"{last} has no effect {why}"
+            )
+    return notes

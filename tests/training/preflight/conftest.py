@@ -20,7 +20,6 @@ def needs_kernels() -> None:
 @pytest.fixture
 def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `autotune` asks of a GPU, on machines without one."""
-    monkeypatch.setattr(autotune, "hardware_name", lambda device: f"a {device} device")
     monkeypatch.setattr(autotune, "reset_peak_memory", lambda _: True)
     monkeypatch.setattr(autotune, "pick_precision", lambda wanted, _: "bf16" if wanted == "auto" else wanted)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tuning import Rates, a_network, a_shape, decide
+from tuning import HOST_WITH_BF16, Rates, a_network, a_shape, decide
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.paths import measurements_file
@@ -15,9 +15,10 @@ from wideresnet.distributed.world import World
 from wideresnet.kernels import library
 from wideresnet.spec.execution import Execution
 from wideresnet.spec.recipe import MachineOptions, Recipe
+from wideresnet.spec.recipes import fast, paper
 from wideresnet.training.preflight import autotune as module
 from wideresnet.training.preflight.autotune import autotune, autotune_together
-from wideresnet.training.preflight.trial import StepShape, measure_rates
+from wideresnet.training.preflight.trial import StepShape, time_candidates
 
 pytestmark = pytest.mark.usefixtures("autotuning")
 
@@ -53,7 +54,7 @@ def test_what_is_told_names_the_choice_and_how_the_others_fared() -> None:
     _, notes = decide(Rates(Winograd=200.0, contiguous=50.0), threads=1)
     assert notes == (
         "Winograd kernels, channels last, fp32, 1 thread: 200 images/s in a trial "
-        "(PyTorch's kernels 100, PyTorch's kernels, contiguous 50)"
+        "(PyTorch's kernels 100, PyTorch's kernels, contiguous 50.0)"
     )
 
 
@@ -85,17 +86,32 @@ def test_what_is_asked_for_holds_in_every_candidate(
 
 
 @pytest.mark.usefixtures("needs_kernels")
-def test_bf16_is_tried_beside_fp32_if_a_convolution_is_faster_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "pick_precision", lambda *_: "bf16")
+def test_bf16_is_tried_beside_fp32_on_processors_with_instructions_for_it() -> None:
     measure = Rates(bf16=300.0)
-    execution, _ = decide(measure, precision="auto")
+    execution, _ = decide(measure, precision="auto", host=HOST_WITH_BF16)
     assert execution.precision == "bf16"
     assert measure.tried("kernels", "layout", "precision") == [
         ("winograd", "channels_last", "fp32"),
         ("pytorch", "channels_last", "fp32"),
         ("pytorch", "channels_last", "bf16"),
     ]
-    assert decide(Rates(bf16=300.0), precision="auto", kernels="winograd")[0].precision == "fp32"
+    pinned = decide(Rates(bf16=300.0), precision="auto", kernels="winograd", host=HOST_WITH_BF16)
+    assert pinned[0].precision == "fp32"
+    without = Rates(bf16=300.0)
+    assert decide(without, precision="auto")[0].precision == "fp32"
+    assert set(without.tried("precision")) == {("fp32",)}
+
+
+def test_paper_stays_in_fp32_however_fast_bf16_is() -> None:
+    measure = Rates(bf16=300.0)
+    for data in ("cifar10", "svhn"):
+        machine = paper("WRN-10-1", data).machine
+        execution, _ = autotune(machine, a_shape(), a_network(), "cpu", 1000, measure=measure, host=HOST_WITH_BF16)
+        assert execution.precision == "fp32"
+    assert set(measure.tried("precision")) <= {("fp32",)}
+    machine = fast("WRN-10-1", "cifar10").machine
+    execution, _ = autotune(machine, a_shape(), a_network(), "cpu", 1000, measure=measure, host=HOST_WITH_BF16)
+    assert execution.precision == "bf16"
 
 
 @pytest.mark.usefixtures("needs_kernels")
@@ -161,14 +177,19 @@ def test_more_threads_are_tried_if_pytorch_leaves_some_unused(
     assert threads("cuda") == [asked_for or own]
 
 
-def test_timing_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WRN_AUTOTUNE", "off")
+def test_timing_can_be_turned_off_by_an_argument_or_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     measure = Rates(contiguous=1000.0)
-    execution, notes = decide(measure, kernels="pytorch")
-    assert (execution.layout, notes, measure.asked) == ("channels_last", "", [])
+    monkeypatch.setenv("WRN_AUTOTUNE", "off")
+    for mode in ("off", None):
+        execution, notes = decide(measure, kernels="pytorch", mode=mode)
+        assert (execution.layout, notes, measure.asked) == ("channels_last", "", [])
     assert not measurements_file().exists()
-    monkeypatch.setenv("WRN_AUTOTUNE", "on")
-    assert decide(measure, kernels="pytorch")[0].layout == "contiguous"
+    assert decide(measure, kernels="pytorch", mode="cached")[0].layout == "contiguous"  # the argument wins
+    monkeypatch.setenv("WRN_AUTOTUNE", "sometimes")
+    with pytest.raises(UsageError, match=r"^WRN_AUTOTUNE='sometimes': must be one of cached, again, off$"):
+        decide(measure)
+    with pytest.raises(UsageError, match=r"^autotune='never': must be one of cached, again, off$"):
+        decide(measure, mode="never")
 
 
 @pytest.mark.usefixtures("own_threads")
@@ -179,8 +200,8 @@ def test_measuring_leaves_no_trace(name: str) -> None:
     before, modes = copy.deepcopy(network.state_dict()), [m.training for m in network.modules()]
     attributes, forward = dict(vars(network)), network.forward
     random = torch.get_rng_state()
-    execution, notes = decide(measure_rates, network, threads=2)
-    assert "images/s" in notes
+    execution, notes = decide(time_candidates, network, threads=2)
+    assert "images/s" in notes or "not measured, because" in notes  # on a busy machine
     assert execution.threads == 2
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
@@ -201,9 +222,9 @@ class Together(World):
 def test_several_processes_take_the_answer_for_a_share_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[MachineOptions, StepShape, int]] = []
 
-    def spy(asked: MachineOptions, shape: StepShape, network: Any, device: str, num_images: int) -> Any:
+    def spy(asked: MachineOptions, shape: StepShape, network: Any, device: str, num_images: int, **how: Any) -> Any:
         seen.append((asked, shape, num_images))
-        return autotune(asked, shape, network, device, num_images, measure=Rates(contiguous=200.0))
+        return autotune(asked, shape, network, device, num_images, measure=Rates(contiguous=200.0), **how)
 
     monkeypatch.setattr(module, "autotune", spy)
     recipe = Recipe.flat(epochs=5, precision="fp32", deterministic=True, sync_bn=True)

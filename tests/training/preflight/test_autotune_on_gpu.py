@@ -10,7 +10,8 @@ from tuning import Rates, decide
 
 from wideresnet.networks import Network
 from wideresnet.spec.execution import Execution
-from wideresnet.training.preflight.trial import StepShape
+from wideresnet.training.preflight.autotune import MEASURED_BEFORE
+from wideresnet.training.preflight.trial import StepShape, Tell, Trial
 
 pytestmark = pytest.mark.usefixtures("autotuning", "a_gpu")
 
@@ -33,11 +34,11 @@ def test_compiling_is_tried_for_long_runs_alone(
     assert len(measure.asked) == (1 if compiled is None else 2)
     assert not any(way.compile for way in measure.asked[0])
     if compiled is not None:
-        assert [way.compile for way in measure.asked[1]] == [True]
+        assert [way.compile for way in measure.asked[1]] == [False, True]  # in turns
         assert "compiled" in notes
     number = len(measure.asked)
     again = decide(measure, device="cuda", num_images=num_images, precision="auto")
-    assert again == (execution, f"{notes} (measured before)")
+    assert again == (execution, f"{notes} {MEASURED_BEFORE}")
     assert len(measure.asked) == number
 
 
@@ -59,10 +60,10 @@ def test_compiling_that_was_asked_for_or_refused_is_not_tried_the_other_way(comp
 def test_a_compiler_that_fails_is_told_and_left_out() -> None:
     rates = Rates()
 
-    def failing(shape: StepShape, network: Network, candidates: Sequence[Execution]) -> list[float]:
-        if candidates[0].compile:
+    def failing(shape: StepShape, network: Network, candidates: Sequence[Execution], tell: Tell) -> Trial:
+        if any(candidate.compile for candidate in candidates):
             raise RuntimeError("no Triton\nanywhere here")
-        return rates(shape, network, candidates)
+        return rates(shape, network, candidates, tell)
 
     execution, notes = decide(failing, device="cuda", num_images=10**6, layout="channels_last")
     assert execution.compile is False
@@ -73,7 +74,7 @@ def test_a_compiler_that_fails_is_told_and_left_out() -> None:
 def test_a_trial_beyond_the_gpus_memory_takes_the_first_candidate_and_is_not_remembered() -> None:
     asked = 0
 
-    def too_large(*_: object) -> list[float]:
+    def too_large(*_: object) -> Trial:
         nonlocal asked
         asked += 1
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -50,9 +51,28 @@ def test_a_smaller_last_batch_costs_its_own_images() -> None:
 
 def test_time_is_that_of_the_steps_and_a_third_for_evaluated_images() -> None:
     plan = make_plan(make_job(), make_probe=HalfASecondPerImage)
-    assert plan.seconds == pytest.approx(0.5 * (3 * 48 + (3 * 10 + 10) / 3))
+    assert plan.seconds == pytest.approx(0.5 * (3 * 48 + 3 * 10 / 3))
+    assert plan.evaluation_s == pytest.approx(0.5 * 3 * 10 / 3)
     seldom = make_plan(make_job(eval_every=2), make_probe=HalfASecondPerImage)
-    assert seldom.seconds == pytest.approx(0.5 * (3 * 48 + (2 * 10 + 10) / 3))  # after epochs 2 and 3, and the result
+    assert seldom.seconds == pytest.approx(0.5 * (3 * 48 + 2 * 10 / 3))  # after epochs 2 and 3, which is the result
+    held = make_plan(make_job(eval_every=2, holdout=16), make_probe=HalfASecondPerImage)
+    assert held.evaluation_s == pytest.approx(0.5 * (2 * 16 + 10) / 3)  # the test set once more
+
+
+def test_a_long_run_names_a_shorter_choice_with_its_time() -> None:
+    def shorter(**fields: Any) -> str:
+        return make_plan(make_job(**fields), make_probe=HalfASecondPerImage).shorter
+
+    assert shorter(epochs=3) == ""  # 72 s
+    # fast on 48 images: 125 steps of 12 images, 200 epochs, which are 200 * (0.25 * 5 + 0.56 * 4 + 3) / 12 at full size
+    assert re.fullmatch(r"recipe fast, 50 epochs: 1[01] min", shorter(epochs=200))
+    one_cycle = {"schedule": "one_cycle", "recipe": "fast"}
+    assert shorter(epochs=188, eval_every=62, **one_cycle) == "recipe fast, 47 epochs: 19 min"
+    assert shorter(epochs=26, **one_cycle) == "recipe fast, 6 epochs: 3 min"
+
+
+def test_a_resumed_run_has_no_shorter_choice() -> None:
+    assert make_plan(make_job(epochs=200), make_probe=HalfASecondPerImage, resumed=True).shorter == ""
 
 
 @pytest.mark.parametrize("fields", [{}, {"dropout": 0.3, "network": "WRN-10-2"}, {"stochastic_depth": 0.5}])
@@ -79,4 +99,6 @@ def test_the_rows_say_what_will_run() -> None:
     assert list(rows) == ["parameters", "steps", "operations", "expected time", "expected memory"]
     assert rows["parameters"] == f"{plan.params:,}"
     assert rows["steps"] == "9 (3 per epoch)"
-    assert rows["expected time"].endswith("(timed on batches of 16)")
+    assert rows["expected time"].endswith("0 s of it for evaluation (timed on batches of 16)")
+    long = dict(make_plan(make_job(epochs=188), make_probe=HalfASecondPerImage).lines())
+    assert long["in less time"].startswith("recipe fast, ")

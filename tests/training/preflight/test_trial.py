@@ -13,7 +13,7 @@ from tuning import a_network, a_shape
 
 from wideresnet.networks import Network
 from wideresnet.spec.execution import Execution
-from wideresnet.training.preflight.trial import MAX_STEPS, MIN_STEPS, StepShape, extrapolated, measure_rates
+from wideresnet.training.preflight.trial import MAX_STEPS, MIN_STEPS, ROUNDS, StepShape, extrapolated, time_candidates
 
 LAYOUTS = [Execution(device="cpu", layout=layout) for layout in ("channels_last", "contiguous")]
 
@@ -38,13 +38,14 @@ def test_a_shape_is_that_of_the_recipes_steps() -> None:
 def test_candidates_are_timed_by_whole_steps_of_what_is_computed_at_once() -> None:
     seen: list[tuple[int, str]] = []
     network = watched(lambda num, layout: seen.append((num, layout)))
-    rates = measure_rates(a_shape(batch_size=8, accumulate=4, size=(4, 4)), network, LAYOUTS)
-    assert len(rates) == 2
-    assert all(0 < rate < float("inf") for rate in rates)
+    trial = time_candidates(a_shape(batch_size=8, accumulate=4, size=(4, 4)), network, LAYOUTS)
+    assert len(trial.rates) == 2
+    assert all(0 < rate < float("inf") for rates in trial.rates for rate in rates)
+    assert 0 < trial.cpu_share <= 1
     assert set(seen) == {(2, "channels_last"), (2, "contiguous")}
 
 
-def test_a_candidate_is_tried_until_it_gets_no_faster_and_a_hopeless_one_on_few_images_alone() -> None:
+def test_a_candidate_is_warmed_up_until_it_gets_no_faster_and_a_hopeless_one_takes_no_turns() -> None:
     """One that first pays for memory is not taken for a slow one."""
     now, steps = 0.0, {number: list[str]() for number in range(33)}
 
@@ -54,10 +55,66 @@ def test_a_candidate_is_tried_until_it_gets_no_faster_and_a_hopeless_one_on_few_
         number = steps[num].count(layout)
         now += {"channels_last": 0.001 * num + 0.1 / 4**number, "contiguous": 0.002 * num}[layout]
 
-    rates = measure_rates(a_shape(batch_size=128), watched(see), LAYOUTS, clock=lambda: now)
-    assert rates == [pytest.approx(1000, rel=0.02), pytest.approx(500)]
+    trial = time_candidates(
+        a_shape(batch_size=128), watched(see), LAYOUTS, clock=lambda: now, cpu_clock=lambda: 0.95 * now
+    )
+    assert trial.rates == ((pytest.approx(1000, rel=0.02),), (pytest.approx(500),))
     assert MAX_STEPS >= steps[8].count("channels_last") > steps[8].count("contiguous") == MIN_STEPS
     assert set(steps[32]) == {"channels_last"}
+    assert trial.cpu_share == pytest.approx(0.95)
+
+
+def test_candidates_that_are_alike_take_turns_in_rounds() -> None:
+    now, seen, told = 0.0, list[str](), list[str]()
+
+    def see(num: int, layout: str) -> None:
+        nonlocal now
+        seen.append(f"{layout} {num}")
+        slow = 2.0 if len(told) and "round 2" in told[-1] else 1.0  # another program, in both turns of a round
+        now += slow * num * {"channels_last": 0.010, "contiguous": 0.012}[layout]
+
+    trial = time_candidates(
+        a_shape(batch_size=128), watched(see), LAYOUTS, told.append, clock=lambda: now, cpu_clock=lambda: now
+    )
+    first, other = trial.rates
+    assert len(first) == len(other) == ROUNDS
+    assert first == pytest.approx((100, 50, 100))
+    assert [a / b for a, b in zip(first, other, strict=True)] == pytest.approx([1.2] * ROUNDS)
+    one_round = [f"{layout} {num}" for layout in ("channels_last", "contiguous") for num in (8, 32)]
+    assert seen[-3 * len(one_round) :] == one_round * ROUNDS
+    assert told[0] == f"timing {LAYOUTS[0].describe()}: warm-up, 0 s so far"
+    assert told[-1].startswith(f"timing {LAYOUTS[1].describe()}: round {ROUNDS} of {ROUNDS}, ")
+    assert told[-1].endswith(f"{now - 0.012 * 32:.0f} s so far")
+
+
+def test_the_first_candidate_takes_its_turns_however_slow_it_is() -> None:
+    now = 0.0
+
+    def see(num: int, layout: str) -> None:
+        nonlocal now
+        now += num * {"channels_last": 0.05, "contiguous": 0.01}[layout]
+
+    first, other = time_candidates(
+        a_shape(batch_size=128), watched(see), LAYOUTS, clock=lambda: now, cpu_clock=lambda: now
+    ).rates
+    assert first == pytest.approx([20] * ROUNDS)
+    assert other == pytest.approx([100] * ROUNDS)
+
+
+def test_a_trial_beside_other_programs_ends_early() -> None:
+    now, seen = 0.0, list[int]()
+
+    def see(num: int, _: str) -> None:
+        nonlocal now
+        now += 0.01 * num
+        seen.append(num)
+
+    trial = time_candidates(
+        a_shape(batch_size=128), watched(see), LAYOUTS, clock=lambda: now, cpu_clock=lambda: now / 2
+    )
+    assert trial.rates == ((pytest.approx(100),), (pytest.approx(100),))
+    assert trial.cpu_share == pytest.approx(0.5)
+    assert set(seen) == {8}
 
 
 @pytest.mark.parametrize(("image_s", "sizes"), [(0.001, {8, 32}), (0.1, {8, 16})])
@@ -69,8 +126,10 @@ def test_slow_networks_are_timed_on_smaller_batches(image_s: float, sizes: set[i
         now += image_s * num
         seen.append(num)
 
-    rates = measure_rates(a_shape(batch_size=128), watched(see), LAYOUTS[:1], clock=lambda: now)
-    assert rates == [pytest.approx(1 / image_s)]
+    trial = time_candidates(
+        a_shape(batch_size=128), watched(see), LAYOUTS[:1], clock=lambda: now, cpu_clock=lambda: now
+    )
+    assert trial.rates == ((pytest.approx(1 / image_s),),)
     assert set(seen) == sizes
 
 
@@ -91,5 +150,5 @@ def test_threads_are_restored_if_measuring_fails() -> None:
 
     torch.set_num_threads(1)
     with pytest.raises(RuntimeError, match="out of memory"):
-        measure_rates(a_shape(), a_network(), [Execution(device="cpu", threads=2)], clock=failing)
+        time_candidates(a_shape(), a_network(), [Execution(device="cpu", threads=2)], clock=failing)
     assert torch.get_num_threads() == 1

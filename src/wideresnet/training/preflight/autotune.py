@@ -5,34 +5,36 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from wideresnet.base.arithmetic import ceil_div
-from wideresnet.base.errors import UsageError, WRNError
-from wideresnet.base.paths import measurements_file
+from wideresnet.base.errors import UsageError
+from wideresnet.base.format import human_number
 from wideresnet.distributed.world import World
 from wideresnet.engines import why_no_kernels
 from wideresnet.machine.cpu import usable_cpus
-from wideresnet.machine.description import hardware_name
 from wideresnet.machine.device import pick_precision
 from wideresnet.machine.memory import reset_peak_memory
 from wideresnet.networks import Network
-from wideresnet.spec.execution import Execution
+from wideresnet.spec.execution import AUTOTUNE_MODES, Execution
 from wideresnet.spec.recipe import MachineOptions, Recipe
-from wideresnet.spec.record import read_json, write_json
-from wideresnet.training.preflight.trial import StepShape, measure_rates
+from wideresnet.training.preflight import answers
+from wideresnet.training.preflight.choice import choose, why_not_trusted
+from wideresnet.training.preflight.host import Host
+from wideresnet.training.preflight.trial import StepShape, Tell, Trial, time_candidates
 
-Measure = Callable[[StepShape, Network, Sequence[Execution]], list[float]]
-"""Images per second of each configuration, see `trial.measure_rates`."""
+Measure = Callable[[StepShape, Network, Sequence[Execution], Tell], Trial]
+"""Times configurations, see `trial.time_candidates`."""
 
-CLEARLY_FASTER = 1.1  # the first candidate is kept unless another is this many times as fast: noise decides nothing
 LONG_RUN_S = 300.0  # compiling takes about a minute
-MAX_REMEMBERED = 200
+MEASURED_BEFORE = "(measured before; autotune='again' measures again)"
 
 
 def autotune(
@@ -42,83 +44,190 @@ def autotune(
     device: str,
     num_images: int,
     *,
-    measure: Measure = measure_rates,
+    mode: str | None = None,
+    tell: Tell = lambda _: None,
+    measure: Measure = time_candidates,
+    host: Host | None = None,
 ) -> tuple[Execution, list[str]]:
     """Decide what was not asked for: kernels, layout, precision, threads and compile.
 
-    Candidates are timed by a few training steps of a copy of the network. The answer is cached for the same network,
-    images, versions and hardware. With the environment variable WRN_AUTOTUNE=off nothing is timed and the candidate
-    that is usually fastest is taken.
+    Candidates are timed by training steps of a copy of the network, in rounds. The first candidate is the one that is
+    usually fastest; another is taken if it is clearly faster in every round. The answer is cached for the same network,
+    images, versions and hardware. A trial that proves nothing, because the machine is busy, is not: then the first
+    candidate is taken.
 
     Args:
         asked: what is asked of the machine.
         shape: what one training step works on.
         network: on the CPU, with its initial weights; it is left as it is.
         num_images: images of the whole run, each epoch counted; compiling is tried only if it pays for itself.
+        mode: one of `AUTOTUNE_MODES`; None for the environment variable WRN_AUTOTUNE, else "cached".
+        tell: shows what is being timed.
         measure: times the candidates.
+        host: what computes; None for this machine.
 
     Returns:
         The configuration, and notes about the decision.
 
     Raises:
-        UsageError: what is asked for is not available here.
+        UsageError: what is asked for is not available here, or there is no such mode.
     """
+    mode = check_mode(mode)
     notes: list[str] = []
-    candidates = _candidates(asked, network, device, shape.size, notes)
-    is_settled = len(candidates) == 1 and (device == "cpu" or asked.compile is not None)
-    if is_settled or os.environ.get("WRN_AUTOTUNE") == "off":
-        return candidates[0], notes
+    host = host or Host.here(device)
+    candidates = _candidates(asked, network, device, shape.size, host, notes)
     may_compile = device == "cuda" and asked.compile is None
-    key = _key(asked, shape, network, device, num_images, candidates)
-    remembered = _remembered()
-    with suppress(KeyError, TypeError):
-        known = remembered[key]
-        choices = candidates + [replace(candidate, compile=True) for candidate in candidates if may_compile]
-        for choice in choices:
-            if choice.settled() == known["settings"]:
-                return choice, [*notes, f"{known['told']} (measured before)"]
-    try:
-        rates = measure(shape, network, candidates)
-    except torch.OutOfMemoryError:  # the plan starts with few images and will say how many fit
-        torch.cuda.empty_cache()
+    question = _Question(shape, network, device, num_images, candidates, may_compile)
+    if mode == "off" or (len(candidates) == 1 and not may_compile):
         return candidates[0], notes
-    if may_compile and num_images / max(rates) > LONG_RUN_S:
-        candidate = replace(candidates[rates.index(max(rates))], compile=True)
+    key = question.key(host)
+    before = question.read(answers.find(key))
+    if mode == "cached" and before:
+        return before.execution, [*notes, f"{before.told} {MEASURED_BEFORE}"]
+    with answers.turn(tell) as turn:
+        if turn is None:
+            others = "other processes have been timing configurations for minutes"
+            return candidates[0], [*notes, _not_measured(candidates[0], others)]
+        # another process may have answered while this one waited
+        latest = question.read(answers.find(key))
+        if latest and (mode == "cached" or latest != before):
+            return latest.execution, [*notes, f"{latest.told} {MEASURED_BEFORE}"]
+        if left := question.read(turn.left(key)):
+            return left.execution, [*notes, left.told]
         try:
-            rates += measure(shape, network, [candidate])
-            candidates.append(candidate)
+            answer, why_not = _measure(question, measure, tell, notes)
+        except torch.OutOfMemoryError:  # the plan starts with few images and will say how many fit
+            torch.cuda.empty_cache()
+            return candidates[0], notes
+        if not why_not:
+            answers.store(key, answer.to_json(host))
+        else:
+            if before:
+                told = f"not measured again, because {why_not}; {before.told} {MEASURED_BEFORE}"
+                answer = replace(answer, execution=before.execution, told=told)
+            turn.leave(key, answer.to_json(host))
+    return answer.execution, [*notes, answer.told]
+
+
+def check_mode(mode: str | None) -> str:
+    """Return the mode of `autotune`; None for the environment variable WRN_AUTOTUNE, else "cached".
+
+    Raises:
+        UsageError: there is no such mode.
+    """
+    for name, value in (("autotune", mode), ("WRN_AUTOTUNE", os.environ.get("WRN_AUTOTUNE"))):
+        if value and value not in AUTOTUNE_MODES:
+            raise UsageError(f"{name}={value!r}: must be one of {', '.join(AUTOTUNE_MODES)}")
+        if value:
+            return value
+    return "cached"
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A configuration, what is told about it, and the trial for the record."""
+
+    execution: Execution
+    told: str
+    trial: dict[str, Any]
+
+    def to_json(self, host: Host) -> dict[str, Any]:
+        return {"settings": self.execution.settled(), "told": self.told, "measured": {**host.describe(), **self.trial}}
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What a choice depends on."""
+
+    shape: StepShape
+    network: Network
+    device: str
+    num_images: int
+    candidates: list[Execution]
+    may_compile: bool
+
+    def key(self, host: Host) -> str:
+        """Name everything that an answer depends on."""
+        network, shape = self.network, self.shape
+        options = {name: value for name, value in network.options.items() if name not in ("init", "bn_scale")}
+        return json.dumps(
+            [str(network.name), network.num_classes, options, shape.size, shape.batch_size, shape.accumulate,
+             [candidate.settled() for candidate in self.candidates], self.num_images if self.may_compile else None,
+             host.describe()]
+        )  # fmt: skip
+
+    def read(self, stored: Any) -> _Answer | None:
+        """Return a stored answer; None if there is none, it is damaged, or it is about no candidate."""
+        with suppress(KeyError, TypeError):
+            choices = [*self.candidates]
+            if self.may_compile:
+                choices += [replace(candidate, compile=True) for candidate in choices]
+            for choice in choices:
+                if choice.settled() == stored["settings"]:
+                    return _Answer(choice, str(stored["told"]), stored["measured"])
+        return None
+
+
+def _measure(question: _Question, measure: Measure, tell: Tell, notes: list[str]) -> tuple[_Answer, str]:
+    """Time the candidates; return the answer and why it is not to be trusted, "" if it is."""
+    shape, network, device, candidates = question.shape, question.network, question.device, question.candidates
+    trials = [(candidates, measure(shape, network, candidates, tell))]
+    chosen = choose(*trials[0])
+    execution = candidates[chosen]
+    if question.may_compile and question.num_images / fmean(trials[0][1].rates[chosen]) > LONG_RUN_S:
+        both = [execution, replace(execution, compile=True)]
+        try:
+            trials.append((both, measure(shape, network, both, tell)))
+            execution = both[choose(*trials[1])]
         except Exception as error:  # a compiler that is missing or fails, in whatever way, leaves what works
             notes.append(f"not compiled: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
     if device == "cuda":
         torch.cuda.empty_cache()
     reset_peak_memory(device)  # the trial's memory does not count as the run's
-    best = max(range(len(candidates)), key=lambda i: rates[i])
-    chosen = best if rates[best] > CLEARLY_FASTER * rates[0] else 0
-    told = f"{candidates[chosen].describe()}: {rates[chosen]:.3g} images/s in a trial"
-    if others := [
-        f"{candidate.describe(candidates[chosen])} {rate:.3g}"
-        for i, (candidate, rate) in enumerate(zip(candidates, rates, strict=True))
-        if i != chosen
-    ]:
+    rates = {way: each for ways, trial in trials for way, each in zip(ways, trial.rates, strict=True)}
+    record = {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "cpu_share": round(min(trial.cpu_share for _, trial in trials), 3),
+        "images_per_s": {way.describe(): [float(f"{rate:.4g}") for rate in each] for way, each in rates.items()},
+    }
+    if why_not := next(filter(None, (why_not_trusted(trial) for _, trial in trials)), ""):
+        return _Answer(candidates[0], _not_measured(candidates[0], why_not), record), why_not
+    told = f"{execution.describe()}: {_rate(rates[execution])} images/s in a trial"
+    if others := [f"{way.describe(execution)} {_rate(each)}" for way, each in rates.items() if way != execution]:
         told += f" ({', '.join(others)})"
-    newest = dict(itertools.islice(remembered.items(), max(0, len(remembered) + 1 - MAX_REMEMBERED), None))
-    with suppress(OSError, WRNError):  # a folder that cannot be written to costs the next run a few seconds, no more
-        measurements_file().parent.mkdir(parents=True, exist_ok=True)
-        write_json(measurements_file(), {**newest, key: {"settings": candidates[chosen].settled(), "told": told}})
-    return candidates[chosen], [*notes, told]
+    return _Answer(execution, told, record), ""
+
+
+def _rate(rates: Sequence[float]) -> str:
+    return human_number(fmean(rates))
+
+
+def _not_measured(execution: Execution, why: str) -> str:
+    return (
+        f"{execution.describe()}: usually the fastest; not measured, because {why}; nothing is stored, so the next run "
+        "measures again"
+    )
 
 
 def autotune_together(
-    recipe: Recipe, shape: StepShape, network: Network, device: str, num_images: int, world: World
+    recipe: Recipe,
+    shape: StepShape,
+    network: Network,
+    device: str,
+    num_images: int,
+    world: World,
+    **how: Any,
 ) -> tuple[Execution, list[str]]:
     """Run `autotune` for a recipe; in the first of several processes, with its share of a batch, for all.
 
     Args:
         num_images: images per epoch.
+        how: `mode`, `tell` and whatever else `autotune` takes.
     """
     asked, num_images = recipe.machine, num_images * recipe.schedule.epochs
     if world.size == 1:
-        return autotune(asked, shape, network, device, num_images)
+        return autotune(asked, shape, network, device, num_images, **how)
     if recipe.schedule.sync_bn:
         if asked.kernels == "winograd":
             raise UsageError("kernels='winograd': they do not support sync_bn=True; use kernels='pytorch'")
@@ -128,14 +237,14 @@ def autotune_together(
     if world.is_first:
         share = ceil_div(shape.batch_size, world.size)
         shape = replace(shape, batch_size=share, accumulate=min(shape.accumulate, share))
-        execution, notes = autotune(asked, shape, network, device, num_images)
+        execution, notes = autotune(asked, shape, network, device, num_images, **how)
         answer = (execution.settled(), notes)
     settled, notes = world.agree(answer)
     return Execution(device=device, deterministic=asked.deterministic, **settled), notes
 
 
 def _candidates(
-    asked: MachineOptions, network: Network, device: str, size: tuple[int, int], notes: list[str]
+    asked: MachineOptions, network: Network, device: str, size: tuple[int, int], host: Host, notes: list[str]
 ) -> list[Execution]:
     """List the configurations to try, the likely fastest first; each has all that was asked for."""
     kernels = ["pytorch"]
@@ -153,8 +262,8 @@ def _candidates(
         raise UsageError("kernels='winograd': they are for fp32 on a CPU, not compiled; use kernels='pytorch'")
     layouts = ["channels_last", "contiguous"] if asked.layout == "auto" else [asked.layout]
     precisions = [pick_precision(asked.precision, device)]
-    if device == "cpu" and asked.precision == "auto" and precisions == ["bf16"]:
-        precisions = ["fp32", "bf16"]
+    if device == "cpu" and asked.precision == "auto" and host.has_bf16:
+        precisions.append("bf16")
     candidates = []
     for kernel, layout, precision in itertools.product(kernels, layouts, precisions):
         if kernel == "winograd" and (layout, precision) != ("channels_last", "fp32"):
@@ -185,29 +294,3 @@ def _thread_counts(asked: MachineOptions, device: str) -> list[int]:
     if device == "cpu" and own < allowed and own > 1 and "OMP_NUM_THREADS" not in os.environ:
         return [own, allowed]
     return [own]
-
-
-def _remembered() -> dict[str, Any]:
-    """Read what was measured before; nothing if that cannot be read."""
-    try:
-        values = read_json(measurements_file())
-    except Exception:  # damaged or missing: measured again
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _key(
-    asked: MachineOptions,
-    shape: StepShape,
-    network: Network,
-    device: str,
-    num_images: int,
-    candidates: list[Execution],
-) -> str:
-    """Name everything that an answer depends on."""
-    options = {name: value for name, value in network.options.items() if name not in ("init", "bn_scale")}
-    compiling = [asked.compile, num_images] if device == "cuda" else []
-    return json.dumps(
-        [str(network.name), network.num_classes, options, shape.size, shape.batch_size, shape.accumulate,
-         str(torch.__version__), hardware_name(device), compiling, [candidate.settled() for candidate in candidates]]
-    )  # fmt: skip

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from wideresnet.base.arithmetic import ceil_div
-from wideresnet.base.format import human_bytes, human_count, human_seconds
+from wideresnet.base.format import counted, human_bytes, human_count, human_seconds
 from wideresnet.networks.cost import Cost, cost
+from wideresnet.spec import recipes
+from wideresnet.spec.recipe import Recipe
 from wideresnet.training.preflight.probe import Probe
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
+
+LONG_RUN_S = 600.0  # longer than anyone waits in front of a terminal: a shorter choice is named
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Plan:
         params: parameters of the network.
         flops: forward and backward of the whole run, direct convolution, without evaluation.
         seconds: expected, from timing a few steps on this machine; evaluation included.
+        evaluation_s: expected for evaluation alone.
+        shorter: for a long run, how to train in less time, in words; "" otherwise.
         part_images: images computed at once: the batch, or a part of it if gradients are accumulated.
         probe_images: size of the batch that was timed.
         memory_bytes: expected peak, of the whole process on a CPU, of PyTorch's tensors on a GPU.
@@ -34,6 +40,8 @@ class Plan:
     params: int
     flops: float
     seconds: float
+    evaluation_s: float
+    shorter: str
     part_images: int
     probe_images: int
     memory_bytes: int
@@ -45,11 +53,13 @@ class Plan:
         memory = f"{human_bytes(self.memory_bytes)} at the peak"
         if self.available_bytes:
             memory += f", {human_bytes(self.available_bytes)} more is available now"
+        evaluation = f"{human_seconds(self.evaluation_s)} of it for evaluation"
         return [
             ("parameters", f"{self.params:,}"),
             ("steps", f"{self.num_steps:,} ({self.steps_per_epoch:,} per epoch)"),
             ("operations", f"{human_count(self.flops)}FLOP (2 x multiply-accumulate, forward + backward)"),
-            ("expected time", f"{human_seconds(self.seconds)} (timed on batches of {self.probe_images})"),
+            ("expected time", f"{human_seconds(self.seconds)}, {evaluation} (timed on batches of {self.probe_images})"),
+            *([("in less time", self.shorter)] if self.shorter else ()),
             ("expected memory", memory),
         ]
 
@@ -65,30 +75,57 @@ def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cos
         UsageError: the batch does not fit into memory; only a few of its images were computed to find out.
     """
     recipe, feed, schedule = job.recipe, job.data.feed, job.recipe.schedule
-    counted = cost(job.network, feed.size)
-    # work grows with the area of the images
-    areas = sum(image_scale(recipe, epoch) ** 2 for epoch in range(schedule.epochs))
+    counts = cost(job.network, feed.size)
+    areas = _areas(recipe)
     images = min(feed.num_images, feed.num_batches * feed.batch_size)
-    probe = make_probe(job, counted)
+    probe = make_probe(job, counts)
     memory = probe.memory()
     sharing = 1 if schedule.batch_rule == "linear" else job.world.size
     memory.check(
-        feed.batch_size * sharing // job.world.size, schedule.accumulate, 4 * counted.params,
+        feed.batch_size * sharing // job.world.size, schedule.accumulate, 4 * counts.params,
         processes=sharing, resumed=resumed,
     )  # fmt: skip
     memory_bytes = memory.peak_bytes(probe.part)
     if job.execution.device == "cuda":  # which must be full to be timed
         memory_bytes = probe.run(probe.part, compile=job.execution.compile)
-    evaluated = ceil_div(schedule.epochs, recipe.feed.eval_every) * len(job.data.validation) + len(job.data.test)
+
+    def seconds_of(other: Recipe) -> tuple[float, float]:
+        """Return the expected seconds of a recipe on these data: for training, for evaluation."""
+        num = ceil_div(other.schedule.epochs, other.feed.eval_every) * len(job.data.validation)
+        num += len(job.data.test) if recipe.feed.holdout else 0  # else the last evaluation is the result's
+        image_s = probe.image_s / job.world.size
+        return image_s * images * _areas(other), image_s * num / 3  # a forward pass is a third of a step
+
+    training_s, evaluation_s = seconds_of(recipe)
+    seconds, shorter = training_s + evaluation_s, ""
+    if seconds > LONG_RUN_S and not resumed:
+        for other in _shorter(recipe, job.data.name, feed.num_images):
+            if not shorter and (took := sum(seconds_of(other))) < seconds / 2:
+                shorter = f"recipe {other.name}, {counted(other.schedule.epochs, 'epoch')}: {human_seconds(took)}"
     return Plan(
         steps_per_epoch=feed.num_batches,
         num_steps=schedule.epochs * feed.num_batches,
-        params=counted.params,
-        flops=float(counted.training_flops) * images * areas,
-        seconds=probe.image_s * (areas * images + evaluated / 3) / job.world.size,
+        params=counts.params,
+        flops=float(counts.training_flops) * images * areas,
+        seconds=seconds,
+        evaluation_s=evaluation_s,
+        shorter=shorter,
         part_images=probe.part,
         probe_images=probe.num_images,
         memory_bytes=memory_bytes,
         available_bytes=memory.available_bytes,
         peak_before_bytes=probe.peak_before_bytes,
     )
+
+
+def _areas(recipe: Recipe) -> float:
+    """Return the epochs that a run's work amounts to at full size: work grows with the area of the images."""
+    return sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.schedule.epochs))
+
+
+def _shorter(recipe: Recipe, known_as: str, num_train: int) -> Iterator[Recipe]:
+    """Yield recipes that may take much less time, the one with the best result first."""
+    if recipe.schedule.kind == "steps":  # drops of lr at given epochs cannot be shortened by a factor
+        recipe = recipes.fast(recipe.network, recipe.data, known_as, num_train)
+        yield recipe
+    yield recipe.replace(epochs=max(1, recipe.schedule.epochs // 4), eval_every=max(1, recipe.feed.eval_every // 4))
