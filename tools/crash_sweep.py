@@ -348,7 +348,8 @@ def main() -> int:
             found = results[-1]
             seconds = time.monotonic() - started
             print(f"{found['case']}: {found['identical']} of {found['tried']} identical, {seconds:.0f} s", flush=True)
-            print(*(f"  {name}" for name in found["differ"]), sep="\n")
+            for name in found["differ"]:
+                print(f"  {name}", flush=True)
     if args.record:
         args.record.parent.mkdir(parents=True, exist_ok=True)
         document = {
