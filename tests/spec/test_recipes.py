@@ -272,7 +272,7 @@ def test_a_field_of_a_file_that_does_not_exist_is_refused_with_the_nearest(tmp_p
 
 def test_a_damaged_recipe_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('{"lr": 0.')
-    with pytest.raises(DataError, match=r"mine\.json: not a readable recipe"):
+    with pytest.raises(DataError, match=r"mine\.json: cannot be read as JSON"):
         resolve(str(tmp_path / "mine.json"), "WRN-16-2", "cifar10")
 
 
