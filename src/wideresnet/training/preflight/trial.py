@@ -32,7 +32,7 @@ HOPELESS = 1.6  # a candidate this many times slower after a warm-up takes no fu
 ROUNDS = 3  # fewer cannot tell agreement from luck
 TURN_S = 0.02  # a turn has one step, or as many as fit, of which the best counts: a single short one is mostly noise
 MIN_CPU_SHARE = 0.9
-"""Below this share of the CPU a trial proves nothing. Own choice: on a quiet machine the thread that takes the steps hardly
+"""Below this share of the CPU a trial proves nothing. Own choice: on a quiet machine the thread that takes steps hardly
 ever waits. Measured beside other programs, two cores at a load of 7 to 13, four networks: 0.14 to 0.35."""
 
 Tell = Callable[[str], object]
