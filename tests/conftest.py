@@ -42,11 +42,15 @@ def autotuning(_nothing_is_timed: None, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture(autouse=True)
 def _display_of_its_own() -> Iterator[None]:
     """A command shows progress in its whole process; the next test starts silent again."""
-    log = logging.getLogger("wideresnet")
-    handlers, propagate, quiet = list(log.handlers), log.propagate, console().quiet
+
+    def reset() -> None:  # to what it is at the start, since a fixture of a whole module may have run a command
+        progress.set_reporter(None)
+        log = logging.getLogger("wideresnet")
+        log.handlers, log.propagate, console().quiet = [], True, False
+
+    reset()
     yield
-    progress.set_reporter(None)
-    log.handlers, log.propagate, console().quiet = handlers, propagate, quiet
+    reset()
 
 
 @pytest.fixture

@@ -285,17 +285,17 @@ def sweep_processes(work: Path, data: Path, num_kills: int) -> dict[str, Any]:
     begin = [*command, "--recipe", str(work / "recipe.json"), "--out"]
 
     def run(out: Path, *words: str, num_checkpoints: int = 0) -> None:
-        process = subprocess.Popen([*words, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         seen: set[str] = set()
-        while process.poll() is None:
-            seen |= {path.name for path in (out / "checkpoint").glob("step-*")}
-            if num_checkpoints and len(seen) >= num_checkpoints:
-                for pid in (*children(process.pid), process.pid):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-            time.sleep(0.002)
-        assert process.stderr is not None
-        said = process.stderr.read().decode()
+        with subprocess.Popen([*words, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            while process.poll() is None:
+                seen |= {path.name for path in (out / "checkpoint").glob("step-*")}
+                if num_checkpoints and len(seen) >= num_checkpoints:
+                    for pid in (*children(process.pid), process.pid):
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+                time.sleep(0.002)
+            assert process.stderr is not None
+            said = process.stderr.read().decode()
         assert process.returncode == 0 or num_checkpoints, said
 
     run(work / "whole", *begin)

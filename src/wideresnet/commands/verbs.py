@@ -67,12 +67,12 @@ def add_verb(verbs: Any, name: str, run: Any, help: str, example: str) -> Argume
     return parser
 
 
-def releasing(run: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+def releasing(run: Callable[..., None]) -> Callable[..., None]:
     """Return the verb so that it leaves no new folder behind to which it has written nothing."""
 
-    def verb(args: Namespace) -> None:
+    def verb(args: Namespace, **method: Any) -> None:
         try:
-            run(args)
+            run(args, **method)
         finally:
             release_folders()
 
