@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import io
 import os
@@ -65,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (code or isinstance(error, BrokenPipeError)):
             code = 1
             _complain(f"standard output: {error.strerror}")
+    if argv is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # the communication library's cleanup at exit was seen to abort a process whose work was done
+        atexit._run_exitfuncs()
+        os._exit(code)
     return code
 
 
