@@ -45,8 +45,13 @@ def _display_of_its_own() -> Iterator[None]:
 
     def reset() -> None:  # to what it is at the start, since a fixture of a whole module may have run a command
         progress.set_reporter(None)
-        log = logging.getLogger("wideresnet")
-        log.handlers, log.propagate, console().quiet = [], True, False
+        console().quiet = False
+        logging.disable(logging.NOTSET)
+        logging.getLogger().setLevel(logging.WARNING)
+        for name, log in list(logging.root.manager.loggerDict.items()):
+            if isinstance(log, logging.Logger) and name.partition(".")[0] == "wideresnet":
+                log.handlers, log.propagate, log.disabled = [], True, False
+                log.setLevel(logging.NOTSET)
 
     reset()
     yield
