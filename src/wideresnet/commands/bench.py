@@ -102,7 +102,7 @@ def run(args: argparse.Namespace, **method: Any) -> None:
         document = _measured(args, out, method)
     except UsageError:
         if not args.out:
-            with suppress(OSError):  # other runs are beside it
+            with suppress(OSError):  # the folder holds other runs
                 out.rmdir()
                 out.parent.rmdir()
         raise

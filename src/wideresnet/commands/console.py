@@ -44,7 +44,7 @@ def print_line(message: str, style: str | None = None) -> None:
 class TerminalReporter:
     """Shows the library's progress in a terminal, see `base.progress.Reporter`; tasks that nest share one display.
 
-    Bars go when their work ends: its results stay as lines of text, and an old bar beside them would contradict them.
+    A bar disappears when its work ends: the results stay as lines of text, which an old bar would contradict.
     """
 
     def __init__(self, translate: Callable[[str], str] = str) -> None:
@@ -105,7 +105,7 @@ class LogReporter:
 
     @contextmanager
     def status(self, description: str) -> Iterator[Callable[[str], object]]:
-        """Write nothing: what is found out is told in lines."""
+        """Write nothing: results are reported as lines."""
         del description
         yield lambda _: None
 

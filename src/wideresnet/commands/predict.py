@@ -50,7 +50,7 @@ def table(predictions: list[dict[str, Any]]) -> tuple[list[str], list[list[str |
 
 
 def render(predictions: list[dict[str, Any]]) -> str:
-    """Show each file on a line of its own, whole, then its class with a bar, the runners-up and notes."""
+    """Show the whole name of each file on one line, then its class with a bar, the runners-up and notes."""
     lines = []
     for image in predictions:
         lines.append(image["file"])

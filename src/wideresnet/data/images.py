@@ -302,7 +302,7 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _check_scans(image: Image.Image) -> None:
-    """Refuse a progressive JPEG of so many scans that it takes minutes: each passes over all pixels, even if empty."""
+    """Refuse a progressive JPEG with too many scans: each one passes over all pixels, even if it is empty."""
     file = getattr(image, "fp", None)
     if file is None or not image.info.get("progressive"):
         return

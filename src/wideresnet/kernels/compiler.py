@@ -51,7 +51,7 @@ def find_compiler() -> tuple[str, ...]:
 
 
 class Build:
-    """A compiler that runs in the background, in a folder of its own.
+    """A compiler that runs in the background, in a separate folder.
 
     Args:
         compiler: the command.

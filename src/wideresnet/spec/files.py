@@ -151,11 +151,19 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file cannot be read, or holds something else.
     """
+    return parse_json(read_file(path), str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return parse_json(content, str(path))
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:

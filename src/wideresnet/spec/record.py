@@ -16,6 +16,7 @@ from wideresnet.spec.files import (
     Digests,
     is_part,
     parse_json,
+    read_file,
     read_json,
     remove_parts,
     seal,
@@ -257,10 +258,7 @@ class RunFolder:
         Raises:
             DataError: the file cannot be read, or is another one.
         """
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        content = read_file(path)
         self.digests().check(path, content)
         return content
 

@@ -13,7 +13,7 @@ from wideresnet.training.schedules import shared_batch
 from wideresnet.training.setup import Job
 
 MAIN_FIELDS = ("epochs", "batch_size", "lr", "weight_decay", "flip", "crop_padding", "preprocessing", "dropout", "seed")
-"""What people look at before a run, beside what was overridden. `recipe.json` has everything."""
+"""What people look at before a run, in addition to what was overridden. `recipe.json` has everything."""
 
 LONG_S = 15 * 60
 """From this expected time on, a shorter choice is named."""

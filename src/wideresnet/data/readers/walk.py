@@ -11,7 +11,7 @@ from pathlib import Path
 from wideresnet.base.errors import DataError
 from wideresnet.data.images import EXTENSIONS
 
-# What tools leave beside and inside class folders, in lower case: macOS's zip, Synology, QNAP, Windows, Jupyter, ext4
+# What tools leave next to and inside class folders, in lower case: macOS's zip, Synology, QNAP, Windows, Jupyter, ext4
 _LITTER = frozenset(
     {"__macosx", "@eadir", "#recycle", "@recycle", "#snapshot", "@tmp", "$recycle.bin", "system volume information"}
     | {".ipynb_checkpoints", "__pycache__", "lost+found"}

@@ -35,7 +35,7 @@ def find(key: str) -> Answer | None:
 
 
 def store(key: str, answer: Answer) -> None:
-    """Store an answer beside all others, while `turn` holds the lock; a folder that is read-only costs only time."""
+    """Add an answer to the file while `turn` holds the lock; a read-only folder costs only time."""
     path = measurements_file()
     known = {other: value for other, value in _read(path).items() if other != key}
     newest = dict(list(known.items())[-(MAX_STORED - 1) :])

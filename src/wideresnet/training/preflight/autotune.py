@@ -125,7 +125,7 @@ def check_mode(mode: str | None) -> str:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A configuration, what is told about it, and the trial for the record."""
+    """A configuration, the note about it, and the trial for the record."""
 
     execution: Execution
     told: str

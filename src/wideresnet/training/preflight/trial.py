@@ -33,7 +33,7 @@ ROUNDS = 3  # fewer cannot tell agreement from luck
 TURN_S = 0.02  # a turn has one step, or as many as fit, of which the best counts: a single short one is mostly noise
 MIN_CPU_SHARE = 0.9
 """Below this share of the CPU a trial proves nothing. Own choice: on a quiet machine the thread that takes steps hardly
-ever waits. Measured beside other programs, two cores at a load of 7 to 13, four networks: 0.14 to 0.35."""
+ever waits. Measured on two busy cores, at a load of 7 to 13, for four networks: 0.14 to 0.35."""
 
 Tell = Callable[[str], object]
 """Shows what is going on, until the next call."""
