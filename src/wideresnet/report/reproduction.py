@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from wideresnet.report.reproduction_figures import draw_bands, draw_costs, draw_
 from wideresnet.report.runs import read_run
 from wideresnet.spec.files import write_atomic, write_json
 
+Curves = Sequence[tuple[str, Sequence[Curve]]]
+"""For each cell its label and the curves of its finished seeds."""
+
 
 def write_reproduction(document: dict[str, Any], out: Path) -> list[Path]:
     """Write a reproduction as a page, JSON, a Markdown table, a CSV file and figures for print.
@@ -27,23 +30,30 @@ def write_reproduction(document: dict[str, Any], out: Path) -> list[Path]:
         out: folder of the files; it is made if it is missing.
 
     Returns:
-        The files: NAME.html, NAME.json, NAME.md, NAME.csv, and if a run has finished NAME.svg and NAME-curves.svg.
+        The files: NAME.html, NAME.json, NAME.md, NAME.csv, and for each data set with a finished run
+        NAME-DATASET-errors.svg and NAME-DATASET-curves.svg.
     """
     out.mkdir(parents=True, exist_ok=True)
     name = document["name"]
     page, record, text, table = files = [out / f"{name}.{kind}" for kind in ("html", "json", "md", "csv")]
-    curves = _curves(document["cells"], out)
+    by_data = {name: [cell for cell in document["cells"] if cell["dataset"] == name] for name in data_of(document)}
+    curves = {name: _curves(cells, out) for name, cells in by_data.items()}
     write_atomic(page, _page(document, out, curves))
     write_json(record, document)
     write_atomic(text, markdown(document).encode())
     write_atomic(table, csv_text(document).encode())
-    if any(cell["n"] for cell in document["cells"]):
-        files.append(out / f"{name}.svg")
-        write_atomic(files[-1], to_svg(draw_errors(document["cells"])))
-    if curves:
-        files.append(out / f"{name}-curves.svg")
-        write_atomic(files[-1], to_svg(draw_bands(curves)))
+    for data, cells in by_data.items():
+        if curves[data]:
+            errors, bands = (out / f"{name}-{data}-{kind}.svg" for kind in ("errors", "curves"))
+            write_atomic(errors, to_svg(draw_errors(cells)))
+            write_atomic(bands, to_svg(draw_bands(curves[data])))
+            files += [errors, bands]
     return files
+
+
+def data_of(document: dict[str, Any]) -> list[str]:
+    """Return the data sets of a document."""
+    return list(dict.fromkeys(cell["dataset"] for cell in document["cells"]))
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -67,7 +77,7 @@ def csv_text(document: dict[str, Any]) -> str:
     return text.getvalue()
 
 
-def _page(document: dict[str, Any], out: Path, curves: Sequence[tuple[str, Sequence[Curve]]]) -> bytes:
+def _page(document: dict[str, Any], out: Path, curves: Mapping[str, Curves]) -> bytes:
     exhibit, cells = document["exhibit"], document["cells"]
     body = [html.title(f"{exhibit['label']}: {exhibit['title']}", _caption(document))]
     if document["is_partial"]:
@@ -80,22 +90,9 @@ def _page(document: dict[str, Any], out: Path, curves: Sequence[tuple[str, Seque
     header = ("network", "data", "paper, %", "median, %", "mean ± std, %", "n", "verdict")
     body += [
         html.table("paper and reproduction", header, _rows(document), numbers=(2, 3, 4, 5), wrapped=(6,)),
-        html.heading("Errors"),
-        html.picture(
-            lambda theme, narrow: draw_errors(cells, theme, narrow=narrow), "the paper's errors and those of each seed"
-        ),
     ]
-    for name in dict.fromkeys(cell["dataset"] for cell in cells if cell["n"]):
-        own = [cell for cell in cells if cell["dataset"] == name]
-        body += [html.heading(f"Error against cost, {FACTS[name].title}"), _cost_picture(own)]
-    if curves:
-        body += [
-            html.heading("Curves"),
-            html.paragraph("Medians over seeds, with a band from the lowest to the highest; in brackets their number."),
-            html.picture(
-                lambda theme, narrow: draw_bands(curves, theme, narrow=narrow), "test error and test loss by epoch"
-            ),
-        ]
+    for name in data_of(document):
+        body += _pictures([cell for cell in cells if cell["dataset"] == name], FACTS[name].title, curves[name])
     if any(cell["half_width_pct"] is not None for cell in cells):
         body += [html.heading("Differences to the paper"), _differences(cells)]
     body += [html.heading("Runs"), _runs(cells, out)]
@@ -118,9 +115,10 @@ def _caption(document: dict[str, Any]) -> str:
     if document["scaled_down"]:
         text += f" Scaled down: {document['scaled_down']}."
     for name, rank in document["ranks"].items():
+        p_value = f"p = {rank['p_value']:.2f}" if rank["p_value"] >= 0.01 else "p < 0.01"
         text += (
             f" Order of the {rank['n']} rows on {FACTS[name].title} against the paper's: Kendall's tau "
-            f"{rank['tau']:.2f} (p = {rank['p_value']:.2f})."
+            f"{rank['tau']:.2f} ({p_value})."
         )
     return text
 
@@ -161,26 +159,42 @@ def _differences(cells: Sequence[dict[str, Any]]) -> str:
     return html.table("differences to the paper", header, rows, numbers=(2, 3))
 
 
-def _curves(cells: Sequence[dict[str, Any]], out: Path) -> list[tuple[str, list[Curve]]]:
+def _curves(cells: Sequence[dict[str, Any]], out: Path) -> Curves:
     """Read the curves of all finished seeds, by cell."""
     groups = []
     for cell in cells:
-        label = f"{cell['label']}, {FACTS[cell['dataset']].title}"
         curves = []
         for run in cell["runs"]:
             if run["state"] == "finished":
                 with suppress(WRNError):  # its line in the table of runs is there without
-                    curves.append(read_run(out / run["name"], label).curve)
+                    curves.append(read_run(out / run["name"], cell["label"]).curve)
         if curves:
-            groups.append((label, curves))
+            groups.append((cell["label"], curves))
     return groups
 
 
-def _cost_picture(cells: Sequence[dict[str, Any]]) -> str:
-    return html.picture(
-        lambda theme, narrow: draw_costs(cells, theme, narrow=narrow),
-        "median test error against parameters, multiply-accumulates and measured training time",
-    )
+def _pictures(cells: Sequence[dict[str, Any]], title: str, curves: Curves) -> list[str]:
+    """Draw errors, errors against cost, and curves of one data set."""
+    body = [
+        html.heading(f"Errors, {title}"),
+        html.picture(
+            lambda theme, narrow: draw_errors(cells, theme, narrow=narrow), "the paper's errors and those of each seed"
+        ),
+    ]
+    if curves:
+        body += [
+            html.heading(f"Error against cost, {title}"),
+            html.picture(
+                lambda theme, narrow: draw_costs(cells, theme, narrow=narrow),
+                "median test error against parameters, multiply-accumulates and measured training time",
+            ),
+            html.heading(f"Curves, {title}"),
+            html.paragraph("Medians over seeds, with a band from the lowest to the highest; in brackets their number."),
+            html.picture(
+                lambda theme, narrow: draw_bands(curves, theme, narrow=narrow), "test error and test loss by epoch"
+            ),
+        ]
+    return body
 
 
 def _runs(cells: Sequence[dict[str, Any]], out: Path) -> str:

@@ -9,10 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from wideresnet.base.format import human_count, human_seconds
-from wideresnet.data.facts import FACTS
 from wideresnet.report.figures import (
     LIGHT,
     NARROW_WIDTH_IN,
@@ -21,6 +20,7 @@ from wideresnet.report.figures import (
     WIDTH_IN,
     Curve,
     Theme,
+    fit_scale,
     one_line,
     short,
 )
@@ -28,12 +28,17 @@ from wideresnet.report.figures import (
 MARKERS = "osD^vPX*"
 """Shapes of points, so that they can be told apart without color."""
 
+ROUND_COUNTS = [mantissa * 10.0**exponent for exponent in range(3, 13) for mantissa in (1, 3)]
+ROUND_SECONDS = [unit * number for unit, numbers in ((1, (1, 5, 15)), (60, (1, 5, 15)), (3600, (1, 4, 12, 48, 200)))
+                 for number in numbers]  # fmt: skip
+"""Where axes of cost may have ticks."""
+
 
 def draw_errors(cells: Sequence[dict[str, Any]], theme: Theme = LIGHT, *, narrow: bool = False) -> Figure:
     """Draw the paper's error and each seed's, one line per cell.
 
     Args:
-        cells: of `experiments.collect.collect`.
+        cells: of `experiments.collect.collect`, all of one data set, since errors of others are far away.
     """
     shown = [cell for cell in cells if cell["n"] or cell["published_pct"] is not None][::-1]
     figure, axes = _axes(theme, narrow, 1.1 + 0.34 * len(shown))
@@ -43,10 +48,10 @@ def draw_errors(cells: Sequence[dict[str, Any]], theme: Theme = LIGHT, *, narrow
         axes.plot(errors, [place] * len(errors), marker="o", color=SERIES_COLORS[0], linestyle="", alpha=0.7)
         if cell["median_pct"] is not None:
             axes.plot(cell["median_pct"], place, marker="|", color=SERIES_COLORS[1], markersize=16, markeredgewidth=2.5)
-    labels = [short(one_line(f"{cell['label']}, {FACTS[cell['dataset']].title}"), 30) for cell in shown]
+    labels = [short(one_line(cell["label"]), 24 if narrow else 36) for cell in shown]
     axes.set_yticks(range(len(shown)), labels, fontsize=9, color=theme.ink, parse_math=False)
     axes.set_ylim(-0.7, len(shown) - 0.3)
-    axes.set_xlabel("test error, %: paper ◆, each seed ●, median ❘", color=theme.ink, fontsize=9)
+    axes.set_xlabel("error, %: paper ◆, seeds ●, median |", color=theme.ink, fontsize=9)
     axes.grid(axis="x", color=theme.grid, linewidth=0.8)
     return figure
 
@@ -65,18 +70,18 @@ def draw_costs(cells: Sequence[dict[str, Any]], theme: Theme = LIGHT, *, narrow:
     FigureCanvasAgg(figure)
     panels = figure.subplots(*((3, 1) if narrow else (1, 3)), sharey=True)
     about = (
-        ("parameters", _params, lambda value, _: human_count(value)),
-        ("multiply-accumulates per image", lambda cell: cell["macs"], lambda value, _: human_count(value)),
-        ("measured training time", _seconds, lambda value, _: human_seconds(value)),
+        ("parameters", _params, human_count, ROUND_COUNTS),
+        ("multiply-accumulates per image", lambda cell: cell["macs"], human_count, ROUND_COUNTS),
+        ("measured training time", _seconds, human_seconds, ROUND_SECONDS),
     )
-    for panel, (label, read, write) in zip(panels, about, strict=True):
+    for panel, (label, read, write, rounds) in zip(panels, about, strict=True):
         _style(panel, theme)
         for index, cell in enumerate(shown):
             look = {"color": SERIES_COLORS[index % len(SERIES_COLORS)], "marker": MARKERS[index % len(MARKERS)]}
             panel.plot(read(cell), cell["median_pct"], linestyle="", markersize=7, **look)
         panel.set_xscale("log")
-        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
-        panel.xaxis.set_major_formatter(FuncFormatter(write))
+        panel.xaxis.set_major_locator(FixedLocator(_ticks([read(cell) for cell in shown], rounds)))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _, write=write: write(value)))
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_xlabel(label, color=theme.ink, fontsize=9)
         panel.grid(color=theme.grid, linewidth=0.8)
@@ -112,8 +117,9 @@ def draw_bands(groups: Sequence[tuple[str, Sequence[Curve]]], theme: Theme = LIG
                 panel.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
             (line,) = panel.plot(epochs, np.median(values, 0), color=color, linestyle=style, linewidth=1.8)
         lines.append(line)
-    for panel, label in ((error, "test error, %"), (loss, "test loss")):
+    for panel, name, label in ((error, "error_pct", "test error, %"), (loss, "loss", "test loss")):
         _style(panel, theme)
+        fit_scale(panel, [value for _, curves in groups for curve in curves for value in getattr(curve, name)])
         panel.grid(color=theme.grid, linewidth=0.8)
         panel.set_ylabel(label, color=theme.ink, fontsize=9)
     loss.set_xlabel("epoch", color=theme.ink, fontsize=9)
@@ -125,6 +131,13 @@ def draw_bands(groups: Sequence[tuple[str, Sequence[Curve]]], theme: Theme = LIG
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
+
+
+def _ticks(values: Sequence[float], rounds: Sequence[float]) -> list[float]:
+    """Return up to four of the round numbers that lie among the values, or next to them."""
+    low, high = min(values) / 1.5, max(values) * 1.5
+    ticks = [number for number in rounds if low <= number <= high]
+    return ticks[:: max(1, -(-len(ticks) // 4))]
 
 
 def _at(curve: Curve, name: str, epochs: Sequence[int]) -> list[float]:
