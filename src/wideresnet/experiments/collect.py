@@ -17,7 +17,7 @@ from wideresnet.networks import create
 from wideresnet.networks.cost import cost
 from wideresnet.spec.exhibits import describe_exhibit, reproductions
 
-_KEPT = ("test_error_pct", "test_nll", "test_ece_pct", "params", "seconds", "train_s", "images_per_s", "precision",
+_KEPT = ("test_error_pct", "test_loss", "test_ece_pct", "params", "seconds", "train_s", "images_per_s", "precision",
          "device", "epochs", "num_test_images")  # fmt: skip
 """Fields of a run's result that the document repeats."""
 

@@ -68,12 +68,14 @@ def csv_text(document: dict[str, Any]) -> str:
     """Write one line per run, with the published error of its cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["exhibit", "scale", "label", "dataset", "published_pct", "seed", "state", "test_error_pct", "run"])
+    columns = ["test_error_pct", "test_loss", "test_ece_pct", "params", "train_s"]
+    about = ["exhibit", "scale", "width", "label", "dataset", "published_pct", "seed", "state"]
+    writer.writerow([*about, *columns, "run"])
     for cell in document["cells"]:
         for run in cell["runs"]:
-            about = [document["exhibit"]["name"], document["scale"], cell["label"], cell["dataset"]]
-            about += [cell["published_pct"], run["seed"], run["state"]]
-            writer.writerow([*about, run.get("test_error_pct"), run["name"]])
+            values = [document["exhibit"]["name"], document["scale"], document["width"], cell["label"], cell["dataset"]]
+            values += [cell["published_pct"], run["seed"], run["state"], *map(run.get, columns), run["name"]]
+            writer.writerow(values)
     return text.getvalue()
 
 
@@ -211,7 +213,7 @@ def _runs(cells: Sequence[dict[str, Any]], out: Path) -> str:
                     run["seed"],
                     {"begun": "not finished", "missing": "not started"}.get(state, state),
                     _number(run.get("test_error_pct")),
-                    f"{run['test_nll']:.3f}" if "test_nll" in run else "-",
+                    f"{run['test_loss']:.3f}" if "test_loss" in run else "-",
                     _number(run.get("test_ece_pct")),
                     f"{run['params']:,}" if "params" in run else "-",
                     human_seconds(run["seconds"]) if "seconds" in run else "-",
