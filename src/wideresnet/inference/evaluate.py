@@ -15,7 +15,7 @@ from torch import nn
 from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError, WRNError
 from wideresnet.base.format import counted
-from wideresnet.base.metrics import class_errors, confusion, top_k_error
+from wideresnet.base.metrics import class_errors, confusion, expected_calibration_error, top_k_error
 from wideresnet.data import Dataset, load_dataset
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import fit_to_size
@@ -57,9 +57,10 @@ def evaluate_weights(
 
     Returns:
         Values for JSON: weights, network, dataset, num_images, num_errors, error_pct, top5_error_pct (None below 10
-        classes), loss (mean cross entropy, nats), class_names, classes (for each: class, num_images, num_errors,
-        error_pct; the error is None without images), confusion (number of images by true class, then by predicted
-        class), device, precision ("int8" if asked for), seconds, images_per_s, notes.
+        classes), loss (mean cross entropy, which is the negative log likelihood, nats), ece_pct (see
+        `expected_calibration_error`), class_names, classes (for each: class, num_images, num_errors, error_pct; the
+        error is None without images), confusion (number of images by true class, then by predicted class), device,
+        precision ("int8" if asked for), seconds, images_per_s, notes.
 
     Raises:
         UsageError: weights and data do not fit each other (classes, channels), or int8 is not available for them.
@@ -111,6 +112,7 @@ def evaluate_weights(
         "error_pct": result.error_pct,
         "top5_error_pct": top_k_error(logits, labels, 5) if len(names) >= MIN_CLASSES_FOR_TOP5 else None,
         "loss": result.loss,
+        "ece_pct": expected_calibration_error(logits, labels),
         "class_names": list(names),
         "classes": _classes(matrix, names),
         "confusion": matrix.tolist(),

@@ -257,13 +257,18 @@ def _panels(theme: Theme, narrow: bool, legend_in: float = 0.2) -> tuple[Figure,
     FigureCanvasAgg(figure)
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
     for axes in panels:
-        axes.set_facecolor(theme.background)
-        axes.tick_params(which="both", colors=theme.ink, labelsize=9, length=0)
-        axes.grid(color=theme.grid, linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side, spine in axes.spines.items():
-            spine.set(visible=side == "bottom", color=theme.muted)
+        style(axes, theme)
     return figure, tuple(panels)
+
+
+def style(axes: Axes, theme: Theme) -> None:
+    """Give a panel the look that all share: a light grid, and a line below."""
+    axes.set_facecolor(theme.background)
+    axes.tick_params(which="both", colors=theme.ink, labelsize=9, length=0)
+    axes.grid(color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side == "bottom", color=theme.muted)
 
 
 def _plot_lr(axes: Axes, curve: Curve, color: str, style: str = "-") -> None:

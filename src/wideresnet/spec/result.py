@@ -15,12 +15,14 @@ REQUIRED: dict[str, type] = {
     "dataset": str, "params": int, "epochs": int, "test_error_pct": float, "test_loss": float, "num_test_images": int,
     "seconds": float, "images_per_s": float, "peak_memory_mib": float, "device": str, "precision": str,
 }  # fmt: skip
-"""Fields of `result.json` and their types; a float may be written as a whole number."""
+"""Fields of `result.json` and their types; a float may be written as a whole number. `test_loss` is the negative log
+likelihood (NLL), the mean cross entropy with the plain labels, nats."""
 
 OPTIONAL: dict[str, type] = {
-    "network": str, "recipe": str, "train_s": float, "predicted_memory_mib": float, "seed": int, "num_processes": int,
+    "network": str, "recipe": str, "test_ece_pct": float, "train_s": float, "predicted_memory_mib": float, "seed": int,
+    "num_processes": int,
 }  # fmt: skip
-"""Fields that older records may lack."""
+"""Fields that older records may lack. `test_ece_pct` is the expected calibration error, percent, see `base.metrics`."""
 
 MAX_NUMBER = 1e30
 """No run has a larger error, loss or learning rate, and no plot could show one. This package's choice."""
