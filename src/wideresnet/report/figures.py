@@ -119,7 +119,7 @@ def draw_curves(curve: Curve, theme: Theme = LIGHT, *, narrow: bool = False) -> 
         if evaluated:
             lines += panel.plot(curve.evaluated_epochs, evaluated, color=theme.accent, linewidth=2, **_marker(curve))
             labels.append(form.format(split, evaluated[-1]))
-        _legend(panel, lines, labels, theme)
+        add_legend(panel, lines, labels, theme)
     _plot_lr(lr, curve, theme.ink)
     _finish(error, loss, lr, [curve], theme)
     return figure
@@ -147,7 +147,7 @@ def draw_comparison(curves: Sequence[Curve], theme: Theme = LIGHT, *, narrow: bo
                 last = f"{evaluated[-1]:.2f} %" if evaluated else "not evaluated yet"
                 labels.append(f"{short(curve.label, 26 if narrow else 44)}  {last}")
         _plot_lr(lr, curve, color, style)
-    _legend(error, lines, labels, theme, num_columns)
+    add_legend(error, lines, labels, theme, num_columns)
     _finish(error, loss, lr, curves, theme)
     return figure
 
@@ -279,8 +279,8 @@ def _plot_lr(axes: Axes, curve: Curve, color: str, style: str = "-") -> None:
 def _finish(error: Axes, loss: Axes, lr: Axes, curves: Sequence[Curve], theme: Theme) -> None:
     for axes, name in ((error, "error, %"), (loss, "loss"), (lr, "learning rate")):
         axes.set_ylabel(name, color=theme.ink, fontsize=10)
-    _scale(error, [value for curve in curves for value in (*curve.train_error_pct, *curve.error_pct)])
-    _scale(loss, [value for curve in curves for value in (*curve.train_loss, *curve.loss)])
+    scale(error, [value for curve in curves for value in (*curve.train_error_pct, *curve.error_pct)])
+    scale(loss, [value for curve in curves for value in (*curve.train_loss, *curve.loss)])
     if all(curve.lr_is_stepped and min(curve.lr) > 0 for curve in curves):
         lr.set_yscale("log")
         lr.margins(y=0.2)
@@ -294,7 +294,7 @@ def _finish(error: Axes, loss: Axes, lr: Axes, curves: Sequence[Curve], theme: T
     lr.set_xlabel("epoch", color=theme.ink, fontsize=10)
 
 
-def _scale(axes: Axes, values: Iterable[float]) -> None:
+def scale(axes: Axes, values: Iterable[float]) -> None:
     """Make the axis logarithmic if the values span much, so that the last epochs, which matter, are not flat.
 
     A value of 0 then lies below the axis. The legend names it, if it is the last one.
@@ -317,7 +317,7 @@ def _marker(curve: Curve) -> dict[str, Any]:
     return {"marker": "o", "markersize": 3.5} if len(curve.evaluated_epochs) <= MARKED_EPOCHS else {}
 
 
-def _legend(axes: Axes, lines: Sequence[Artist], labels: Sequence[str], theme: Theme, num_columns: int = 2) -> None:
+def add_legend(axes: Axes, lines: Sequence[Artist], labels: Sequence[str], theme: Theme, num_columns: int = 2) -> None:
     """Add a legend with any text; matplotlib itself would read `$` as mathematics and drop a leading underscore."""
     legend = axes.legend(
         lines,

@@ -12,6 +12,7 @@ from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import Dataset
 from wideresnet.report import html
+from wideresnet.report.blocks import blocks_section
 from wideresnet.report.calibration import calibration_section
 from wideresnet.report.changes import find_changes, recipe_text
 from wideresnet.report.figures import draw_comparison, draw_curves, draw_predictions, to_png
@@ -79,7 +80,7 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
         body += pictures_section(predictions, dataset, samples)
     if predictions is not None:
         body += [*calibration_section(predictions), *mistakes_section(predictions)]
-    body += _recipe_section(read, changes)
+    body += [*blocks_section(folder), *_recipe_section(read, changes)]
     body += [html.heading("Environment"), html.facts(_environment(read))]
     write_atomic(folder.report, html.page(f"{read.recipe.network} on {read.data_name}", body))
     return ReportFiles(folder.report, curves, pictures)
