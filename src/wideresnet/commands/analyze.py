@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from rich.text import Text
 from wideresnet.base.errors import UsageError
 from wideresnet.commands.verbs import add_machine_flags, add_verb, new_run_folder, show
 from wideresnet.spec.record import RunFolder
+
+HEADING_WIDTH = 13
+"""Characters to a line of a heading, so that a row fits in 80 columns."""
 
 
 def add(verbs: Any) -> None:
@@ -47,7 +51,10 @@ def run(args: argparse.Namespace) -> None:
     from wideresnet.analysis import analyze
     from wideresnet.report.blocks import write_analysis
     from wideresnet.report.pages import write_report
+    from wideresnet.weights.hub import read_weights
 
+    for path in args.weights:
+        read_weights(path)  # all of them, before minutes are spent on the first
     analyses, files, reports = [], list[Path](), list[Path]()
     for path in args.weights:
         analysis = analyze(path, args.data, limit=args.limit, device=args.device, skip_unreadable=args.skip_unreadable)
@@ -98,9 +105,13 @@ def render(document: dict[str, Any]) -> RenderableType:
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]], num_texts: int) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for place, heading in enumerate(header):
-        table.add_column(heading, justify="left" if place < num_texts else "right", overflow="fold")
+        lines = "\n".join(textwrap.wrap(heading, HEADING_WIDTH))
+        if place < num_texts:
+            table.add_column(lines, overflow="fold")
+        else:
+            table.add_column(lines, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     return table

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.report.figures import (
@@ -29,6 +30,10 @@ from wideresnet.spec.analysis import Analysis
 
 MARKED_BLOCKS = 60
 """Up to this number of blocks each one gets a mark; more marks would run together. This package's choice."""
+
+ERROR_TICKS_PCT = (0, 1, 2, 5, 10, 20, 50, 100)
+"""Of the axis of errors, which is the same on all pages: linear up to the second, then logarithmic, because a network
+without one block has nearly its own error or that of guessing. This package's choice."""
 
 
 def draw_blocks(
@@ -68,17 +73,24 @@ def draw_blocks(
                 for projects, marker, fill in ((False, "o", color), (True, "s", theme.background)):
                     chosen = [place for place, block in enumerate(blocks) if block.projects == projects]
                     axes.plot(
-                        x[chosen], np.take(values, chosen), marker, color=color, markerfacecolor=fill, markersize=5
+                        x[chosen],
+                        np.take(values, chosen),
+                        marker,
+                        color=color,
+                        markerfacecolor=fill,
+                        markersize=5,
+                        clip_on=False,
                     )
         error.axhline(analysis.error_pct, color=color, linewidth=1, linestyle=(0, (2, 3)))
     gradient.axhline(1, color=theme.muted, linewidth=1, linestyle=(0, (2, 3)))
-    every = [block.error_without_pct for analysis in analyses for block in analysis.blocks]
-    scale(error, every + [analysis.error_pct for analysis in analyses])
-    scale(gradient, [len(analysis.blocks) * b.gradient_share for analysis in analyses for b in analysis.blocks])
+    error.set_yscale("symlog", linthresh=ERROR_TICKS_PCT[1], linscale=0.4)  # an error of 0 is on the axis
+    error.set(ylim=(0, 100))
+    error.set_yticks(ERROR_TICKS_PCT, list(map(str, ERROR_TICKS_PCT)))
+    error.yaxis.set_minor_locator(NullLocator())
     share.set_ylim(0, 100)
-    for axes in (error, gradient):
-        if axes.get_yscale() == "linear":
-            axes.set_ylim(bottom=0)
+    scale(gradient, [len(analysis.blocks) * b.gradient_share for analysis in analyses for b in analysis.blocks])
+    if gradient.get_yscale() == "linear":
+        gradient.set_ylim(bottom=0)
     for axes, name in ((error, "error without it, %"), (share, "branch's share, %"), (gradient, "gradient / mean")):
         axes.set_ylabel(name, color=theme.ink, fontsize=10)
     _name_groups((error, share, gradient), analyses, theme)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wideresnet.base.errors import DataError
+from wideresnet.base.format import human_count
 from wideresnet.report import html
 from wideresnet.report.block_figures import draw_blocks, draw_similarity
 from wideresnet.report.figures import to_svg
@@ -15,11 +16,11 @@ from wideresnet.spec.analysis import Analysis, read_analyses, write_analyses
 from wideresnet.spec.files import digest, read_file, write_atomic
 from wideresnet.spec.record import RunFolder
 
-BLOCK_HEADER = ("block", "shortcut", "parameters", "error without it, %", "increase", "branch, %", "gradient, %")
+BLOCK_HEADER = ("block", "shortcut", "params", "error without it, %", "increase", "branch, %", "gradient, %")
 SUMMARY_HEADER = (
     "network",
     "blocks",
-    "parameters",
+    "params",
     "error, %",
     "median increase",
     "largest",
@@ -79,7 +80,7 @@ def summary_row(analysis: Analysis, label: str) -> tuple[str, ...]:
     return (
         label,
         f"{len(analysis.blocks):,}",
-        f"{analysis.params:,}",
+        human_count(analysis.params),
         f"{analysis.error_pct:.2f}",
         f"{summarize(others).median:+.2f}" if others else "-",
         f"{max(analysis.increases_pct()):+.2f}",
