@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from wideresnet.analysis.blocks import analyze_blocks, num_passes
 from wideresnet.analysis.similarity import Similarity, gram, unbiased_hsic
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.networks import Network
-from wideresnet.networks.blocks import PreActBlock
+from wideresnet.networks.blocks import PostActBlock, PreActBlock
 
 NETWORKS = ("WRN-16-1", "WRN-10-1-B(3,1,3)", "ResNet-20", "PreActResNet-20")
 
@@ -24,7 +25,7 @@ def batches(num: int = 24, size: int = 12) -> list[tuple[torch.Tensor, torch.Ten
     return list(zip(images.split(size), labels.split(size), strict=True))
 
 
-def network(name: str = "WRN-16-1", **options: object) -> Network:
+def network(name: str = "WRN-16-1", **options: Any) -> Network:
     torch.manual_seed(0)
     return create(name, **options)
 
@@ -48,7 +49,8 @@ def test_removing_a_branch_that_adds_nothing_changes_nothing() -> None:
     net = network()
     dead = list(net.trunk()[1].children())[1]
     assert isinstance(dead, PreActBlock)
-    nn.init.zeros_(dead.convs[-1].weight)
+    with torch.no_grad():
+        next(dead.convs[-1].parameters()).zero_()
     analysis = analyze_blocks(net, batches())
     report = {block.name: block for block in analysis.blocks}["conv3.2"]
     assert report.branch_share == 0
@@ -92,6 +94,7 @@ def test_a_removed_block_is_one_that_stochastic_depth_never_computes(name: str) 
     net = network(name)
     analysis = analyze_blocks(net, batches())
     block = next(iter(net.trunk()[1].children()))
+    assert isinstance(block, PreActBlock | PostActBlock)
     block.training, block.survival = True, 0.0  # alone, as in training with stochastic depth
     wrong = sum(int((net(x).argmax(1) != y).sum()) for x, y in batches())
     report = {block.name: block for block in analysis.blocks}["conv3.1"]

@@ -57,8 +57,8 @@ def seeds_document(
 
 def _statistics(name: str, results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Summarize a number of all results; None if there are no results, or one lacks the number."""
-    values = [result.get(name) for result in results]
-    over = summarize(map(float, values)) if values and None not in values else None
+    values = [float(result[name]) for result in results if name in result]
+    over = summarize(values) if values and len(values) == len(results) else None
     return {f"{name}_{kind}": getattr(over, kind, None) for kind in ("mean", "std", "median")}
 
 

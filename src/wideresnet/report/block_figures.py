@@ -72,15 +72,8 @@ def draw_blocks(
             if num <= MARKED_BLOCKS:
                 for projects, marker, fill in ((False, "o", color), (True, "s", theme.background)):
                     chosen = [place for place, block in enumerate(blocks) if block.projects == projects]
-                    axes.plot(
-                        x[chosen],
-                        np.take(values, chosen),
-                        marker,
-                        color=color,
-                        markerfacecolor=fill,
-                        markersize=5,
-                        clip_on=False,
-                    )
+                    look = {"color": color, "markerfacecolor": fill, "markersize": 5, "clip_on": False}
+                    axes.plot(x[chosen], np.take(values, chosen), marker, **look)
         error.axhline(analysis.error_pct, color=color, linewidth=1, linestyle=(0, (2, 3)))
     gradient.axhline(1, color=theme.muted, linewidth=1, linestyle=(0, (2, 3)))
     error.set_yscale("symlog", linthresh=ERROR_TICKS_PCT[1], linscale=0.4)  # an error of 0 is on the axis

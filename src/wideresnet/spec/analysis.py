@@ -143,9 +143,10 @@ _FIELDS: dict[str, type] = {
 
 def _checked(values: Any, kinds: dict[str, type], where: Path) -> dict[str, Any]:
     """Return the known fields of an object."""
-    if not isinstance(values, dict) or (missing := [name for name in kinds if name not in values]):
-        lacks = f"lacks {missing[0]}" if isinstance(values, dict) else f"{short(values)} is not a network or block"
-        raise DataError(f"{where}: {lacks}; the file was damaged")
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: {short(values)} is not a network or block; the file was damaged")
+    if missing := [name for name in kinds if name not in values]:
+        raise DataError(f"{where}: lacks {missing[0]}; the file was damaged")
     for name, kind in kinds.items():
         is_unknown = name == "weights_sha256" and values[name] is None
         if not (has_type(values[name], kind) or is_unknown):
