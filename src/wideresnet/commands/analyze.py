@@ -30,7 +30,7 @@ def add(verbs: Any) -> None:
     analyze.add_argument("--data", help="as for wrn train (default: the data that each run was trained on)")
     analyze.add_argument(
         "--limit", type=int, default=1000, metavar="N",
-        help="test images, spread evenly over the set (1000); 1000 take about a minute with WRN-40-2 on two cores",
+        help="test images, spread evenly over the set (1000, which take WRN-40-2 about 80 s of CPU time)",
     )  # fmt: skip
     analyze.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     analyze.add_argument(
