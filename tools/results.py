@@ -8,6 +8,7 @@ python tools/results.py --check   exit 1 if they are not what the records say
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from wideresnet.base.format import human_count, human_seconds
 from wideresnet.data import FACTS
 from wideresnet.report.changes import find_changes, recipe_text
 from wideresnet.report.environment import hardware_text, torch_text
+from wideresnet.report.reproduction import markdown
 from wideresnet.report.statistics import group_equal, settings_of, summarize
+from wideresnet.spec.exhibits import EXHIBITS
 from wideresnet.spec.files import read_json
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import RECIPES, resolve
@@ -28,6 +31,8 @@ from wideresnet.spec.record import RunFolder
 
 BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"
 RECIPES_BEGIN, RECIPES_END = "<!-- recipes: made by tools/results.py -->", "<!-- end of recipes -->"
+REPRODUCED = "results/reproduce"
+"""Where the records of `wrn reproduce` are."""
 RECIPE_EXAMPLES = (("cifar10", 50_000), ("svhn", 604_388), ("your own", 1_000))
 """(data, number of training images) for the table of recipes."""
 
@@ -175,6 +180,7 @@ def details(records: list[Record]) -> str:
         "Made from the records in `results/` by `tools/results.py`. The result of a run is its last epoch, never its "
         "best one. `images/s` is training alone; `time` includes evaluation; of several seeds both are medians.",
         summary(records, "../"),
+        *exhibits(),
     ]
     for record in records:
         result = record.result
@@ -193,6 +199,49 @@ def details(records: list[Record]) -> str:
             )
         parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
+
+
+def exhibits(root: Path = ROOT) -> list[str]:
+    """Write what has been run of each table and figure of the paper, and what has not.
+
+    The documents are those that `wrn reproduce --out results/reproduce` has left, see `experiments.collect`.
+    """
+    documents = [read_json(path) for path in sorted((root / REPRODUCED).glob("*.json")) if is_document(path)]
+    rows = ["| of the paper | what it shows | run here |", "|---|---|---|"]
+    for each in EXHIBITS:
+        own = [document for document in documents if document["exhibit"]["name"] == each.name]
+        done = [f"{run_text(document)} ([below](#{anchor(document)}))" for document in own]
+        if each.name == "figure4":
+            done = ["[times on a CPU](speed.md)"]
+        rows.append(f"| {each.name} | {each.title} | {', '.join(done) or 'not run'} |")
+    parts = ["## The paper's tables and figures", "`wrn reproduce` runs them.", "\n".join(rows)]
+    for document in documents:
+        parts += [f"### {heading(document)}", markdown(document).strip()]
+        for path in sorted((root / REPRODUCED).glob(f"{document['name']}-*.svg")):
+            parts.append(f"![{path.stem}](../{REPRODUCED}/{path.name})")
+    return parts
+
+
+def is_document(path: Path) -> bool:
+    """Tell the document of an exhibit from the intent of a run, which is named after its run."""
+    return "exhibit" in read_json(path)
+
+
+def heading(document: dict[str, Any]) -> str:
+    """Name a document."""
+    return f"{document['exhibit']['label']}, {document['scaled_down'] or 'as in the paper'}"
+
+
+def anchor(document: dict[str, Any]) -> str:
+    """Return the name that GitHub gives to the heading of a document."""
+    return re.sub(r"[^\w -]", "", heading(document).lower()).replace(" ", "-")
+
+
+def run_text(document: dict[str, Any]) -> str:
+    """Say how much of an exhibit has been run, and how."""
+    runs = [run for cell in document["cells"] for run in cell["runs"]]
+    ended = sum(run["state"] in ("finished", "failed") for run in runs)
+    return f"{ended} of {len(runs)} runs, {document['scaled_down'] or 'as in the paper'}"
 
 
 def main() -> int:

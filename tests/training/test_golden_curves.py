@@ -1,7 +1,8 @@
 """The losses of tiny runs are those in `tests/golden/curves.json`, up to rounding.
 
-After a change that is meant to change the numbers, write the file again, once per instruction set. Other processors are
-imitated by limiting PyTorch, oneDNN and the C compiler:
+After a change that is meant to change the numbers, raise `experiments.plan.NUMERICS`, so that runs from before count no
+longer in reproductions, and write the file again, once per instruction set. Other processors are imitated by limiting
+PyTorch, oneDNN and the C compiler:
 
     python tests/training/test_golden_curves.py
     ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 CC="gcc -mno-avx512f" python tests/training/test_golden_curves.py

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
-from wideresnet.experiments.concurrency import Pace, Report, make_pace
+from wideresnet.experiments.concurrency import Pace, make_pace
+from wideresnet.experiments.lines import Lines
 from wideresnet.experiments.process import Worker
 from wideresnet.experiments.summary import seeds_document, seeds_text
 from wideresnet.report.pages import write_comparison
@@ -169,30 +169,22 @@ def _train(
         The seeds that failed, and whether training was stopped before the end.
     """
     waiting, failed = deque(seeds), list[int]()
-    running: dict[Worker, progress.Task | None] = {}  # each with its line of progress, once it trains
-    lines: dict[Worker, ExitStack] = {}
-    with StopRequest() as stop, ExitStack() as display:
+    running = set[Worker]()
+    with StopRequest() as stop, Lines() as lines:
         try:
             while running or (waiting and not stop.asked):
                 while waiting and len(running) < pace.at_once and not stop.asked:
                     seed = waiting.popleft()
-                    running[start(seed)] = None
+                    running.add(start(seed))
                     progress.report(f"seed {seed}: started, log in {folder.log(seed)}")
                 time.sleep(0.1)
-                for worker, line in list(running.items()):
+                for worker in sorted(running, key=lambda worker: worker.seed):
                     if stop.asked:
                         worker.stop()
-                    if worker.report:
-                        # added late, so that the speed of a resumed run does not count the steps before
-                        if line is None:
-                            lines[worker] = display.enter_context(ExitStack())
-                            line = running[worker] = lines[worker].enter_context(
-                                progress.task("", total=plan.num_steps, fields=("loss", "error"))
-                            )
-                        _show(line, worker.seed, worker.report, recipe, plan)
+                    lines.show(worker, f"seed {worker.seed}", recipe, plan.num_steps)
                     if (code := worker.poll()) is not None:
-                        running.pop(worker)
-                        lines.pop(worker, ExitStack()).close()
+                        running.remove(worker)
+                        lines.remove(worker)
                         _say_end(folder, worker, code)
                         if code and not (code == STOPPED and stop.asked):
                             failed.append(worker.seed)
@@ -201,16 +193,6 @@ def _train(
             for worker in running:
                 worker.kill()
     return sorted(failed), stop.asked
-
-
-def _show(line: progress.Task, seed: int, report: Report, recipe: Recipe, plan: Plan) -> None:
-    """Update the line of a seed."""
-    line.update(
-        description=f"seed {seed}  epoch {(report.step - 1) // plan.steps_per_epoch + 1}/{recipe.schedule.epochs}",
-        completed=report.step,
-        loss=f"{report.loss:.3f}",
-        error=f"{report.error_pct:.1f} %",
-    )
 
 
 def _say_end(folder: SeedsFolder, worker: Worker, code: int) -> None:

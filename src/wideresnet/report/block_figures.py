@@ -22,7 +22,7 @@ from wideresnet.report.figures import (
     WIDTH_IN,
     Theme,
     add_legend,
-    scale,
+    fit_scale,
     short,
     style,
 )
@@ -81,7 +81,7 @@ def draw_blocks(
     error.set_yticks(ERROR_TICKS_PCT, list(map(str, ERROR_TICKS_PCT)))
     error.yaxis.set_minor_locator(NullLocator())
     share.set_ylim(0, 100)
-    scale(gradient, [len(analysis.blocks) * b.gradient_share for analysis in analyses for b in analysis.blocks])
+    fit_scale(gradient, [len(analysis.blocks) * b.gradient_share for analysis in analyses for b in analysis.blocks])
     if gradient.get_yscale() == "linear":
         gradient.set_ylim(bottom=0)
     for axes, name in ((error, "error without it, %"), (share, "branch's share, %"), (gradient, "gradient / mean")):

@@ -279,8 +279,8 @@ def _plot_lr(axes: Axes, curve: Curve, color: str, style: str = "-") -> None:
 def _finish(error: Axes, loss: Axes, lr: Axes, curves: Sequence[Curve], theme: Theme) -> None:
     for axes, name in ((error, "error, %"), (loss, "loss"), (lr, "learning rate")):
         axes.set_ylabel(name, color=theme.ink, fontsize=10)
-    scale(error, [value for curve in curves for value in (*curve.train_error_pct, *curve.error_pct)])
-    scale(loss, [value for curve in curves for value in (*curve.train_loss, *curve.loss)])
+    fit_scale(error, [value for curve in curves for value in (*curve.train_error_pct, *curve.error_pct)])
+    fit_scale(loss, [value for curve in curves for value in (*curve.train_loss, *curve.loss)])
     if all(curve.lr_is_stepped and min(curve.lr) > 0 for curve in curves):
         lr.set_yscale("log")
         lr.margins(y=0.2)
@@ -294,7 +294,7 @@ def _finish(error: Axes, loss: Axes, lr: Axes, curves: Sequence[Curve], theme: T
     lr.set_xlabel("epoch", color=theme.ink, fontsize=10)
 
 
-def scale(axes: Axes, values: Iterable[float]) -> None:
+def fit_scale(axes: Axes, values: Iterable[float]) -> None:
     """Make the axis logarithmic if the values span much, so that the last epochs, which matter, are not flat.
 
     A value of 0 then lies below the axis. The legend names it, if it is the last one.

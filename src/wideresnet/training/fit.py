@@ -88,7 +88,8 @@ def fit(
 
     Raises:
         UsageError: recipe, data and folder do not fit each other, or data or batch do not fit into memory.
-        WRNError: the loss is not finite, the disk is full, or another process has ended; the last checkpoint is kept.
+        Diverged: the loss is not finite; the last checkpoint is kept, as after all that follows.
+        WRNError: the disk is full, or another process has ended.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
     """
     check_checkpoint_every(checkpoint_every_s)

@@ -48,6 +48,10 @@ LOOK_EVERY_S = 0.5
 log = logging.getLogger(__name__)
 
 
+class Diverged(WRNError):
+    """The loss, the weights or the outputs are not finite. The same recipe and seed would end the same way again."""
+
+
 class Run:
     """The state of a run: weights, momentum, averaged weights, the step, the epoch's sums, the time so far."""
 
@@ -159,7 +163,7 @@ class Run:
         if failed < 0:
             return
         epoch, within = divmod(failed, self.data.feed.num_batches)
-        raise WRNError(
+        raise Diverged(
             f"the loss is not finite at epoch {epoch + 1}, step {within + 1} of {self.data.feed.num_batches}, "
             f"lr {self.job.schedule.lr(failed):g}: stopped before the update; {self.state_before()}; start again "
             "with a lower lr= (or precision='fp32')"
@@ -173,7 +177,7 @@ class Run:
     def check_weights(self) -> None:
         """Refuse to keep weights that are not finite: a finite loss can have gradients that are not."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
-            raise WRNError(
+            raise Diverged(
                 f"the weights are not finite after step {self.step:,}, lr {self.job.schedule.lr(self.step - 1):g}: "
                 f"stopped; {self.state_before()}; start again with a lower lr="
             )
@@ -223,7 +227,7 @@ class Run:
             )
         self.evaluation_s += time.monotonic() - started
         if not math.isfinite(result.loss):
-            raise WRNError(
+            raise Diverged(
                 f"the network's outputs on {len(images):,} images are not finite after step {self.step:,}: stopped; "
                 f"{self.state_before()}; start again with a lower lr="
             )

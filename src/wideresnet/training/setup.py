@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_bytes
 from wideresnet.base.seeding import seed_of
 from wideresnet.data import Dataset, ImageSet
+from wideresnet.data.dataset import digest
 from wideresnet.data.feeds.resident import Feed, hold_out
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.distributed.world import World
@@ -117,7 +117,7 @@ def build_feed(recipe: Recipe, dataset: Dataset, device: str, world: World) -> T
         test=dataset.test,
         class_names=dataset.class_names,
         name=dataset.name,
-        digest=_digest(train, dataset.test),
+        digest=digest(train, dataset.test),
         notes=(*dataset.notes, *notes),
     )
 
@@ -236,15 +236,6 @@ def _check_room(recipe: Recipe, train: ImageSet, device: str) -> None:
 
 def _take(images: ImageSet, index: np.ndarray) -> ImageSet:
     return ImageSet(np.ascontiguousarray(images.images[index]), images.labels[index])
-
-
-def _digest(train: ImageSet, test: ImageSet) -> str:
-    """Digest all labels and a sample of the pixels."""
-    digest = hashlib.sha256()
-    for part in (train, test):
-        digest.update(part.labels.tobytes())
-        digest.update(np.ascontiguousarray(part.images[:: max(1, len(part) // 1000)]).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _notes_on_processes(recipe: Recipe) -> list[str]:

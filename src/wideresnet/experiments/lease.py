@@ -1,0 +1,74 @@
+"""A lock file with an owner and a heartbeat, which keeps two reproductions apart, also on different machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+BEAT_S = 10.0
+"""The owner touches its file this often."""
+
+STALE_S = 120.0
+"""An owner that has not touched its file for this long has died. Clocks of machines may differ by less."""
+
+
+class Lease:
+    """The right to work on something, held by one process until it releases it or dies.
+
+    File locks end with their process, but do not hold between machines on every shared file system. A file that is
+    created exclusively does, and its age tells whether the owner lives.
+
+    Args:
+        path: of the lock file; its folder exists.
+        clock: returns the time, s, comparable with that of files.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.path, self._clock = path, clock
+        self._token = uuid.uuid4().hex
+        self._ended = threading.Event()
+
+    def acquire(self) -> bool:
+        """Take the lease if it is free or its owner has died; tell whether that worked."""
+        with suppress(FileNotFoundError):
+            if self._clock() - self.path.stat().st_mtime > STALE_S:
+                # of several processes that find it stale, one renames it; the others find it gone
+                aside = self.path.with_suffix(f".{self._token}")
+                self.path.rename(aside)
+                aside.unlink()
+        try:
+            with self.path.open("x", encoding="utf-8") as file:
+                json.dump({"host": socket.gethostname(), "pid": os.getpid(), "token": self._token}, file)
+        except FileExistsError:
+            return False
+        threading.Thread(target=self._beat, daemon=True).start()
+        return True
+
+    def owner(self) -> dict[str, Any]:
+        """Return host and pid of the process that holds the lease; empty if nobody does."""
+        try:
+            values = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def release(self) -> None:
+        """Give the lease back, unless somebody has taken it in the meantime."""
+        self._ended.set()
+        if self.owner().get("token") == self._token:
+            self.path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            if self.owner().get("token") != self._token:
+                return
+            with suppress(OSError):
+                os.utime(self.path)

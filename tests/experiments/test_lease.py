@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wideresnet.experiments.lease import STALE_S, Lease
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.lock"
+
+
+def test_only_one_holds_it(path: Path) -> None:
+    first, second = Lease(path), Lease(path)
+    assert first.acquire()
+    assert not second.acquire()
+    assert second.owner()["pid"] == os.getpid()
+    first.release()
+    assert second.acquire()
+    second.release()
+    assert not path.exists()
+
+
+def test_the_lease_of_a_dead_owner_is_taken_over(path: Path) -> None:
+    dead, heir = Lease(path), Lease(path)
+    assert dead.acquire()
+    long_ago = path.stat().st_mtime - STALE_S - 1
+    os.utime(path, (long_ago, long_ago))
+    assert heir.acquire()
+    dead.release()  # it was only slow: what is not its own anymore stays
+    assert heir.owner() != {}
+    assert path.exists()
+    heir.release()
+
+
+def test_a_damaged_lock_file_has_no_owner_but_holds(path: Path) -> None:
+    path.write_text("{")
+    assert Lease(path).owner() == {}
+    assert not Lease(path).acquire()
