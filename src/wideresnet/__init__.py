@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wideresnet.analysis import analyze as analyze
     from wideresnet.base.errors import DataError as DataError
     from wideresnet.base.errors import UsageError as UsageError
     from wideresnet.base.errors import WRNError as WRNError
@@ -30,6 +31,7 @@ _HOMES = {
     "Recipe": "spec.recipe",
     "UsageError": "base.errors",
     "WRNError": "base.errors",
+    "analyze": "analysis",
     "cost": "networks.cost",
     "create": "networks",
     "fit": "training",

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wideresnet.base.metrics import class_errors, confusion, most_confused, top_k_error
+from wideresnet.base.metrics import (
+    calibration,
+    class_errors,
+    confusion,
+    expected_calibration_error,
+    most_confused,
+    top_k_error,
+    top_probability,
+)
 
 MATRIX = np.array([[5, 3, 0, 0], [1, 6, 0, 3], [0, 0, 0, 0], [1, 0, 0, 9]])
 
@@ -42,3 +50,37 @@ def test_top_k_counts_images_whose_class_is_not_among_the_first_k(k: int) -> Non
     assert top_k_error(logits, labels, k) == 100 * np.mean(missed)
     if k == 1:
         assert top_k_error(logits, labels, k) == 100 * np.mean(logits.argmax(1) != labels)
+
+
+def slow_ece_pct(logits: np.ndarray, labels: np.ndarray, num_bins: int) -> float:
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for row, label in zip(logits.astype(float), labels, strict=True):
+        probabilities = np.exp(row) / np.exp(row).sum()
+        place = next(m for m in range(num_bins) if m / num_bins < probabilities.max() <= (m + 1) / num_bins)
+        bins.setdefault(place, []).append((probabilities.max(), bool(row.argmax() == label)))
+    gaps = (abs(sum(right for _, right in each) - sum(sure for sure, _ in each)) for each in bins.values())
+    return 100 * sum(gaps) / len(labels)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+def test_the_calibration_error_is_that_of_the_definition(scale: float) -> None:
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 10, 500)
+    logits = (scale * (random.normal(size=(500, 10)) + 2 * np.eye(10)[labels])).astype(np.float32)
+    assert expected_calibration_error(logits, labels) == pytest.approx(slow_ece_pct(logits, labels, 15))
+
+
+def test_a_network_that_is_as_often_right_as_it_says_has_no_calibration_error() -> None:
+    three_in_four = np.log(np.array([[3.0, 1.0]])).repeat(4, axis=0)
+    assert top_probability(three_in_four) == pytest.approx([0.75] * 4)
+    assert expected_calibration_error(three_in_four, np.array([0, 0, 1, 0])) == pytest.approx(0)
+    assert expected_calibration_error(three_in_four, np.array([0, 0, 0, 0])) == pytest.approx(25)
+    huge = np.array([[1e4, -1e4], [0.0, 1e5]])  # sure to the last bit, once wrongly
+    assert expected_calibration_error(huge, np.array([0, 0])) == 50
+
+
+def test_a_probability_on_a_border_belongs_to_the_lower_bin() -> None:
+    found = calibration(np.array([0.25, 0.5, 0.51, 1.0]), np.array([True, False, True, True]), num_bins=4)
+    assert found.num_images.tolist() == [1, 1, 1, 1]
+    assert found.accuracy.tolist() == [1, 0, 1, 1]
+    assert np.isnan(calibration(np.array([0.5]), np.array([True]), num_bins=2).accuracy[1])

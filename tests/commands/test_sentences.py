@@ -84,6 +84,12 @@ wrn predict done missing.png
 wrn predict done empty
 wrn predict done broken.png
 wrn predict done a.png --top 0
+wrn analyze nowhere
+wrn analyze pets --data digits
+wrn analyze done --data digits
+wrn analyze done --limit 3
+wrn analyze done done
+wrn analyze done --out a.png
 wrn info WRN-34-2
 wrn info WideNet-28-10
 wrn info WRN-16-4 --num-classes 0

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wideresnet.base.arithmetic import spread
 from wideresnet.base.errors import UsageError
 from wideresnet.engines import quantize
-from wideresnet.engines.int8 import spread
+from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES
 from wideresnet.networks import Network, create
 
 pytestmark = pytest.mark.usefixtures("needs_kernels")
@@ -110,13 +111,13 @@ def test_it_says_how_many_answers_change_and_when_images_are_few() -> None:
 @pytest.mark.parametrize("num", [1001, 1999, 2001])
 def test_of_many_images_1000_are_taken_evenly_though_they_are_sorted_by_class(num: int) -> None:
     labels = torch.arange(num) * 10 // num
-    taken = labels[spread(num)]
+    taken = labels[spread(num, NUM_CALIBRATION_IMAGES)]
     assert len(taken) == 1000
     assert all(abs(int((taken == label).sum()) - 100) <= 1 for label in range(10))
-    assert spread(7) == list(range(7))
+    assert spread(7, NUM_CALIBRATION_IMAGES) == list(range(7))
     network, given = make("WRN-10-1"), images(num)
     given *= 1 + 0.1 * labels[:, None, None, None]
-    found, wanted = quantize(network, given), quantize(network, given[spread(num)])
+    found, wanted = quantize(network, given), quantize(network, given[spread(num, NUM_CALIBRATION_IMAGES)])
     assert all(torch.equal(found.steps[number], step) for number, step in wanted.steps.items())
 
 

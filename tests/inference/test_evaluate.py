@@ -64,6 +64,7 @@ def test_a_run_is_evaluated_to_exactly_its_own_result(home: Path) -> None:
     assert got["error_pct"] == stored["test_error_pct"]
     assert got["num_images"] == stored["num_test_images"] == 41
     assert got["loss"] == pytest.approx(stored["test_loss"], rel=1e-6)
+    assert got["ece_pct"] == pytest.approx(stored["test_ece_pct"], rel=1e-6)
     assert 0 < got["num_errors"] < 41
 
 
@@ -223,6 +224,7 @@ def test_the_result_is_plain_json_and_a_table_that_shows_any_name(home: Path) ->
     console.print(render(got))
     text = console.export_text()
     assert f"{got['error_pct']:.2f} % test error  {got['num_errors']} of 41 test images" in text
+    assert f"NLL {got['loss']:.4f} nats, expected calibration error {got['ece_pct']:.2f} %" in text
     assert "[red]dog" in text
     worst = max(got["classes"], key=lambda row: row["error_pct"])
     assert f"{worst['error_pct']:.2f} %" in text

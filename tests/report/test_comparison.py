@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
-from page_runs import RECORD, Page, change
+from page_runs import PREDICTIONS, RECORD, Page, change
 
 from wideresnet.base.errors import UsageError
 from wideresnet.report.pages import write_comparison, write_report
@@ -35,6 +36,21 @@ def test_a_comparison_overlays_runs_and_takes_medians_over_seeds(run: Path, trai
     start = next(place for place, row in enumerate(page.rows) if row[0] == "run")
     assert [row[0] for row in page.rows[start + 1 :]] == [*copies, "<i>wider lr"]
     assert page.pictures()
+
+
+def test_a_comparison_has_likelihood_and_calibration_of_every_run_that_knows_them(
+    run: Path, trained: Path, tmp_path: Path
+) -> None:
+    older, bare = (Path(shutil.copytree(run, tmp_path / name)) for name in ("older", "bare"))
+    result = RunFolder(trained).read_result()
+    for folder in (older, bare):  # records from before there was a calibration error, one without predictions
+        RunFolder(folder).result.write_text(json.dumps({k: v for k, v in result.items() if k != "test_ece_pct"}))
+    (bare / PREDICTIONS).unlink()
+    page = Page(write_comparison([run, older, bare], tmp_path / "page.html"))
+    start = next(place for place, row in enumerate(page.rows) if "ECE, %" in row)
+    assert page.rows[start][2:4] == ["NLL, nats", "ECE, %"]
+    nll, ece = f"{result['test_loss']:.4f}", f"{result['test_ece_pct']:.2f}"
+    assert [row[2:4] for row in page.rows[start + 1 :]] == [[nll, ece], [nll, ece], [nll, "-"]]
 
 
 def test_an_unfinished_run_is_compared_but_not_counted(run: Path, trained: Path, tmp_path: Path) -> None:
@@ -74,7 +90,7 @@ def test_a_comparison_names_what_was_changed_in_a_published_sets_recipe(tmp_path
     change(other / "recipe.json", lr=0.05)
     page = Page(write_comparison([RECORD, other], tmp_path / "page.html"))
     start = next(place for place, row in enumerate(page.rows) if row[0] == "run")
-    assert [row[4] for row in page.rows[start + 1 :]] == ["paper", "paper, lr 0.05"]
+    assert [row[6] for row in page.rows[start + 1 :]] == ["paper", "paper, lr 0.05"]
 
 
 def test_a_comparison_says_which_runs_were_computed_differently(run: Path, trained: Path, tmp_path: Path) -> None:

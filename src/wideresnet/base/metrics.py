@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+NUM_ECE_BINS = 15
+"""Source: Guo et al. 2017, "On calibration of modern neural networks", Table 1."""
+
 
 @dataclass(frozen=True)
 class ClassErrors:
@@ -32,6 +35,30 @@ class Confusion(NamedTuple):
     true: int
     predicted: int
     num_images: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Predictions by the probability of the predicted class, in bins of equal width over 0..1.
+
+    A probability on the border of two bins belongs to the lower one.
+
+    Attributes:
+        num_images: int64 (bins,), images in each bin.
+        accuracy: float64 (bins,), share that is classified correctly, 0..1; NaN for a bin without images.
+        confidence: float64 (bins,), mean probability of the predicted class, 0..1; likewise.
+    """
+
+    num_images: np.ndarray
+    accuracy: np.ndarray
+    confidence: np.ndarray
+
+    @property
+    def error_pct(self) -> float:
+        """The expected calibration error (ECE), percent. Source: Guo et al. 2017, Equation 3."""
+        filled = self.num_images > 0
+        gaps = np.abs(self.accuracy - self.confidence)[filled]
+        return 100 * float((gaps * self.num_images[filled]).sum() / self.num_images.sum())
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -94,3 +121,50 @@ def top_k_error(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     comes_first = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
     return 100 * float((comes_first.sum(axis=1) >= k).mean())
+
+
+def top_probability(logits: np.ndarray) -> np.ndarray:
+    """Compute the probability of the predicted class, the highest of the softmax.
+
+    Args:
+        logits: float (N, classes).
+
+    Returns:
+        float64 (N,), 0..1.
+    """
+    exact = logits.astype(np.float64)
+    return 1 / np.exp(exact - exact.max(axis=1, keepdims=True)).sum(axis=1)
+
+
+def calibration(probability: np.ndarray, is_right: np.ndarray, num_bins: int = NUM_ECE_BINS) -> Calibration:
+    """Sort predictions into bins by the probability of the predicted class.
+
+    Args:
+        probability: float64 (N,), as `top_probability` returns it.
+        is_right: bool (N,), whether the predicted class is the true one.
+        num_bins: number of bins.
+    """
+    borders = np.linspace(0, 1, num_bins + 1)
+    bins = np.searchsorted(borders[1:-1], probability)  # on a border: the lower bin
+    num_images = np.bincount(bins, minlength=num_bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return Calibration(
+            num_images,
+            np.bincount(bins, is_right, num_bins) / num_images,
+            np.bincount(bins, probability, num_bins) / num_images,
+        )
+
+
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Measure how far the probabilities of the predicted classes are from how often these are right.
+
+    Args:
+        logits: float (N, classes).
+        labels: int64 (N,), true classes.
+
+    Returns:
+        The expected calibration error (ECE) over `NUM_ECE_BINS` bins of equal width, percent.
+
+    Source: Guo et al. 2017, Section 2, Equations 2 to 5.
+    """
+    return calibration(top_probability(logits), logits.argmax(axis=1) == labels).error_pct

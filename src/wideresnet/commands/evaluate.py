@@ -48,7 +48,8 @@ def render(result: dict[str, Any]) -> RenderableType:
     """The error, the worst classes and the most frequent mistakes."""
     counts = f"{result['num_errors']:,} of {result['num_images']:,} test images"
     summary = Text.assemble(
-        (f"{result['error_pct']:.2f} % test error", "bold"), f"  {counts}, loss {result['loss']:.4f}\n",
+        (f"{result['error_pct']:.2f} % test error", "bold"), f"  {counts}\n",
+        f"NLL {result['loss']:.4f} nats, expected calibration error {result['ece_pct']:.2f} %\n",
         f"{result['network']} on {result['dataset']}, {result['device']}, {result['precision']}, ",
         f"{result['images_per_s']:,.0f} images/s",
     )  # fmt: skip

@@ -138,7 +138,9 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
 def render(result: dict[str, Any], folder: RunFolder) -> str:
     """The result and where its pictures are."""
     about = f"epoch {result['epochs']}, the last, on all {result['num_test_images']:,} test images"
-    lines = [f"test error {result['test_error_pct']:.2f} % ({about})"]
+    ece = result.get("test_ece_pct")  # a run that an older version finished lacks it
+    more = f"NLL {result['test_loss']:.4f} nats" + ("" if ece is None else f", expected calibration error {ece:.2f} %")
+    lines = [f"test error {result['test_error_pct']:.2f} % ({about})", more]
     for label, path in (("curves", folder.curves), ("predictions", folder.pictures), ("run page", folder.report)):
         if path.is_file():
             lines.append(f"{label:<12} {printable(str(path))}")
@@ -245,14 +247,19 @@ def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Pat
 def render_seeds(summary: dict[str, Any]) -> Table:
     """The document as a table."""
     table = Table(title=Text(f"{summary['recipe']['network']} on {summary['recipe']['data']}"))
-    for name in ("seed", "last test error, %", "time", "images/s"):
+    for name in ("seed", "last test error, %", "NLL, nats", "ECE, %", "time", "images/s"):
         table.add_column(name, justify="right")
+
+    def metrics(values: dict[str, Any], end: str = "") -> list[str]:
+        decimals = {"test_error_pct": 2, "test_loss": 4, "test_ece_pct": 2}
+        found = [(values[name + end], places) for name, places in decimals.items()]
+        return ["-" if value is None else f"{value:.{places}f}" for value, places in found]
+
     for run in summary["runs"]:
         speed = f"{run['images_per_s']:,.0f}"
-        table.add_row(str(run["seed"]), f"{run['test_error_pct']:.2f}", human_seconds(run["seconds"]), speed)
+        table.add_row(str(run["seed"]), *metrics(run), human_seconds(run["seconds"]), speed)
     table.add_section()
     for name in ("mean", "std", "median"):
-        value = summary[f"test_error_pct_{name}"]
-        table.add_row(name, "-" if value is None else f"{value:.2f}")
-    table.add_row("n", str(summary["n"]), human_seconds(summary["seconds"]), f"{summary['at_once']} at once")
+        table.add_row(name, *metrics(summary, f"_{name}"))
+    table.add_row("n", str(summary["n"]), "", "", human_seconds(summary["seconds"]), f"{summary['at_once']} at once")
     return table

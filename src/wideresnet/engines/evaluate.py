@@ -26,7 +26,7 @@ class Evaluation:
     Attributes:
         num_images: number of images, all of the set.
         num_errors: images whose highest logit is not that of the label.
-        loss: mean cross entropy, nats.
+        loss: mean cross entropy, which is the negative log likelihood, nats.
         logits: float32 (N, classes), on the CPU, in the order of the set.
     """
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from wideresnet.base.arithmetic import spread
 from wideresnet.base.errors import UsageError
 from wideresnet.engines.description import Description, Ineligible, describe, describe_for, why_not_now
 from wideresnet.kernels import library, ops, quantized
@@ -90,7 +91,7 @@ class Quantized(nn.Module):
         except Ineligible as reason:
             raise UsageError(f"{network.name} cannot be quantized here: {reason}; use it in fp32") from None
         self.network = cast("Network", frozen.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-        images = images[spread(len(images))]
+        images = images[spread(len(images), NUM_CALIBRATION_IMAGES)]
         self.steps, logits = _calibrate(self.network, description, images)
         self._prepare()
         self.eval()
@@ -196,12 +197,6 @@ def _check(description: Description) -> None:
     """Refuse convolutions that have no 8-bit kernel."""
     if not all(quantized.fits(layer.conv) for layer in description.layers):
         raise Ineligible(f"the kernels are for 1x1 and 3x3 convolutions of multiples of {ops.LANES} channels")
-
-
-def spread(num_images: int) -> list[int]:
-    """Return the indices of the images to calibrate on, spread evenly over all, which may be sorted by class."""
-    num = min(num_images, NUM_CALIBRATION_IMAGES)
-    return [at * num_images // num for at in range(num)]
 
 
 @torch.no_grad()

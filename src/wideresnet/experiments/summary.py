@@ -9,6 +9,9 @@ from wideresnet.report.statistics import summarize
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import SeedsFolder
 
+METRICS = ("test_error_pct", "test_loss", "test_ece_pct")
+"""The fields of `result.json` that are summarized over seeds."""
+
 
 def seeds_document(
     folder: SeedsFolder,
@@ -31,20 +34,17 @@ def seeds_document(
     Returns:
         Values for JSON. n: number of finished seeds, which the statistics are over. test_error_pct_mean,
         test_error_pct_std (as in `report.statistics.Summary`; None for one seed), test_error_pct_median: of the test
-        error after the last epoch, percent; None if no seed has finished. runs: each finished seed with its own
-        numbers. unfinished: the other seeds.
+        error after the last epoch, percent; None if no seed has finished. test_loss_... and test_ece_pct_...: likewise
+        of the negative log likelihood, nats, and of the expected calibration error, percent; of the latter None if
+        older records lack it. runs: each finished seed with its own numbers. unfinished: the other seeds.
     """
     results = {seed: folder.run(seed).read_result() for seed in seeds if folder.run(seed).result.is_file()}
-    errors = [float(result["test_error_pct"]) for result in results.values()]
-    over = summarize(errors) if errors else None
-    kept = ("seed", "test_error_pct", "seconds", "images_per_s", "peak_memory_mib")
+    kept = ("seed", *METRICS, "seconds", "images_per_s", "peak_memory_mib")
     return {
-        "n": len(errors),
-        "test_error_pct_mean": over.mean if over else None,
-        "test_error_pct_std": over.std if over else None,
-        "test_error_pct_median": over.median if over else None,
+        "n": len(results),
+        **{key: value for name in METRICS for key, value in _statistics(name, list(results.values())).items()},
         "runs": [
-            {"folder": folder.run(seed).path.name, **{name: result[name] for name in kept}}
+            {"folder": folder.run(seed).path.name, **{name: result.get(name) for name in kept}}
             for seed, result in results.items()
         ],
         "unfinished": [seed for seed in seeds if seed not in results],
@@ -53,6 +53,13 @@ def seeds_document(
         "images_per_s_at_once": {str(number): round(rate, 1) for number, rate in rates.items()},
         "recipe": recipe.to_json(),
     }
+
+
+def _statistics(name: str, results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Summarize a number of all results; None if there are no results, or one lacks the number."""
+    values = [float(result[name]) for result in results if name in result]
+    over = summarize(values) if values and len(values) == len(results) else None
+    return {f"{name}_{kind}": getattr(over, kind, None) for kind in ("mean", "std", "median")}
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

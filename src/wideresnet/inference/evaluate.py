@@ -13,19 +13,20 @@ import torch
 from torch import nn
 
 from wideresnet.base import progress
+from wideresnet.base.arithmetic import spread
 from wideresnet.base.errors import DataError, UsageError, WRNError
 from wideresnet.base.format import counted
-from wideresnet.base.metrics import class_errors, confusion, top_k_error
-from wideresnet.data import Dataset, load_dataset
+from wideresnet.base.metrics import class_errors, confusion, expected_calibration_error, top_k_error
+from wideresnet.data import Dataset
 from wideresnet.data.feeds.resident import evaluation_batches
-from wideresnet.data.images import fit_to_size
 from wideresnet.data.load import load_for
 from wideresnet.engines import optimize, quantize
 from wideresnet.engines.evaluate import evaluate
-from wideresnet.engines.int8 import Quantized, spread
+from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES, Quantized
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights, read_weights
+from wideresnet.weights.matching import data_of_run, fit_images, load_matching
 
 MIN_CLASSES_FOR_TOP5 = 10
 """With fewer classes, five guesses would be more than half of all classes. This package's choice."""
@@ -57,9 +58,10 @@ def evaluate_weights(
 
     Returns:
         Values for JSON: weights, network, dataset, num_images, num_errors, error_pct, top5_error_pct (None below 10
-        classes), loss (mean cross entropy, nats), class_names, classes (for each: class, num_images, num_errors,
-        error_pct; the error is None without images), confusion (number of images by true class, then by predicted
-        class), device, precision ("int8" if asked for), seconds, images_per_s, notes.
+        classes), loss (mean cross entropy, which is the negative log likelihood, nats), ece_pct (see
+        `expected_calibration_error`), class_names, classes (for each: class, num_images, num_errors, error_pct; the
+        error is None without images), confusion (number of images by true class, then by predicted class), device,
+        precision ("int8" if asked for), seconds, images_per_s, notes.
 
     Raises:
         UsageError: weights and data do not fit each other (classes, channels), or int8 is not available for them.
@@ -70,13 +72,9 @@ def evaluate_weights(
     device = pick_device("cpu" if int8 else device)
     read = read_weights(weights)
     run = RunFolder(path if (path := Path(weights)).is_dir() else path.parent)
-    data = _data_of_run(run) if data is None else data
-    dataset = load_dataset(data, skip_unreadable=skip_unreadable)
-    height, width = read.input_size
-    if dataset.test.images.shape[1:3] != (height, width) and height == width:
-        dataset = load_dataset(data, image_size=height, skip_unreadable=skip_unreadable)
-    notes = [*read.notes, *dataset.notes, *_check_names(read, dataset), *_check_unseen(run, dataset)]
-    images, more = _fit(read, dataset, dataset.test.images)
+    dataset, notes = load_matching(read, data_of_run(run) if data is None else data, skip_unreadable=skip_unreadable)
+    notes += _check_unseen(run, dataset)
+    images, more = fit_images(read, dataset, dataset.test.images)
     network: nn.Module
     if int8:
         precision, quantized = "int8", _quantize(read, dataset)
@@ -111,6 +109,7 @@ def evaluate_weights(
         "error_pct": result.error_pct,
         "top5_error_pct": top_k_error(logits, labels, 5) if len(names) >= MIN_CLASSES_FOR_TOP5 else None,
         "loss": result.loss,
+        "ece_pct": expected_calibration_error(logits, labels),
         "class_names": list(names),
         "classes": _classes(matrix, names),
         "confusion": matrix.tolist(),
@@ -120,13 +119,6 @@ def evaluate_weights(
         "images_per_s": round(result.num_images / max(seconds, 1e-9), 1),
         "notes": notes + more,
     }
-
-
-def _data_of_run(run: RunFolder) -> str:
-    """Return the data that a run was trained on."""
-    if not run.is_run():
-        raise UsageError(f"{run.path}: no run, so the data is not known; name it with data=")
-    return run.read_recipe().data
 
 
 def _check_unseen(run: RunFolder, dataset: Dataset) -> list[str]:
@@ -159,52 +151,12 @@ def _digest(image: np.ndarray) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
-def _check_names(weights: Weights, dataset: Dataset) -> list[str]:
-    """Refuse data with other classes than the weights. The user's own data may have numbers instead of names."""
-    known, found = weights.class_names, dataset.class_names
-    if known == found:
-        return []
-    if len(known) != len(found):
-        raise UsageError(
-            f"{dataset.source}: {len(found)} classes ({_listed(found)}), but the weights know {len(known)} "
-            f"({_listed(known)}); evaluate on data with the classes that they were trained on"
-        )
-    if dataset.facts is None and found == tuple(str(label) for label in range(len(found))):
-        return [f"the classes of the data are only numbered; they get the names in the weights: {_listed(known)}"]
-    place = next(place for place, pair in enumerate(zip(known, found, strict=True)) if pair[0] != pair[1])
-    raise UsageError(
-        f"{dataset.source}: class {place} is {found[place]!r}, but in the weights it is {known[place]!r}; use data "
-        "with the same names in the same order"
-    )
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
 def _quantize(weights: Weights, dataset: Dataset) -> Quantized:
     """Quantize the network to int8 by training images that are spread evenly over the set."""
-    images, _ = _fit(weights, dataset, dataset.train.images[spread(len(dataset.train))])
+    chosen = spread(len(dataset.train), NUM_CALIBRATION_IMAGES)
+    images, _ = fit_images(weights, dataset, dataset.train.images[chosen])
     batches = evaluation_batches(images, weights.preprocessing, device="cpu")
     return quantize(weights.network, torch.cat(list(batches)))
-
-
-def _fit(weights: Weights, dataset: Dataset, images: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Convert images, uint8 (N, H, W, C), to the size and channels of the weights; returns notes on what was done."""
-    notes: list[str] = []
-    channels, wanted = images.shape[3], weights.network.in_channels
-    if channels == 1 and wanted == 3:
-        images = np.repeat(images, 3, axis=3)
-        notes.append("the images are grayscale and the network takes RGB: gray repeated in all three channels")
-    elif channels != wanted:
-        raise UsageError(
-            f"{dataset.source}: images of {channels} channels, but the weights take {wanted}; convert them"
-        )
-    if images.shape[1:3] != weights.input_size:
-        height, width = weights.input_size
-        notes.append(f"test images resized from {images.shape[2]} x {images.shape[1]} to {width} x {height} px")
-        images = np.stack([fit_to_size(image, weights.input_size) for image in images])
-    return images, notes
 
 
 def _precision_of_run(wanted: str, device: str, folder: RunFolder) -> str:

@@ -119,7 +119,7 @@ def draw_curves(curve: Curve, theme: Theme = LIGHT, *, narrow: bool = False) -> 
         if evaluated:
             lines += panel.plot(curve.evaluated_epochs, evaluated, color=theme.accent, linewidth=2, **_marker(curve))
             labels.append(form.format(split, evaluated[-1]))
-        _legend(panel, lines, labels, theme)
+        add_legend(panel, lines, labels, theme)
     _plot_lr(lr, curve, theme.ink)
     _finish(error, loss, lr, [curve], theme)
     return figure
@@ -147,7 +147,7 @@ def draw_comparison(curves: Sequence[Curve], theme: Theme = LIGHT, *, narrow: bo
                 last = f"{evaluated[-1]:.2f} %" if evaluated else "not evaluated yet"
                 labels.append(f"{short(curve.label, 26 if narrow else 44)}  {last}")
         _plot_lr(lr, curve, color, style)
-    _legend(error, lines, labels, theme, num_columns)
+    add_legend(error, lines, labels, theme, num_columns)
     _finish(error, loss, lr, curves, theme)
     return figure
 
@@ -257,13 +257,18 @@ def _panels(theme: Theme, narrow: bool, legend_in: float = 0.2) -> tuple[Figure,
     FigureCanvasAgg(figure)
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
     for axes in panels:
-        axes.set_facecolor(theme.background)
-        axes.tick_params(which="both", colors=theme.ink, labelsize=9, length=0)
-        axes.grid(color=theme.grid, linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side, spine in axes.spines.items():
-            spine.set(visible=side == "bottom", color=theme.muted)
+        style(axes, theme)
     return figure, tuple(panels)
+
+
+def style(axes: Axes, theme: Theme) -> None:
+    """Give a panel the look that all share: a light grid, and a line below."""
+    axes.set_facecolor(theme.background)
+    axes.tick_params(which="both", colors=theme.ink, labelsize=9, length=0)
+    axes.grid(color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side == "bottom", color=theme.muted)
 
 
 def _plot_lr(axes: Axes, curve: Curve, color: str, style: str = "-") -> None:
@@ -312,7 +317,7 @@ def _marker(curve: Curve) -> dict[str, Any]:
     return {"marker": "o", "markersize": 3.5} if len(curve.evaluated_epochs) <= MARKED_EPOCHS else {}
 
 
-def _legend(axes: Axes, lines: Sequence[Artist], labels: Sequence[str], theme: Theme, num_columns: int = 2) -> None:
+def add_legend(axes: Axes, lines: Sequence[Artist], labels: Sequence[str], theme: Theme, num_columns: int = 2) -> None:
     """Add a legend with any text; matplotlib itself would read `$` as mathematics and drop a leading underscore."""
     legend = axes.legend(
         lines,

@@ -88,6 +88,7 @@ table.matrix .none { color: var(--muted); font-size: .75em; vertical-align: midd
 .tiles .wrong b { color: var(--wrong); }
 .tiles figcaption { overflow-wrap: anywhere; }
 .drawing { display: block; width: 100%; max-width: 50rem; height: auto; }
+.drawing.small { max-width: 25rem; }
 pre { background: var(--soft); padding: .8rem 1rem; overflow-x: auto; font-size: .88rem; }
 """
 
@@ -161,23 +162,24 @@ def link(target: Link) -> str:
     return f"<p>{_content(target)}</p>"
 
 
-def picture(draw: Callable[..., Figure], alt: str) -> str:
+def picture(draw: Callable[..., Figure], alt: str, *, small: bool = False) -> str:
     """Draw a figure in the reader's light or dark colors, and for wide or narrow pages, so that its text stays legible.
 
     Args:
         draw: takes a theme and `narrow`.
         alt: what the figure shows, for those who do not see it.
+        small: give it half of the width; it is drawn narrow then on wide pages, too.
     """
 
     def source(theme: Any, narrow: bool) -> str:
-        return _data_uri(to_svg(draw(theme, narrow=narrow)), "image/svg+xml")
+        return _data_uri(to_svg(draw(theme, narrow=narrow or small)), "image/svg+xml")
 
     dark, thin = "(prefers-color-scheme: dark)", "(max-width: 43rem)"
     return (
         f'<picture><source media="{thin} and {dark}" srcset="{source(DARK, True)}">'
         f'<source media="{thin}" srcset="{source(LIGHT, True)}">'
         f'<source media="{dark}" srcset="{source(DARK, False)}">'
-        f'<img class="drawing" alt="{escape(alt)}" src="{source(LIGHT, False)}"></picture>'
+        f'<img class="drawing{" small" * small}" alt="{escape(alt)}" src="{source(LIGHT, False)}"></picture>'
     )
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
-from wideresnet.base.metrics import confusion
 from wideresnet.data import Dataset
-from wideresnet.data.facts import superclasses
 from wideresnet.report import html
+from wideresnet.report.blocks import blocks_section
+from wideresnet.report.calibration import calibration_section
 from wideresnet.report.changes import find_changes, recipe_text
-from wideresnet.report.figures import Tile, draw_comparison, draw_confusion, draw_curves, draw_predictions, to_png
-from wideresnet.report.runs import Predictions, Run, read_predictions, read_run
+from wideresnet.report.figures import draw_comparison, draw_curves, draw_predictions, to_png
+from wideresnet.report.predictions import kinds_text, mistakes_section, pictures_section, sample_tiles
+from wideresnet.report.runs import Predictions, Run, read_ece, read_predictions, read_run
 from wideresnet.report.statistics import group_equal, settings_of, settled_differently, summarize, varying
 from wideresnet.report.text import shell_command
 from wideresnet.spec import published as paper
@@ -28,11 +27,6 @@ from wideresnet.spec.files import write_atomic
 from wideresnet.spec.recipe import FIELDS, GROUPS
 from wideresnet.spec.record import SeedsFolder
 
-NUM_SAMPLES, NUM_WRONG_SAMPLES = 16, 6
-NUM_WORST = 24
-MAX_TABLE_CLASSES = 20
-"""Up to this number of classes the confusion matrix is a table of numbers, with more of them a picture. This package's
-choice."""
 TOP5_CLASSES = 50
 """From this number of classes on, five guesses say something; CIFAR-100's and ImageNet's papers give their error."""
 
@@ -77,16 +71,16 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
     body += _curves_section(read)
     if predictions is not None and dataset is not None:
         pictures = folder.pictures
-        samples = _tiles(_sample(predictions), predictions, dataset)
+        samples = sample_tiles(predictions, dataset)
         error_pct = 100 * predictions.is_wrong.mean()
         title = f"{read.recipe.network} on {dataset.name}: test error {error_pct:.2f} %"
         write_atomic(
-            pictures, to_png(draw_predictions(samples, title, f"a choice, not in proportion: {_kinds(samples)}"))
+            pictures, to_png(draw_predictions(samples, title, f"a choice, not in proportion: {kinds_text(samples)}"))
         )
-        body += _pictures_section(predictions, dataset, samples)
+        body += pictures_section(predictions, dataset, samples)
     if predictions is not None:
-        body += _mistakes_section(predictions)
-    body += _recipe_section(read, changes)
+        body += [*calibration_section(predictions), *mistakes_section(predictions)]
+    body += [*blocks_section(folder), *_recipe_section(read, changes)]
     body += [html.heading("Environment"), html.facts(_environment(read))]
     write_atomic(folder.report, html.page(f"{read.recipe.network} on {read.data_name}", body))
     return ReportFiles(folder.report, curves, pictures)
@@ -174,7 +168,8 @@ def _headline(run: Run, changes: dict[str, Any] | None, predictions: Predictions
         ("data", recipe.data),
         ("parameters", f"{result['params']:,}"),
         ("epochs", f"{result['epochs']:,}"),
-        ("test loss", f"{result['test_loss']:.4f}"),
+        ("test loss (NLL)", f"{result['test_loss']:.4f} nats"),
+        ("calibration error (ECE)", "-" if (ece := read_ece(run)) is None else f"{ece:.2f} %"),
         ("time", human_seconds(result["seconds"])),
         ("training speed", f"{result['images_per_s']:,.0f} images/s"),
         ("device", f"{result['device']}: {run.processor}"),
@@ -213,85 +208,6 @@ def _curves_section(run: Run) -> list[str]:
     alt += f", error on {_SPLITS[curve.split]}: {curve.error_pct[-1]:.2f} %." if curve.error_pct else "."
     drawing = html.picture(functools.partial(draw_curves, curve), alt)
     return [html.heading("Curves"), drawing, html.paragraph(about, "muted")]
-
-
-def _sample(predictions: Predictions) -> np.ndarray:
-    """Indices of a few correct and wrong predictions, spread evenly over the set."""
-
-    def spread(index: np.ndarray, wanted: int) -> np.ndarray:
-        return index[np.linspace(0, len(index) - 1, min(wanted, len(index))).round().astype(int)]
-
-    wrong = spread(np.flatnonzero(predictions.is_wrong), NUM_WRONG_SAMPLES)
-    right = spread(np.flatnonzero(~predictions.is_wrong), NUM_SAMPLES - len(wrong))
-    return np.sort(np.concatenate([wrong, right]))
-
-
-def _tiles(index: np.ndarray, predictions: Predictions, dataset: Dataset) -> list[Tile]:
-    names = predictions.class_names
-    return [
-        Tile(
-            image=dataset.test.images[i],
-            true=names[predictions.labels[i]],
-            predicted=names[predictions.predicted[i]],
-            probability=float(predictions.probability[i]),
-            is_wrong=bool(predictions.is_wrong[i]),
-        )
-        for i in index
-    ]
-
-
-def _kinds(samples: Sequence[Tile]) -> str:
-    num_wrong = sum(tile.is_wrong for tile in samples)
-    return f"{len(samples) - num_wrong} correct and {num_wrong} wrong predictions"
-
-
-def _pictures_section(predictions: Predictions, dataset: Dataset, samples: list[Tile]) -> list[str]:
-    wrong = np.flatnonzero(predictions.is_wrong)
-    worst = wrong[np.argsort(-predictions.probability[wrong], kind="stable")][:NUM_WORST]
-    about = (
-        f"A choice, not in proportion: {_kinds(samples)}, each kind spread evenly over the set. Of all "
-        f"{len(dataset.test):,} predictions {len(wrong):,} are wrong."
-    )
-    body = [html.heading("Some test images"), html.paragraph(about, "muted"), html.tiles(samples)]
-    if len(wrong):
-        about = "The wrong predictions with the highest probability; the true class is below the predicted one."
-        tiles = html.tiles(_tiles(worst, predictions, dataset))
-        body += [html.heading("Worst mistakes"), html.paragraph(about, "muted"), tiles]
-    return body
-
-
-def _mistakes_section(predictions: Predictions) -> list[str]:
-    names = predictions.class_names
-    matrix = confusion(predictions.labels, predictions.predicted, len(names))
-    if not predictions.is_wrong.any():
-        return [html.heading("Mistakes"), html.paragraph("None: every test image is classified correctly.")]
-    body = [html.heading("Confusion matrix")]
-    if len(names) <= MAX_TABLE_CLASSES:
-        body.append(html.confusion_table(matrix, names))
-    else:
-        body += _confusion_picture(matrix, superclasses(names))
-        body += [html.heading("Most confused classes"), html.confused_pairs(matrix, names)]
-    return [*body, html.heading("Error by class"), html.class_error_bars(matrix, names)]
-
-
-def _confusion_picture(matrix: np.ndarray, superclass: Mapping[str, Sequence[int]]) -> list[str]:
-    """The matrix as a picture, its classes next to those of the same superclass if the set has some."""
-    num_classes, groups = len(matrix), [(name, len(labels)) for name, labels in superclass.items()]
-    alt = f"Confusion matrix of {num_classes} classes; the most confused ones are listed below."
-    about = (
-        "A row per true class, a column per predicted one; the stronger the color, the larger the share of the class."
-    )
-    if groups:
-        order = np.concatenate(list(superclass.values()))
-        matrix = matrix[np.ix_(order, order)]
-        member = np.arange(len(groups)).repeat([size for _, size in groups])
-        within = int(matrix[member[:, None] == member].sum() - matrix.diagonal().sum())
-        num_wrong = int(matrix.sum() - matrix.diagonal().sum())
-        about += (
-            f" Classes are grouped by the set's {len(groups)} superclasses: of {num_wrong:,} mistakes {within:,} "
-            f"({100 * within / num_wrong:.0f} %) stay within one."
-        )
-    return [html.picture(functools.partial(draw_confusion, matrix, groups), alt), html.paragraph(about, "muted")]
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:
@@ -376,6 +292,8 @@ def _runs_table(runs: Sequence[Run], page: Path) -> str:
             (
                 html.Link(label, html.relative_address(page, own)) if own.is_file() else label,
                 f"{result['test_error_pct']:.2f}" if result else "-",
+                f"{result['test_loss']:.4f}" if result else "-",
+                "-" if (ece := read_ece(run)) is None else f"{ece:.2f}",
                 run.recipe.network,
                 run.data_name,
                 recipe_text(run.recipe, _changes(run)),
@@ -387,6 +305,6 @@ def _runs_table(runs: Sequence[Run], page: Path) -> str:
                 run.processor,
             )
         )
-    header = ("run", "error, %", "network", "data", "recipe", "where they differ", "seed", "parameters", "epochs")
-    header += ("images/s", "device")
-    return html.table("runs", header, rows, numbers=(1, 6, 7, 8, 9), wrapped=(4, 5))
+    header = ("run", "error, %", "NLL, nats", "ECE, %", "network", "data", "recipe", "where they differ", "seed")
+    header += ("parameters", "epochs", "images/s", "device")
+    return html.table("runs", header, rows, numbers=(1, 2, 3, 8, 9, 10, 11), wrapped=(6, 7))

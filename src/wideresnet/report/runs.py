@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from wideresnet.base.errors import DataError, UsageError, WRNError
-from wideresnet.base.metrics import top_k_error
+from wideresnet.base.metrics import expected_calibration_error, top_k_error, top_probability
 from wideresnet.data import Dataset
 from wideresnet.data.load import load_for
 from wideresnet.report.figures import Curve
@@ -194,19 +194,9 @@ def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predicti
     """
     if run.result is None:
         return None, None, f"Not finished: {run.progress} epochs. The result will be the error after the last one."
-    path = run.folder.predictions
-    if not path.is_file():
-        return None, None, f"No predictions and no pictures: {path.name} is not in the run folder."
-    try:
-        stored = load(run.folder.read(path))
-        logits, labels = stored["logits"].astype(np.float64), stored["labels"].astype(np.int64)
-    except DataError:
-        raise
-    except (KeyError, ValueError, SafetensorError) as error:
-        raise DataError(f"{path}: not a run's predictions ({' '.join(str(error).split())})") from None
-    num_classes = logits.shape[-1]
-    if logits.shape != (len(labels), num_classes) or not np.isin(labels, np.arange(num_classes)).all():
-        raise DataError(f"{path}: logits {logits.shape} and labels {labels.shape} do not fit each other")
+    if not run.folder.predictions.is_file():
+        return None, None, f"No predictions and no pictures: {run.folder.predictions.name} is not in the run folder."
+    logits, labels = _read_logits(run.folder)
     problem = ""
     try:
         # SVHN's extra images are for training only, and are 1.3 GB
@@ -215,11 +205,39 @@ def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predicti
         problem = f"No pictures, because the data could not be loaded again: {error}"
     if dataset is not None and not np.array_equal(dataset.test.labels, labels):
         dataset, problem = None, f"No pictures, because {run.recipe.data} now holds other test images."
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probability = exponentials.max(axis=1) / exponentials.sum(axis=1)
-    names = _class_names(run, dataset, num_classes)
+    names = _class_names(run, dataset, logits.shape[1])
     top5_error_pct = top_k_error(logits, labels, 5)
-    return Predictions(labels, logits.argmax(axis=1), probability, top5_error_pct, names), dataset, problem
+    predicted = Predictions(labels, logits.argmax(axis=1), top_probability(logits), top5_error_pct, names)
+    return predicted, dataset, problem
+
+
+def read_ece(run: Run) -> float | None:
+    """Return the expected calibration error of a finished run, percent.
+
+    An older record lacks it; then it is computed from the stored predictions, and None without them.
+
+    Raises:
+        DataError: the predictions are damaged.
+    """
+    if run.result is None or "test_ece_pct" in run.result or not run.folder.predictions.is_file():
+        return (run.result or {}).get("test_ece_pct")
+    return expected_calibration_error(*_read_logits(run.folder))
+
+
+def _read_logits(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
+    """Read stored predictions: logits, float64 (N, classes), and labels, int64 (N,)."""
+    path = folder.predictions
+    try:
+        stored = load(folder.read(path))
+        logits, labels = stored["logits"].astype(np.float64), stored["labels"].astype(np.int64)
+    except DataError:
+        raise
+    except (KeyError, ValueError, SafetensorError) as error:
+        raise DataError(f"{path}: not a run's predictions ({' '.join(str(error).split())})") from None
+    num_classes = logits.shape[-1]
+    if logits.shape != (len(labels), num_classes) or not np.isin(labels, np.arange(num_classes)).all():
+        raise DataError(f"{path}: logits {logits.shape} and labels {labels.shape} do not fit each other")
+    return logits, labels
 
 
 def _class_names(run: Run, dataset: Dataset | None, num_classes: int) -> tuple[str, ...]:

@@ -35,7 +35,8 @@ CONFIG, MODEL, MATRICES = "config.json", "model.safetensors", "preprocessing.saf
 
 class RunFolder:
     """`recipe.json`, `env.json`, `metrics.jsonl`, `result.json`, `checkpoint/`, `config.json`, `model.safetensors`,
-    `test_predictions.safetensors`, `curves.png`, `predictions.png`, `report.html`.
+    `test_predictions.safetensors`, `curves.png`, `predictions.png`, `report.html`; after `wrn analyze` also
+    `analysis.json`, `analysis.html`, `analysis-blocks.svg`, `analysis-similarity.svg`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -49,6 +50,10 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.curves = self.path / "curves.png"
         self.pictures = self.path / "predictions.png"
+        self.analysis = self.path / "analysis.json"
+        self.analysis_page = self.path / "analysis.html"
+        self.analysis_blocks = self.path / "analysis-blocks.svg"
+        self.analysis_similarity = self.path / "analysis-similarity.svg"
         self.config = self.path / CONFIG
         self.weights = self.path / MODEL
         self.matrices = self.path / MATRICES

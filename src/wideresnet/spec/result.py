@@ -15,12 +15,14 @@ REQUIRED: dict[str, type] = {
     "dataset": str, "params": int, "epochs": int, "test_error_pct": float, "test_loss": float, "num_test_images": int,
     "seconds": float, "images_per_s": float, "peak_memory_mib": float, "device": str, "precision": str,
 }  # fmt: skip
-"""Fields of `result.json` and their types; a float may be written as a whole number."""
+"""Fields of `result.json` and their types; a float may be written as a whole number. `test_loss` is the negative log
+likelihood (NLL), the mean cross entropy with the plain labels, nats."""
 
 OPTIONAL: dict[str, type] = {
-    "network": str, "recipe": str, "train_s": float, "predicted_memory_mib": float, "seed": int, "num_processes": int,
+    "network": str, "recipe": str, "test_ece_pct": float, "train_s": float, "predicted_memory_mib": float, "seed": int,
+    "num_processes": int,
 }  # fmt: skip
-"""Fields that older records may lack."""
+"""Fields that older records may lack. `test_ece_pct` is the expected calibration error, percent, see `base.metrics`."""
 
 MAX_NUMBER = 1e30
 """No run has a larger error, loss or learning rate, and no plot could show one. This package's choice."""
@@ -35,7 +37,7 @@ def check_result(result: dict[str, Any], path: Path) -> None:
     if missing := [name for name in REQUIRED if name not in result]:
         raise DataError(f"{path}: lacks {', '.join(missing)}; the file was damaged")
     for name, kind in {**REQUIRED, **OPTIONAL}.items():
-        if name in result and not _is(result[name], kind):
+        if name in result and not has_type(result[name], kind):
             rule = {str: "text", int: "a whole number"}.get(kind, "a number")
             raise DataError(f"{path}: {name} must be {rule}, not {short(result[name])}; the file was damaged")
 
@@ -66,10 +68,10 @@ def parse_metrics(content: bytes, path: Path, *, is_finished: bool) -> list[dict
             record = parse_json(line, "")
         except DataError:
             record = {}
-        if not (_is(record.get("epoch"), int) and _is(record.get("step"), int)) or record["epoch"] != epoch:
+        if not (has_type(record.get("epoch"), int) and has_type(record.get("step"), int)) or record["epoch"] != epoch:
             raise DataError(f"{problem}; the file was damaged: {fix}")
         for name, value in record.items():
-            if not _is(value, float):
+            if not has_type(value, float):
                 raise DataError(f"{problem}: {name} is {short(value)}, not a number; the file was damaged: {fix}")
         if records and record["step"] != epoch * records[0]["step"]:
             raise DataError(f"{problem}: step {record['step']} is not its last; the file was damaged: {fix}")
@@ -77,9 +79,9 @@ def parse_metrics(content: bytes, path: Path, *, is_finished: bool) -> list[dict
     return records
 
 
-def _is(value: Any, kind: type) -> bool:
+def has_type(value: Any, kind: type) -> bool:
     """Tell whether a value of JSON has a type; a number must be finite and a float may be whole."""
-    if kind is str:
-        return isinstance(value, str)
+    if kind not in (int, float):
+        return isinstance(value, kind)
     is_number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
     return is_number and -MAX_NUMBER < value < MAX_NUMBER and math.isfinite(value)

@@ -16,6 +16,7 @@ from torch import Tensor
 from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError, WRNError
 from wideresnet.base.format import human_seconds
+from wideresnet.base.metrics import expected_calibration_error
 from wideresnet.data import ImageSet
 from wideresnet.distributed.gradients import make_exchange
 from wideresnet.engines import optimize
@@ -247,6 +248,7 @@ class Run:
             "epochs": recipe.schedule.epochs,
             "test_error_pct": test.error_pct,
             "test_loss": test.loss,
+            "test_ece_pct": expected_calibration_error(test.logits.numpy(), self.data.test.labels),
             "num_test_images": test.num_images,
             "seconds": round(self.train_s + self.evaluation_s, 3),
             "train_s": round(self.train_s, 3),
