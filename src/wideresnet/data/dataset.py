@@ -58,7 +58,7 @@ def digest(train: ImageSet, test: ImageSet) -> str:
     for part in (train, test):
         over.update(repr(part.images.shape).encode())
         over.update(part.labels.tobytes())
-        over.update(np.ascontiguousarray(part.images))
+        over.update(np.ascontiguousarray(part.images).data)
     return over.hexdigest()[:16]
 
 
