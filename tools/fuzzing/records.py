@@ -14,9 +14,11 @@ from safetensors.numpy import save as save_safetensors
 
 from wideresnet.data import Dataset, load_dataset
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.experiments.store import Store, Task
 from wideresnet.networks import create
 from wideresnet.report.pages import write_report
 from wideresnet.report.runs import read_predictions, read_run
+from wideresnet.spec.analysis import read_analyses, write_analyses
 from wideresnet.spec.names import parse
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder
@@ -107,6 +109,45 @@ def _damage_run(random: Random, files: Files, other: Files) -> Files:
     return random.choice((RESULT, METRICS, RECIPE, PREDICTIONS)).damage(random, files, other)
 
 
+# What blocks contribute, and runs that a reproduction intends.
+
+
+@functools.cache
+def _analysis() -> Files:
+    block = {"name": "conv2.1", "projects": True, "params": 99, "error_without_pct": 88.0, "branch_share": 0.6,
+             "gradient_norm": 1.5, "gradient_share": 0.5}  # fmt: skip
+    values = {
+        "weights": "runs/mine", "weights_sha256": "ab" * 32, "network": "WRN-10-1", "params": 77562,
+        "dataset": "digits", "num_test_images": 360, "device": "cpu", "seconds": 1.5, "notes": ["one"],
+        "num_images": 360, "num_compared": 128, "error_pct": 5.0, "blocks": [block, {**block, "name": "conv3.1"}],
+        "similarity": [[1.0, 0.5], [0.5, 1.0]],
+    }  # fmt: skip
+    return {"analysis.json": json.dumps({"networks": [values]}).encode()}
+
+
+def _read_analysis(folder: Path) -> None:
+    analyses = read_analyses(folder / "analysis.json")
+    write_analyses(folder / "again.json", analyses)
+    assert read_analyses(folder / "again.json") == analyses
+
+
+@functools.cache
+def _intent() -> Files:
+    recipe = Recipe.flat(network="WRN-10-1", data="cifar10", epochs=3)
+    task = Task.of(recipe, "cifar10", "0" * 16, 0)
+    values = {"recipe": task.recipe.to_json(), "dataset": "cifar10", "data_digest": "0" * 16, "owner": {"pid": 1},
+              "started": "2026-11-26", "attempts": 1, "failure": "the loss is not finite"}  # fmt: skip
+    return {f"{task.name}.json": json.dumps(values).encode()}
+
+
+def _read_intent(folder: Path) -> None:
+    store = Store(folder)
+    for name in store.names():
+        assert store.state(name) in ("finished", "failed", "begun", "missing")
+    store.digests("cifar10")
+    Store(folder / "here").merge(folder)
+
+
 # Names of networks.
 
 _PIECES = ("WRN", "wrn", "ResNet", "PreActResNet", "ResNeXt", "wide_resnet", "-", "_", " ", "28", "10", "1", "0",
@@ -155,4 +196,6 @@ PREDICTIONS = Reader(
     "predictions", lambda: [_run()], damage_one(_damage_safetensors, "test_predictions.safetensors"), _read_predictions
 )
 REPORT = Reader("report", lambda: [_run()], _damage_run, lambda folder: write_report(folder, _digits()))
+ANALYSIS = Reader("analysis", lambda: [_analysis()], damage_one(damage_json, "analysis.json"), _read_analysis)
+INTENT = Reader("intent", lambda: [_intent()], damage_one(damage_json, *_intent()), _read_intent)
 NAMES = Reader("names", lambda: [{"name": name.encode()} for name in _NAMES], _damage_name, _read_name)

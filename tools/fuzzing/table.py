@@ -17,6 +17,8 @@ READERS = {
         records.METRICS,
         records.RESULT,
         records.PREDICTIONS,
+        records.ANALYSIS,
+        records.INTENT,
         records.NAMES,
         records.REPORT,
     )

@@ -14,8 +14,16 @@ from typing import Any
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.experiments.lease import Lease
 from wideresnet.experiments.plan import run_key
+from wideresnet.spec.fields import short
+from wideresnet.spec.files import read_json, write_json
 from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.record import RunFolder, read_json, write_json
+from wideresnet.spec.record import RunFolder
+
+_INTENT: dict[str, Any] = {
+    "recipe": dict, "dataset": str, "data_digest": str, "owner": dict, "started": str, "attempts": int,
+    "failure": str | None,
+}  # fmt: skip
+"""The fields of an intent and their types."""
 
 _NAME = re.compile(r"(?P<about>.+)-(?P<key>[0-9a-f]{12})-seed(?P<seed>\d+)")
 
@@ -81,7 +89,7 @@ class Store:
                 "data_digest": task.data_digest,
                 "owner": dict(owner),
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "attempts": int(record.get("attempts", 0)) + 1,
+                "attempts": record.get("attempts", 0) + 1,
                 "failure": None,
             },
         )
@@ -91,8 +99,19 @@ class Store:
         write_json(self._file(name), {**self.record(name), "failure": reason})
 
     def record(self, name: str) -> dict[str, Any]:
-        """Return what was intended and how it ended; empty if the run was never started."""
-        return read_json(self._file(name)) if self._file(name).is_file() else {}
+        """Return what was intended and how it ended; empty if the run was never started.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = self._file(name)
+        if not path.is_file():
+            return {}
+        values = read_json(path)
+        for key, kind in _INTENT.items():
+            if not isinstance(values.get(key), kind):
+                raise DataError(f"{path}: {key} is {short(values.get(key))}; the file was damaged, remove it")
+        return values
 
     def state(self, name: str) -> str:
         """Return "finished", "failed", "begun" or "missing"."""
@@ -105,8 +124,8 @@ class Store:
     def digests(self, dataset: str) -> list[str]:
         """Return the digests of all images of a data set that runs here were trained on, the most frequent first."""
         records = (self.record(name) for name in self.names())
-        found = Counter(record.get("data_digest") for record in records if record.get("dataset") == dataset)
-        return [digest for digest, _ in found.most_common() if isinstance(digest, str)]
+        found = Counter(record["data_digest"] for record in records if record["dataset"] == dataset)
+        return [digest for digest, _ in found.most_common()]
 
     def names(self) -> list[str]:
         """Return the names of all runs that were intended."""
@@ -152,10 +171,12 @@ class Store:
         match, record = _NAME.fullmatch(name), self.record(name)
         try:
             recipe = Recipe.from_json(record["recipe"])
+            if self.run(name).result.is_file():
+                recipe = self.run(name).read_recipe()
             is_own = (
                 match and run_key(recipe, record["data_digest"]) == match["key"] and recipe.seed == int(match["seed"])
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, ValueError):
             is_own = False
         if not is_own:
             raise DataError(f"{self._file(name)}: its recipe is not the one that its name stands for; remove the run")
