@@ -170,11 +170,12 @@ class Store:
         """
         match, record = _NAME.fullmatch(name), self.record(name)
         try:
-            recipe = Recipe.from_json(record["recipe"])
+            recipes = [Recipe.from_json(record["recipe"])]
             if self.run(name).result.is_file():
-                recipe = self.run(name).read_recipe()
-            is_own = (
-                match and run_key(recipe, record["data_digest"]) == match["key"] and recipe.seed == int(match["seed"])
+                recipes.append(self.run(name).read_recipe())
+            is_own = match is not None and all(
+                (run_key(recipe, record["data_digest"]), recipe.seed) == (match["key"], int(match["seed"]))
+                for recipe in recipes
             )
         except (KeyError, ValueError):
             is_own = False
