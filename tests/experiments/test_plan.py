@@ -49,6 +49,14 @@ def test_the_key_changes_with_everything_that_decides_a_result() -> None:
     assert run_key(recipe, "other digest") != key
 
 
+def test_keys_are_those_of_older_runs() -> None:
+    """A change of these invalidates every run that anybody has made; see NUMERICS."""
+    cells = {cell.label: cell for cell in expand("table6", {}, datasets=["cifar10"]).cells}
+    keys = {label: run_key(cell.recipe, "digest") for label, cell in cells.items()}
+    assert keys["WRN-16-4"] == "0d3f607c6298"
+    assert keys["WRN-28-10, dropout"] == "d207d8662e4a"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

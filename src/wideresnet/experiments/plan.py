@@ -18,7 +18,8 @@ from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import paper
 
 NUMERICS = 1
-"""Version of what training computes. It is raised when the golden curves change, and nothing else invalidates runs."""
+"""Version of what training computes. It is raised when the golden curves or a default of the recipe change, and nothing
+else invalidates runs."""
 
 SVHN_DROPOUT = 0.4
 """Dropout on SVHN if a row has any. Source: paper, section 3."""
@@ -199,7 +200,12 @@ def label_of(row: Result, network: str) -> str:
 
 
 def run_key(recipe: Recipe, data_digest: str) -> str:
-    """Return what names a recipe's runs: 12 hexadecimal digits of everything that decides their result but the seed."""
-    values = {key: value for key, value in recipe.values().items() if key not in NOT_IN_KEY}
+    """Return what names a recipe's runs: 12 hexadecimal digits of everything that decides their result but the seed.
+
+    Values that are a recipe's defaults are left out, so that a new field, whose default is what was done before, leaves
+    the keys of older runs alone.
+    """
+    defaults = Recipe().values()
+    values = {key: value for key, value in recipe.values().items() if key not in NOT_IN_KEY and value != defaults[key]}
     text = json.dumps([values, data_digest, NUMERICS], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
