@@ -14,17 +14,8 @@ from hypothesis import strategies as st
 
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.spec.execution import ELSEWHERE, SETTLED, Execution
-from wideresnet.spec.options import NetworkOptions
-from wideresnet.spec.recipe import (
-    CHOICES,
-    FIELDS,
-    GROUPS,
-    FeedOptions,
-    MachineOptions,
-    OptimizerOptions,
-    Recipe,
-    ScheduleOptions,
-)
+from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
+from wideresnet.spec.recipe import CHOICES, FIELDS, GROUPS, Recipe
 
 PARTS = (Recipe, ScheduleOptions, OptimizerOptions, FeedOptions, NetworkOptions, MachineOptions)
 ORDER = [

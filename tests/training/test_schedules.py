@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wideresnet.base.errors import UsageError
-from wideresnet.spec.recipe import Recipe, ScheduleOptions
+from wideresnet.spec.options import ScheduleOptions
+from wideresnet.spec.recipe import Recipe
 from wideresnet.training.schedules import OneCycle, Steps, image_scale, make_schedule, shared_batch
 
 

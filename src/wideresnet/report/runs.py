@@ -17,7 +17,8 @@ from wideresnet.data.load import load_for
 from wideresnet.report.figures import Curve
 from wideresnet.spec.fields import short
 from wideresnet.spec.files import parse_json, read_json
-from wideresnet.spec.recipe import Recipe, ScheduleOptions
+from wideresnet.spec.options import ScheduleOptions
+from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder, SeedsFolder
 
 

@@ -12,16 +12,8 @@ from wideresnet.base.errors import UsageError
 from wideresnet.base.format import nearest
 from wideresnet.spec.execution import SETTLED
 from wideresnet.spec.files import read_json
-from wideresnet.spec.options import NetworkOptions
-from wideresnet.spec.recipe import (
-    FIELDS,
-    FeedOptions,
-    MachineOptions,
-    OptimizerOptions,
-    Recipe,
-    ScheduleOptions,
-    overridden,
-)
+from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
+from wideresnet.spec.recipe import FIELDS, Recipe, overridden
 
 NUM_TRAIN = {"digits": 1437, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
 """Training images of the sets that are known by name. A test compares them with `data.facts`."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wideresnet.base.errors import UsageError
-from wideresnet.spec.recipe import Recipe, ScheduleOptions
+from wideresnet.spec.options import ScheduleOptions
+from wideresnet.spec.recipe import Recipe
 
 
 class Schedule(Protocol):
