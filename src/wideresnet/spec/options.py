@@ -32,10 +32,11 @@ class ScheduleOptions:
     )
     kind: str = option(
         "steps",
-        "steps: constant with drops; one_cycle: linear warm-up, linear decay to zero",
+        "steps: constant with drops; one_cycle: linear warm-up, linear decay to zero; cosine: linear warm-up, half a "
+        "cosine to zero",
         PAPER,
         key="schedule",
-        choices=("steps", "one_cycle"),
+        choices=("steps", "one_cycle", "cosine"),
     )
     batch_rule: str = option(
         "global",
@@ -49,7 +50,7 @@ class ScheduleOptions:
         "with several processes: BN over the images of all, not of each",
         "own choice; the paper has one GPU",
     )
-    lr: float = option(0.1, "learning rate (one_cycle: its peak)", PAPER, low=0)
+    lr: float = option(0.1, "learning rate (one_cycle, cosine: its peak)", PAPER, low=0)
     lr_drop_epochs: tuple[int, ...] = option((60, 120, 160), "epochs, counted from 1, at which lr drops", PAPER, low=1)
     lr_drop_factor: float = option(0.2, "factor of lr at a drop", PAPER, low=0, high=1)
     lr_drop_at: str = option(
@@ -60,7 +61,7 @@ class ScheduleOptions:
     )
     warmup_fraction: float = option(
         0.0,
-        "one_cycle: share of the steps in which lr rises",
+        "one_cycle, cosine: share of the steps in which lr rises",
         "Smith & Topin 2017 (super-convergence)",
         low=0,
         high=1,
@@ -99,6 +100,16 @@ class OptimizerOptions:
     label_smoothing: float = option(
         0.0, "share of the target spread over all classes", "Szegedy et al. 2016; 0.1 there", low=0, high=1
     )
+    clip_grad_norm: float = option(
+        0.0, "scale the gradient down to at most this norm over all parameters; 0: off", "Pascanu et al. 2013", low=0
+    )
+    sam_rho: float = option(
+        0.0,
+        "sharpness-aware minimization: take the gradient this far uphill from the weights, in two passes per step; "
+        "0: off",
+        "Foret et al. 2021; 0.05 there",
+        low=0,
+    )
     ema_decay: float = option(
         0.0,
         "decay per step of the averaged weights, which are then the result; 0: off",
@@ -114,6 +125,11 @@ class OptimizerOptions:
                 f"nesterov=True needs momentum above 0 and dampening 0, got momentum={self.momentum} and "
                 f"dampening={self.dampening}; use nesterov=False"
             )
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes per step."""
+        return 2 if self.sam_rho else 1
 
 
 @dataclass(frozen=True, kw_only=True)

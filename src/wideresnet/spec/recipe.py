@@ -117,7 +117,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "optimizer": (
         "reset_momentum_at_drops", "momentum", "nesterov", "dampening", "weight_decay", "weight_decay_on",
-        "label_smoothing", "ema_decay",
+        "label_smoothing", "clip_grad_norm", "sam_rho", "ema_decay",
     ),
     "feed": (
         "drop_last", "flip", "crop_padding", "padding_mode", "image_scales", "preprocessing", "image_size",

@@ -268,7 +268,7 @@ def _settings_without_effect(recipe: Recipe, world: World, device: str) -> list[
     if schedule.kind == "steps":
         idle["with schedule steps"] = ("warmup_fraction",)
     else:
-        idle["with schedule one_cycle"] = ("lr_drop_epochs", "lr_drop_factor", "lr_drop_at")
+        idle[f"with schedule {schedule.kind}"] = ("lr_drop_epochs", "lr_drop_factor", "lr_drop_at")
     if world.size == 1:
         idle["in a single process"] = ("batch_rule", "sync_bn")
     elif recipe.network_options.norm != "batch":
