@@ -142,6 +142,20 @@ class FeedOptions:
     flip: bool = option(True, "mirror half of the images left-right", PAPER)
     crop_padding: int = option(4, "random crop from the image padded by this many pixels", PAPER, low=0)
     padding_mode: str = option("reflection", "what the padding holds", PAPER, choices=("reflection", "zero"))
+    auto_augment: str = option(
+        "none",
+        "after crop and flip: trivial: one random operation of random strength per image (TrivialAugmentWide: shear, "
+        "shift by up to 32 pixels, rotation, colors, contrast, ...)",
+        "Mueller & Hutter 2021; the paper has none",
+        choices=("none", "trivial"),
+    )
+    cutout: int = option(
+        0,
+        "side in pixels of a square at a random place that is set to 0 after preprocessing; 0: off",
+        "DeVries & Taylor 2017; 16 on CIFAR-10, 8 on CIFAR-100 there",
+        low=0,
+        high=1024,
+    )
     image_scales: tuple[tuple[float, float], ...] = option(
         ((0.0, 1.0),),
         "pairs (from this share of the epochs, train on images scaled by this)",
@@ -179,6 +193,11 @@ class FeedOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.auto_augment != "none" and self.preprocessing == "zca":
+            raise UsageError(
+                f"auto_augment={self.auto_augment!r}: changes pixels of 0..255, but preprocessing='zca' whitens the "
+                "whole set in advance; use preprocessing='mean_std'"
+            )
         _check_length("image_scales", self.image_scales)
         starts = [start for start, _ in self.image_scales]
         if (

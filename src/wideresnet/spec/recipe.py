@@ -120,8 +120,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "label_smoothing", "clip_grad_norm", "sam_rho", "ema_decay",
     ),
     "feed": (
-        "drop_last", "flip", "crop_padding", "padding_mode", "image_scales", "preprocessing", "image_size",
-        "extra_data", "limit", "holdout", "skip_unreadable", "eval_every",
+        "drop_last", "flip", "crop_padding", "padding_mode", "auto_augment", "cutout", "image_scales",
+        "preprocessing", "image_size", "extra_data", "limit", "holdout", "skip_unreadable", "eval_every",
     ),
     "network": (
         "family", "dropout", "activation", "norm", "bn_momentum", "bn_eps", "sync_bn", "init", "bn_scale",
