@@ -123,8 +123,8 @@ def make_strong_feed(**options: Any) -> Feed:
     images = np.random.default_rng(0).integers(0, 256, (23, 12, 10, 3), dtype=np.uint8)
     preprocessing = Preprocessing.fit("mean_std", images)
     return Feed(
-        images, np.arange(23), preprocessing, batch_size=5, drop_last=False, padding=2, flip=True, seed=9,
-        **{"auto_augment": "trivial", "cutout": 4, **options},
+        images, np.arange(23), preprocessing, drop_last=False, padding=2, flip=True, seed=9,
+        **{"batch_size": 5, "auto_augment": "trivial", "cutout": 4, **options},
     )  # fmt: skip
 
 
@@ -137,11 +137,8 @@ def test_strong_augmentation_is_a_function_of_seed_epoch_and_image_whatever_the_
         ((images, labels),) = collect(whole, epoch)
         for start in (0, 3):
             feeds = [make_strong_feed(rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
-            parts = [
-                part
-                for parts in zip(*(feed.epoch(epoch, start=start) for feed in feeds), strict=True)
-                for part in parts
-            ]
+            batches = zip(*(feed.epoch(epoch, start=start) for feed in feeds), strict=True)
+            parts = [part for batch in batches for part in batch]
             assert torch.equal(torch.cat([labels for _, labels in parts]), labels[5 * start :])
             assert torch.equal(torch.cat([images for images, _ in parts]), images[5 * start :])
 

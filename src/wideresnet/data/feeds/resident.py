@@ -61,8 +61,8 @@ class Feed:
             )
         if auto_augment != "none" and images.shape[3] not in (1, 3):
             raise UsageError(
-                f"auto_augment={auto_augment!r}: is for gray and RGB images, these have {images.shape[3]} channels; use "
-                "auto_augment='none'"
+                f"auto_augment={auto_augment!r}: is for gray and RGB images, these have {images.shape[3]} channels; "
+                "use auto_augment='none'"
             )
         self.size = (images.shape[1], images.shape[2])
         if cutout > min(self.size):
