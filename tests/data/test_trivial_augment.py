@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def their_strengths(name: str) -> list[float]:
 
 def slow(image: Tensor, name: str, strength: float) -> Tensor:
     """One image (H, W, C), by torchvision."""
-    changed = TrivialAugmentWide()._apply_image_or_video_transform(
+    changed: Any = TrivialAugmentWide()._apply_image_or_video_transform(
         image.permute(2, 0, 1).contiguous(), THEIR_NAMES[name], strength, InterpolationMode.NEAREST, {type(image): None}
     )
     return changed.permute(1, 2, 0)

@@ -135,7 +135,7 @@ def draw_squares(seed: int, epoch: int, num_images: int, size: tuple[int, int], 
 def cut_out(batch: Tensor, centers: Tensor, side: int) -> Tensor:
     """Set a square of each image to 0, in place; what of it lies outside of the image is lost.
 
-    Source: DeVries & Taylor 2017 (arXiv 1708.04552), section 3.2; util/cutout.py of their code.
+    Source: DeVries & Taylor 2017 (arXiv 1708.04552); util/cutout.py of their code, uoguelph-mlrg/Cutout.
 
     Args:
         batch: (B, C, H, W), preprocessed, so that 0 is the mean color.

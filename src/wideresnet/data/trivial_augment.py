@@ -1,6 +1,6 @@
 """TrivialAugmentWide: one random operation of random strength per image, for a whole batch at once on its device.
 
-Source: Mueller & Hutter 2021 (arXiv 2103.10158), Algorithm 1 and the "Wide" space of its Table 1, as in torchvision's
+Source: Mueller & Hutter 2021 (arXiv 2103.10158), Algorithm 1 with the "wide" space, as in torchvision's
 `transforms.v2.TrivialAugmentWide` on uint8 tensors: nearest pixels, black where there is none. That is the slow twin,
 image by image, in `tests/data/test_trivial_augment.py`. A shift is by up to 32 pixels whatever the size of the images.
 
@@ -20,13 +20,13 @@ from torch import Tensor
 from wideresnet.base.seeding import seed_of
 
 NUM_LEVELS = 31
-"""Strengths per operation. Source: the paper, section 3."""
+"""Strengths per operation. Source: README of automl/trivialaugment, set_augmentation_space('wide_standard', 31)."""
 
 GRAY = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue. Source: torchvision, `rgb_to_grayscale`; ITU-R BT.601."""
 
 LARGEST_SHIFT_PX = 32
-"""Whatever the size of the images. Source: the paper, Table 1."""
+"""Whatever the size of the images. Source: torchvision, as the rest of `SPACE`."""
 
 SPACE: dict[str, tuple[float, float]] = {
     "identity": (0, 0),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FORET = "Foret et al. 2021, arXiv 2010.01412, Table 1"
-MUELLER = "Mueller & Hutter 2021, arXiv 2103.10158, Table 2"
+MUELLER = "Mueller & Hutter 2021, arXiv 2103.10158"
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ def perturbed(network: nn.Module, rho: float) -> Iterator[None]:
     with torch.no_grad():
         kept = [tensor.clone() for tensor in changing]  # w + e - e is not w
         norm = nn.utils.get_total_norm(gradients)
-        torch._foreach_mul_(gradients, rho / norm.clamp(min=torch.finfo(norm.dtype).tiny))
-        torch._foreach_add_(parameters, gradients)
-    for parameter in parameters:
-        parameter.grad = None
+        scale = rho / norm.clamp(min=torch.finfo(norm.dtype).tiny)  # without asking the host
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.addcmul_(gradient, scale)
+            parameter.grad = None
     try:
         yield
     finally:
