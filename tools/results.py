@@ -141,7 +141,11 @@ def recipes_table() -> str:
             recipe = resolve(name, "WRN-16-2", data, known_as=known_as, num_train=num_train)
             schedule, feed = recipe.schedule, recipe.feed
             rate = f"{schedule.lr:g}, x {schedule.lr_drop_factor:g} at {', '.join(map(str, schedule.lr_drop_epochs))}"
-            if schedule.kind == "one_cycle":
+            if schedule.kind == "cosine":
+                rate = f"{schedule.lr:g} to 0, half a cosine"
+                if schedule.warmup_fraction:
+                    rate += f" after {100 * schedule.warmup_fraction:g} % of the run from 0"
+            elif schedule.kind == "one_cycle":
                 rate = f"0 to {schedule.lr:g} in {100 * schedule.warmup_fraction:g} % of the run, then to 0"
             batches = num_train // schedule.batch_size if feed.drop_last else ceil_div(num_train, schedule.batch_size)
             sizes = [

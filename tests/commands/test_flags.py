@@ -122,7 +122,7 @@ def test_a_flag_that_cannot_be_read_is_named_with_its_value_and_form(
 
 
 def test_a_choice_that_does_not_exist_names_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    message = refusal(capsys, "--schedule", "cosine")
+    message = refusal(capsys, "--schedule", "cosin")
     assert "--schedule" in message
     assert "one_cycle" in message
 

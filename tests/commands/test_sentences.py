@@ -57,6 +57,8 @@ wrn train WRN-16-4 --data digits --lr-drop-epochs 60,30
 wrn train WRN-16-4 --data digits --image-scales 0.5:1
 wrn train WRN-16-4 --data digits --image-scales half
 wrn train WRN-16-4 --data digits --crop-padding 9
+wrn train WRN-16-4 --data digits --cutout 9
+wrn train WRN-16-4 --data digits --auto-augment trivail
 wrn train WRN-16-4 --data digits --holdout 1437
 wrn train WRN-16-4 --data digits --extra-data
 wrn train WRN-16-4 --data digits --kernels winograd --layout contiguous
@@ -108,7 +110,9 @@ wrn cache everything
 CALLS = """
 Recipe.flat(epoch=3)
 Recipe.flat(lr='fast')
-Recipe.flat(schedule='cosine')
+Recipe.flat(schedule='cosin')
+Recipe.flat(sam_rho=-1)
+Recipe.flat(auto_augment='trivial', preprocessing='zca')
 Recipe.flat(stochastic_depth=0)
 Recipe.flat(dampening=0.1)
 Recipe.flat(limit=2.5)

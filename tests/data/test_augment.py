@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wideresnet.base.errors import UsageError
-from wideresnet.data.augment import crop_and_flip, pad_images, plan_epoch, resize
+from wideresnet.data.augment import crop_and_flip, cut_out, draw_squares, pad_images, plan_epoch, resize
 
 NUMPY_MODES = {"reflection": "reflect", "zero": "constant"}
 
@@ -160,3 +160,29 @@ def test_scaling_averages_and_does_not_pick_single_pixels() -> None:
     assert float((scaled - 0.5).abs().max()) < 0.13
     batch = torch.rand(1, 3, 8, 8)
     assert resize(batch, 1.0) is batch
+
+
+@pytest.mark.parametrize(("side", "height", "width"), [(1, 4, 6), (3, 6, 4), (4, 8, 5), (4, 4, 4)])
+def test_a_square_is_cut_out_as_image_by_image(side: int, height: int, width: int) -> None:
+    num = 60
+    centers = draw_squares(0, 0, num, (height, width))
+    batch = torch.ones(num, 2, height, width)
+    expected = batch.clone()
+    for i in range(num):
+        row, column = centers[:, i].tolist()
+        top, left = row - side // 2, column - side // 2
+        expected[i, :, max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)] = 0
+    assert torch.equal(cut_out(batch, centers, side), expected)
+    assert all(0 < int((image == 0).sum()) <= 2 * side**2 for image in expected)
+
+
+def test_squares_are_centered_on_any_pixel_and_are_a_function_of_seed_and_epoch() -> None:
+    before = torch.get_rng_state()
+    centers = draw_squares(3, 1, 24_000, (4, 6))
+    assert torch.equal(before, torch.get_rng_state())
+    places = (centers[0] * 6 + centers[1]).bincount(minlength=24)
+    assert len(places) == 24
+    assert float(((places - 1000) ** 2 / 1000).sum()) < 65  # chi-squared, 23 degrees of freedom: p < 1e-4
+    assert torch.equal(centers, draw_squares(3, 1, 24_000, (4, 6)))
+    assert not torch.equal(centers, draw_squares(3, 2, 24_000, (4, 6)))
+    assert not torch.equal(centers, draw_squares(4, 1, 24_000, (4, 6)))

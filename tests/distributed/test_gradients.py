@@ -10,6 +10,7 @@ import pytest
 import torch
 from processes import in_processes
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from wideresnet.data.feeds.resident import share_of
 from wideresnet.distributed.gradients import (
@@ -121,6 +122,48 @@ def test_a_shared_batch_gives_the_gradients_and_statistics_of_one_process(way: s
 def test_some_steps_really_leave_blocks_out() -> None:
     found = one_step("alone", 10, 1, {"stochastic_depth": 0.3}, World.single())
     assert any(not value.any() for name, value in found.items() if "conv" in name)
+
+
+SAM_RHO = 0.5
+
+
+def shared_sam_step(way: str, accumulate: int) -> list[np.ndarray]:
+    """The gradients that a step of SAM gives the optimizer, in a process of several."""
+    with join() as world:
+        network = make_network({"norm": "group"})
+        exchange = FlatExchange(network, network) if way == "flat" else OverlappedExchange(network)
+        optimizer, share = Recorder(network.parameters(), lr=0.1), share_of(10, world.rank, world.size)
+        images, labels = (part[share] for part in make_batch(10))
+        for step in range(2):  # the second one reuses what the first one has allocated
+            train_step(
+                exchange.forward, optimizer, images, labels, Meter("cpu"), Execution(device="cpu"), step=step, lr=0.1,
+                accumulate=accumulate, sam_rho=SAM_RHO, together=exchange, num_images=10,
+            )  # fmt: skip
+        return [gradient.numpy() for gradient in optimizer.found]
+
+
+@pytest.mark.parametrize("way", ["flat", "overlapped"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_each_process_perturbs_the_weights_by_its_own_share_and_the_second_gradients_add_up(
+    way: str, accumulate: int
+) -> None:
+    images, labels = make_batch(10)
+    expected: list[Tensor] = []
+    for rank in range(3):  # Foret et al. 2021, section 4.1, written out: shares of 4, 3 and 3 images
+        network, share = make_network({"norm": "group"}), share_of(10, rank, 3)
+        uphill = torch.autograd.grad(cross_entropy(network(images[share]), labels[share]), [*network.parameters()])
+        norm = torch.cat([gradient.flatten() for gradient in uphill]).norm()
+        with torch.no_grad():
+            for parameter, gradient in zip(network.parameters(), uphill, strict=True):
+                parameter += SAM_RHO * gradient / norm
+        loss = cross_entropy(network(images[share]), labels[share]) * (len(labels[share]) / 10)
+        found = torch.autograd.grad(loss, [*network.parameters()])
+        expected = [a + b for a, b in zip(expected, found, strict=True)] if expected else list(found)
+    every = in_processes(3, shared_sam_step, way, accumulate)
+    for found in every:
+        for a, b, c in zip(found, expected, every[0], strict=True):
+            np.testing.assert_allclose(a, b.numpy(), rtol=1e-5, atol=1e-8)
+            assert np.array_equal(a, c)  # the same bits in all processes
 
 
 def chosen() -> list[str]:

@@ -35,7 +35,14 @@ def test_with_sync_bn_a_run_of_several_processes_is_that_of_one_up_to_rounding(
 
 
 @pytest.mark.parametrize(
-    ("rank", "changes"), [(1, {"dropout": 0.2, "ema_decay": 0.9}), (0, {"sync_bn": True})], ids=str
+    ("rank", "changes"),
+    [
+        (1, {"dropout": 0.2, "ema_decay": 0.9}),
+        (0, {"sync_bn": True}),
+        (1, {"dropout": 0.2, "sam_rho": 0.05}),
+        (0, {"sync_bn": True, "sam_rho": 0.05, "stochastic_depth": 0.5}),
+    ],
+    ids=str,
 )
 def test_an_interrupt_of_any_process_stops_all_and_resuming_gives_the_same_bits(
     make_npz: MakeNpz, tmp_path: Path, rank: int, changes: dict[str, Any]

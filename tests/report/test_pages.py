@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import re
@@ -21,6 +22,7 @@ from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data import FACTS, load_dataset
 from wideresnet.report.figures import heat
 from wideresnet.report.pages import write_comparison, write_report
+from wideresnet.spec import field_results
 from wideresnet.spec.record import RunFolder
 from wideresnet.spec.result import metrics_line
 
@@ -378,3 +380,16 @@ def test_reporting_imports_no_torch(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert (run / "predictions.png").is_file()
+
+
+def test_a_page_names_published_errors_that_are_near_its_network_data_and_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = field_results.FieldResult("WRN-10-1", "digits", "paper", 4.2, "just so", "mean of 5", "Somebody 2020")
+    far = [dataclasses.replace(near, error_pct=9.9, **other) for other in ({"recipe": "sam"}, {"network": "WRN-16-1"})]
+    monkeypatch.setattr(field_results, "FIELD_RESULTS", (near, *far))
+    shutil.copytree(RECORD, tmp_path / "run")
+    text = Page(write_report(tmp_path / "run").page).text
+    assert "published, near recipe paper" in text
+    assert "4.2 % (just so; mean of 5; Somebody 2020)" in text
+    assert "9.9 %" not in text

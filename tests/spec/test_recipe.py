@@ -14,27 +14,18 @@ from hypothesis import strategies as st
 
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.spec.execution import ELSEWHERE, SETTLED, Execution
-from wideresnet.spec.options import NetworkOptions
-from wideresnet.spec.recipe import (
-    CHOICES,
-    FIELDS,
-    GROUPS,
-    FeedOptions,
-    MachineOptions,
-    OptimizerOptions,
-    Recipe,
-    ScheduleOptions,
-)
+from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
+from wideresnet.spec.recipe import CHOICES, FIELDS, GROUPS, Recipe
 
 PARTS = (Recipe, ScheduleOptions, OptimizerOptions, FeedOptions, NetworkOptions, MachineOptions)
 ORDER = [
     "network", "data", "recipe", "epochs", "batch_size", "accumulate", "schedule", "batch_rule", "lr",
     "lr_drop_epochs", "lr_drop_factor", "lr_drop_at", "warmup_fraction", "reset_momentum_at_drops", "momentum",
-    "nesterov", "dampening", "weight_decay", "weight_decay_on", "label_smoothing", "ema_decay", "drop_last", "flip",
-    "crop_padding", "padding_mode", "image_scales", "preprocessing", "image_size", "extra_data", "limit", "holdout",
-    "skip_unreadable", "eval_every", "family", "dropout", "activation", "norm", "bn_momentum", "bn_eps", "sync_bn",
-    "init", "bn_scale", "stochastic_depth", "seed", "device", "precision", "kernels", "layout", "threads", "compile",
-    "deterministic",
+    "nesterov", "dampening", "weight_decay", "weight_decay_on", "label_smoothing", "clip_grad_norm", "sam_rho",
+    "ema_decay", "drop_last", "flip", "crop_padding", "padding_mode", "auto_augment", "cutout", "image_scales",
+    "preprocessing", "image_size", "extra_data", "limit", "holdout", "skip_unreadable", "eval_every", "family",
+    "dropout", "activation", "norm", "bn_momentum", "bn_eps", "sync_bn", "init", "bn_scale", "stochastic_depth",
+    "seed", "device", "precision", "kernels", "layout", "threads", "compile", "deterministic",
 ]  # fmt: skip
 """The keys of every `recipe.json` so far."""
 

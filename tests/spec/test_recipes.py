@@ -15,7 +15,7 @@ from wideresnet.data.facts import FACTS
 from wideresnet.data.feeds.resident import Feed
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.spec.recipe import FIELDS, Recipe, overridden
-from wideresnet.spec.recipes import NUM_TRAIN, RECIPES, base_of, fast, paper, quick, resolve
+from wideresnet.spec.recipes import NUM_TRAIN, RECIPES, base_of, fast, paper, quick, resolve, sam, strong
 from wideresnet.training.schedules import image_scale, make_schedule
 
 # The authors' released CIFAR logs: 59 epochs at 0.1, then a fifth of it from the 60th, 120th and 160th.
@@ -132,6 +132,38 @@ def test_digits_are_never_mirrored(make: Any) -> None:
     assert make("WRN-16-2", "digits", "", 1437).feed.flip is False
     assert make("WRN-16-2", "/data/mine", "digits", 1437).feed.flip is False
     assert make("WRN-16-2", "cifar10", "", 50_000).feed.flip is True
+
+
+SAM = {
+    "epochs": 200, "batch_size": 128, "schedule": "cosine", "lr": 0.1, "warmup_fraction": 0, "momentum": 0.9,
+    "nesterov": True, "weight_decay": 1e-3, "weight_decay_on": "all", "label_smoothing": 0, "clip_grad_norm": 5,
+    "sam_rho": 0.05, "ema_decay": 0, "drop_last": True, "flip": True, "crop_padding": 4, "padding_mode": "reflection",
+    "auto_augment": "none", "cutout": 0, "preprocessing": "mean_std", "init": "fan_out", "dropout": 0,
+}  # fmt: skip
+"""Defaults of the flags of google-research/sam, and --sam_rho 0.05."""
+STRONG = {
+    "epochs": 200, "batch_size": 128, "schedule": "cosine", "lr": 0.1, "warmup_fraction": 0.025, "momentum": 0.9,
+    "nesterov": True, "weight_decay": 5e-4, "weight_decay_on": "all", "label_smoothing": 0.1, "clip_grad_norm": 5,
+    "sam_rho": 0, "flip": True, "crop_padding": 4, "padding_mode": "zero", "auto_augment": "trivial", "cutout": 16,
+    "preprocessing": "mean_std", "dropout": 0,
+}  # fmt: skip
+"""automl/trivialaugment's wresnet28x10 with ta_wide, label smoothing and warm-up added."""
+
+
+@pytest.mark.parametrize(("make", "expected"), [(sam, SAM), (strong, STRONG)])
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+def test_the_fields_recipes_have_the_values_of_their_sources(make: Any, expected: dict[str, Any], data: str) -> None:
+    values = make("WRN-28-10", data).values()
+    assert {key: values[key] for key in expected} == expected
+
+
+def test_the_fields_recipes_spare_digits_and_house_numbers_what_would_make_others_of_them() -> None:
+    for make in (sam, strong):
+        digits, svhn = make("WRN-16-2", "digits").feed, make("WRN-16-2", "svhn").feed
+        assert (digits.flip, digits.crop_padding, digits.padding_mode, digits.cutout) == (False, 1, "zero", 0)
+        assert (svhn.flip, svhn.crop_padding) == (False, 4)
+    recipe = strong("WRN-16-2", "svhn")
+    assert (recipe.schedule.lr, recipe.optimizer.weight_decay) == (0.005, 0.005)
 
 
 def test_quick_does_not_mirror_svhns_house_numbers() -> None:

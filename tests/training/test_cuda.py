@@ -17,7 +17,8 @@ from wideresnet.data.feeds.resident import Feed
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.networks import create
 from wideresnet.spec.execution import Execution
-from wideresnet.spec.recipe import MachineOptions, OptimizerOptions, Recipe
+from wideresnet.spec.options import MachineOptions, OptimizerOptions
+from wideresnet.spec.recipe import Recipe
 from wideresnet.training import Interrupted, fit
 from wideresnet.training.preflight.autotune import LONG_RUN_S, autotune
 from wideresnet.training.preflight.trial import StepShape

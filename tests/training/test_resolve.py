@@ -106,6 +106,7 @@ def test_threads_are_decided_anew_for_another_number_of_processes() -> None:
         ({"norm": "group"}, "the same up to rounding"),
         ({"sync_bn": True, "dropout": 0.1}, "dropout draws other masks"),
         ({}, "without sync_bn=True"),
+        ({"norm": "group", "sam_rho": 0.05}, "with sam_rho=0.05 each process perturbs the weights by its own share"),
         ({"sync_bn": True, "batch_rule": "linear"}, "batch_rule='linear'"),
     ],
 )

@@ -69,6 +69,19 @@ def test_ctrl_c_and_resume_give_the_uninterrupted_weights_bit_for_bit(
     assert_same_run(tmp_path / "cut", uncut)
 
 
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "ema_decay": 0.9, "stochastic_depth": 0.7}], ids=str)
+def test_a_run_with_sam_and_strong_augmentation_resumes_bit_for_bit(
+    whole: Whole, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    recipe, uncut = whole(
+        schedule="cosine", warmup_fraction=0.2, sam_rho=0.1, clip_grad_norm=1.0, auto_augment="trivial", cutout=3,
+        **changes,
+    )  # fmt: skip
+    stop(recipe, tmp_path / "cut", 6)
+    fit(recipe, tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "cut", uncut)
+
+
 def test_a_run_with_accumulated_gradients_resumes_bit_for_bit(whole: Whole, tmp_path: Path) -> None:
     recipe, uncut = whole(accumulate=3, stochastic_depth=0.7)
     stop(recipe, tmp_path / "cut", 5)

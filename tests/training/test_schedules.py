@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wideresnet.base.errors import UsageError
-from wideresnet.spec.recipe import Recipe, ScheduleOptions
+from wideresnet.spec.options import ScheduleOptions
+from wideresnet.spec.recipe import Recipe
 from wideresnet.training.schedules import OneCycle, Steps, image_scale, make_schedule, shared_batch
 
 
@@ -59,6 +61,30 @@ def test_one_cycle_is_two_straight_lines_from_zero_over_the_peak_to_zero() -> No
     schedule = OneCycle(1.0, 4, 12)
     expected = [0.125, 0.375, 0.625, 0.875, *(7.5 / 8 - i / 8 for i in range(8))]
     assert [schedule.lr(step) for step in range(12)] == pytest.approx(expected)
+
+
+def cosine(num_steps: int, warmup_fraction: float, lr: float = 0.4) -> list[float]:
+    schedule = make_schedule(
+        Recipe.flat(schedule="cosine", lr=lr, epochs=num_steps, warmup_fraction=warmup_fraction), 1
+    )
+    assert not any(schedule.resets_momentum(step) for step in range(num_steps))
+    return [schedule.lr(step) for step in range(num_steps)]
+
+
+def test_cosine_is_a_straight_line_up_and_half_a_cosine_down() -> None:
+    rates = cosine(100, 0.2)
+    assert rates[:20] == pytest.approx([0.4 * (step + 0.5) / 20 for step in range(20)])
+    assert rates[20:] == pytest.approx([0.2 * (1 + math.cos(math.pi * (step + 0.5) / 80)) for step in range(80)])
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 1000])
+@pytest.mark.parametrize("fraction", [0.0, 0.025, 0.5, 1.0])
+def test_cosine_is_positive_and_at_most_its_peak_at_every_step(num_steps: int, fraction: float) -> None:
+    rates = cosine(num_steps, fraction)
+    assert all(0 < rate <= 0.4 for rate in rates)
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
 def test_the_mean_of_one_cycle_is_half_its_peak() -> None:

@@ -64,6 +64,8 @@ def test_statistics_are_those_of_the_images_trained_on(make_npz: MakeNpz) -> Non
             {"schedule": "one_cycle", "lr_drop_epochs": (2, 3), "lr_drop_factor": 0.5, "lr_drop_at": "end"},
             "lr_drop_epochs 2,3, lr_drop_factor 0.5 and lr_drop_at end have no effect with schedule one_cycle",
         ),
+        ({"schedule": "cosine", "lr_drop_factor": 0.5}, "lr_drop_factor 0.5 has no effect with schedule cosine"),
+        ({"auto_augment": "trivial"}, "auto_augment trivial shifts images by up to 32 pixels, which leaves nothing of"),
         ({"crop_padding": 0, "padding_mode": "zero"}, "padding_mode zero has no effect without a crop"),
         ({"norm": "group", "bn_momentum": 0.2}, "bn_momentum 0.2 has no effect with norm group"),
         ({"network": "WRN-16-1-l1", "dropout": 0.2}, "dropout 0.2 has no effect in WRN-16-1-l1"),

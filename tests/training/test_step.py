@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wideresnet.networks import create
 from wideresnet.spec.execution import Execution
-from wideresnet.spec.recipe import OptimizerOptions
+from wideresnet.spec.options import OptimizerOptions
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.step import Meter, train_step, training_loss
 

@@ -38,7 +38,9 @@ def add(verbs: Any) -> None:
         help="e.g. WRN-28-10, 'WRN-40-2-B(3,1,3)' or WRN-40-2-B313, PreActResNet-164; with --resume, the run folder",
     )  # fmt: skip
     train.add_argument("--data", help="digits, cifar10, cifar100, svhn, or the path of your own images")
-    train.add_argument("--recipe", help=f"paper (default), quick, fast, or the path of a recipe.json; {_epochs_text()}")
+    train.add_argument(
+        "--recipe", help=f"{', '.join(RECIPES)} (default: paper), or the path of a recipe.json; {_epochs_text()}"
+    )
     train.add_argument("--out", type=Path, help="run folder (default: a new one under $WRN_RUNS or runs/)")
     train.add_argument("--resume", action="store_true", help="continue the run in --out, as in wrn train --resume RUN")
     train.add_argument("--overwrite", action="store_true", help="replace the run in --out")

@@ -1,4 +1,4 @@
-"""Random crop and flip, for a whole batch at once, on the device that holds the images.
+"""Random crop, flip and cutout, for a whole batch at once, on the device that holds the images.
 
 What happens to an image is a pure function of (seed, epoch, image). It is drawn for a whole epoch in advance, so that
 any step can be repeated alone. The slow twin, image by image, is in `tests/data/test_augment.py`.
@@ -112,6 +112,43 @@ def crop_and_flip(
     starts = first[:, None] + torch.arange(height, device=padded.device) * full_width
     crops = rows.index_select(0, starts.flatten()).view(len(index), height, width, channels)
     return torch.where(flip[:, None, None, None], crops.flip(2), crops)
+
+
+def draw_squares(seed: int, epoch: int, num_images: int, size: tuple[int, int], *, device: str = "cpu") -> Tensor:
+    """Draw the places of an epoch's cutout, a pure function of seed and epoch.
+
+    Args:
+        seed: the run's seed.
+        epoch: counted from 0.
+        num_images: N, the size of the training set.
+        size: (H, W) of the images.
+        device: where the result is.
+
+    Returns:
+        int64 (2, N): row and column of each square's center, any pixel of the image.
+    """
+    generator = torch.Generator().manual_seed(seed_of(seed, "cutout", epoch))
+    centers = [torch.randint(side, (num_images,), generator=generator) for side in size]
+    return torch.stack(centers).to(device)
+
+
+def cut_out(batch: Tensor, centers: Tensor, side: int) -> Tensor:
+    """Set a square of each image to 0, in place; what of it lies outside of the image is lost.
+
+    Source: DeVries & Taylor 2017 (arXiv 1708.04552); util/cutout.py of their code, uoguelph-mlrg/Cutout.
+
+    Args:
+        batch: (B, C, H, W), preprocessed, so that 0 is the mean color.
+        centers: int64 (2, B), row and column.
+        side: of the square, px.
+    """
+    first = centers - side // 2
+    inside = []
+    for top, length in zip(first, batch.shape[-2:], strict=True):
+        distance = torch.arange(length, device=batch.device) - top[:, None]
+        inside.append((distance >= 0) & (distance < side))
+    rows, columns = inside
+    return batch.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
 def resize(batch: Tensor, scale: float) -> Tensor:

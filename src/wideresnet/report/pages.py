@@ -22,6 +22,7 @@ from wideresnet.report.statistics import group_equal, settings_of, settled_diffe
 from wideresnet.report.text import shell_command
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
+from wideresnet.spec.field_results import field_results
 from wideresnet.spec.fields import show_value
 from wideresnet.spec.files import write_atomic
 from wideresnet.spec.recipe import FIELDS, GROUPS
@@ -185,6 +186,12 @@ def _headline(run: Run, changes: dict[str, Any] | None, predictions: Predictions
     ]
     if published:
         pairs.append(("the paper's error", "; ".join(published)))
+    others = [
+        f"{row.error_pct:g} % ({row.setting}; {row.statistic}; {row.source})"
+        for row in field_results(network=recipe.network, data=result["dataset"], recipe=recipe.name)
+    ]
+    if others:
+        pairs.append((f"published, near recipe {recipe.name}", "; ".join(others)))
     return [*body, html.headline(f"{error_pct:.2f} %", about), html.facts(pairs)]
 
 

@@ -17,7 +17,8 @@ from wideresnet.data.load import load_for
 from wideresnet.report.figures import Curve
 from wideresnet.spec.fields import short
 from wideresnet.spec.files import parse_json, read_json
-from wideresnet.spec.recipe import Recipe, ScheduleOptions
+from wideresnet.spec.options import ScheduleOptions
+from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder, SeedsFolder
 
 
@@ -171,7 +172,7 @@ def _curve(label: str, recipe: Recipe, records: list[dict[str, Any]], path: Path
 def _lr_points(schedule: ScheduleOptions, epochs: list[float], lr: list[float]) -> tuple[list[float], list[float]]:
     """The recorded learning rates, which are those at the ends of epochs, with the schedule's corners between them."""
     points = {0.0: lr[0], **dict(zip(epochs, lr, strict=True))}
-    if schedule.kind == "one_cycle":  # linear from 0 to the peak, then linear to 0
+    if schedule.kind != "steps":  # linear from 0 to the peak, then down to 0
         peak, warm = max(schedule.lr, *lr), schedule.warmup_fraction * schedule.epochs
         points[0.0] = 0.0 if warm else peak
         if warm < epochs[-1]:

@@ -14,214 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wideresnet.base.errors import UsageError
-from wideresnet.spec.fields import CODE, PAPER, check_fields, key_of, option, types_of
+from wideresnet.spec.fields import check_fields, key_of, option, types_of
 from wideresnet.spec.files import read_json
-from wideresnet.spec.options import NetworkOptions
-
-MAX_LIST_LENGTH = 100
-"""Entries of a list in a recipe, each of which is a note, a cell of a table and a part of a flag. Own choice."""
-
-
-def _check_length(key: str, values: tuple[Any, ...]) -> None:
-    if len(values) > MAX_LIST_LENGTH:
-        raise UsageError(f"{key}: a list of {len(values):,} entries; must have at most {MAX_LIST_LENGTH}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleOptions:
-    """Epochs, batches and the learning rate."""
-
-    epochs: int = option(200, "passes over the training set", PAPER, low=1)
-    batch_size: int = option(128, "images per step", PAPER, low=1)
-    accumulate: int = option(
-        1,
-        "compute each batch in this many parts and add up their gradients: less memory, the same batch and lr; "
-        "normalization, dropout and stochastic depth see each part as a batch (Hoffer et al. 2017)",
-        "own choice; the paper has 1",
-        low=1,
-    )
-    kind: str = option(
-        "steps",
-        "steps: constant with drops; one_cycle: linear warm-up, linear decay to zero",
-        PAPER,
-        key="schedule",
-        choices=("steps", "one_cycle"),
-    )
-    batch_rule: str = option(
-        "global",
-        "with several processes: global: they share batch_size; linear: each has batch_size, and lr is multiplied by "
-        "their number",
-        "one GPU in the paper; linear: Goyal et al. 2017",
-        choices=("global", "linear"),
-    )
-    sync_bn: bool = option(
-        False,
-        "with several processes: BN over the images of all, not of each",
-        "own choice; the paper has one GPU",
-    )
-    lr: float = option(0.1, "learning rate (one_cycle: its peak)", PAPER, low=0)
-    lr_drop_epochs: tuple[int, ...] = option((60, 120, 160), "epochs, counted from 1, at which lr drops", PAPER, low=1)
-    lr_drop_factor: float = option(0.2, "factor of lr at a drop", PAPER, low=0, high=1)
-    lr_drop_at: str = option(
-        "start",
-        "lr drops at the start of those epochs (59 epochs at 0.1) or at their end (60 epochs)",
-        CODE + ", onStartEpoch",
-        choices=("start", "end"),
-    )
-    warmup_fraction: float = option(
-        0.0,
-        "one_cycle: share of the steps in which lr rises",
-        "Smith & Topin 2017 (super-convergence)",
-        low=0,
-        high=1,
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.accumulate > self.batch_size:
-            raise UsageError(
-                f"accumulate={self.accumulate}: a batch of {self.batch_size} has no more than {self.batch_size} parts; "
-                f"use accumulate={self.batch_size} or less"
-            )
-        _check_length("lr_drop_epochs", self.lr_drop_epochs)
-        drops = list(self.lr_drop_epochs)
-        if drops != sorted(set(drops)) or any(epoch < 1 for epoch in drops):
-            raise UsageError(f"lr_drop_epochs={self.lr_drop_epochs}: epochs counted from 1, rising")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerOptions:
-    """SGD, the loss and averaged weights."""
-
-    reset_momentum_at_drops: bool = option(
-        True, "restart momentum from zero at every drop of lr", CODE + ", which rebuilds the optimizer"
-    )
-    momentum: float = option(0.9, "momentum of SGD", PAPER, low=0, high=1)
-    nesterov: bool = option(True, "Nesterov momentum", PAPER)
-    dampening: float = option(0.0, "dampening of momentum", PAPER, low=0, high=1)
-    weight_decay: float = option(5e-4, "factor of the L2 penalty", PAPER, low=0)
-    weight_decay_on: str = option(
-        "all",
-        "all: every parameter; weights: not normalization and biases",
-        CODE + ", one flat parameter vector",
-        choices=("all", "weights"),
-    )
-    label_smoothing: float = option(
-        0.0, "share of the target spread over all classes", "Szegedy et al. 2016; 0.1 there", low=0, high=1
-    )
-    ema_decay: float = option(
-        0.0,
-        "decay per step of the averaged weights, which are then the result; 0: off",
-        "Polyak & Juditsky 1992",
-        low=0,
-        high=1,
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
-            raise UsageError(
-                f"nesterov=True needs momentum above 0 and dampening 0, got momentum={self.momentum} and "
-                f"dampening={self.dampening}; use nesterov=False"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeedOptions:
-    """The images: which ones, how they are augmented and preprocessed, when the network is evaluated."""
-
-    drop_last: bool = option(
-        True, "leave out an epoch's last, smaller batch (390 steps on CIFAR)", CODE + ", skip-last"
-    )
-    flip: bool = option(True, "mirror half of the images left-right", PAPER)
-    crop_padding: int = option(4, "random crop from the image padded by this many pixels", PAPER, low=0)
-    padding_mode: str = option("reflection", "what the padding holds", PAPER, choices=("reflection", "zero"))
-    image_scales: tuple[tuple[float, float], ...] = option(
-        ((0.0, 1.0),),
-        "pairs (from this share of the epochs, train on images scaled by this)",
-        "Howard 2018, fast.ai's entry to DAWNBench",
-    )
-    preprocessing: str = option(
-        "mean_std",
-        "mean_std; zca: global contrast normalization and ZCA whitening (Tables 2-4); scale: pixels / 255 only",
-        "paper, Tables 5-6 mean_std, 2-4 zca; SVHN scale",
-        choices=("mean_std", "zca", "scale"),
-    )
-    image_size: int | None = option(
-        None,
-        "resize images to this side, px (own images of different sizes: 64)",
-        "own choice; the paper has 32",
-        low=8,
-        high=1024,
-    )
-    extra_data: bool = option(False, "svhn: train on its 531,131 extra images too", PAPER)
-    limit: int | None = option(
-        None, "train on only this many images, drawn by the seed", "own choice, for trials", low=1
-    )
-    holdout: int = option(
-        0,
-        "validate on this many training images; the test set is then used once, at the end",
-        "own choice; the paper has none",
-        low=0,
-    )
-    skip_unreadable: bool = option(
-        False, "leave out images that cannot be read (listed) instead of stopping", "own choice"
-    )
-    eval_every: int = option(
-        1, "epochs between evaluations; the last is always evaluated", "own choice; the paper has 1", low=1
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        _check_length("image_scales", self.image_scales)
-        starts = [start for start, _ in self.image_scales]
-        if (
-            not starts
-            or starts[0] != 0
-            or starts != sorted(set(starts))
-            or not all(0 <= start < 1 and 0 < scale <= 2 for start, scale in self.image_scales)
-        ):
-            raise UsageError(
-                f"image_scales={self.image_scales}: pairs (start, scale) with the first start 0, starts rising and "
-                "below 1, 0 < scale <= 2"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MachineOptions:
-    """What is asked of the machine; `Execution` says what it then decided."""
-
-    device: str = option("auto", "auto: cuda if there is one, else cpu", "own choice", choices=("auto", "cpu", "cuda"))
-    precision: str = option(
-        "auto",
-        "auto: bf16 if a measurement finds it faster, else fp32",
-        "own choice; the paper has fp32",
-        choices=("auto", "fp32", "bf16"),
-    )
-    kernels: str = option(
-        "auto",
-        "convolutions on a CPU by this package's Winograd kernels or by PyTorch; auto: measured",
-        "Lavin & Gray 2015",
-        choices=("auto", "winograd", "pytorch"),
-    )
-    layout: str = option(
-        "auto", "memory layout of feature maps; auto: measured", "own choice",
-        choices=("auto", "channels_last", "contiguous"),
-    )  # fmt: skip
-    threads: int | None = option(None, "threads on a CPU (none: measured)", "own choice", low=1, high=1024)
-    compile: bool | None = option(
-        None,
-        "torch.compile the network, about a minute before the first step (none: measured for long runs on a GPU)",
-        "own choice",
-    )
-    deterministic: bool = option(
-        False,
-        "the same bits in every run on a GPU too, which is slower; on a CPU they always are",
-        "PyTorch documentation, Reproducibility",
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
+from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,11 +41,11 @@ class Recipe:
         "own choice; the authors' default is 444",
         low=0,
     )
-    schedule: ScheduleOptions = ScheduleOptions()
-    optimizer: OptimizerOptions = OptimizerOptions()
-    feed: FeedOptions = FeedOptions()
+    schedule: ScheduleOptions = ScheduleOptions()  # noqa: RUF009  # frozen
+    optimizer: OptimizerOptions = OptimizerOptions()  # noqa: RUF009  # frozen
+    feed: FeedOptions = FeedOptions()  # noqa: RUF009  # frozen
     network_options: NetworkOptions = NetworkOptions()  # noqa: RUF009  # frozen
-    machine: MachineOptions = MachineOptions()
+    machine: MachineOptions = MachineOptions()  # noqa: RUF009  # frozen
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -322,11 +117,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "optimizer": (
         "reset_momentum_at_drops", "momentum", "nesterov", "dampening", "weight_decay", "weight_decay_on",
-        "label_smoothing", "ema_decay",
+        "label_smoothing", "clip_grad_norm", "sam_rho", "ema_decay",
     ),
     "feed": (
-        "drop_last", "flip", "crop_padding", "padding_mode", "image_scales", "preprocessing", "image_size",
-        "extra_data", "limit", "holdout", "skip_unreadable", "eval_every",
+        "drop_last", "flip", "crop_padding", "padding_mode", "auto_augment", "cutout", "image_scales",
+        "preprocessing", "image_size", "extra_data", "limit", "holdout", "skip_unreadable", "eval_every",
     ),
     "network": (
         "family", "dropout", "activation", "norm", "bn_momentum", "bn_eps", "sync_bn", "init", "bn_scale",

@@ -12,16 +12,8 @@ from wideresnet.base.errors import UsageError
 from wideresnet.base.format import nearest
 from wideresnet.spec.execution import SETTLED
 from wideresnet.spec.files import read_json
-from wideresnet.spec.options import NetworkOptions
-from wideresnet.spec.recipe import (
-    FIELDS,
-    FeedOptions,
-    MachineOptions,
-    OptimizerOptions,
-    Recipe,
-    ScheduleOptions,
-    overridden,
-)
+from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
+from wideresnet.spec.recipe import FIELDS, Recipe, overridden
 
 NUM_TRAIN = {"digits": 1437, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
 """Training images of the sets that are known by name. A test compares them with `data.facts`."""
@@ -133,12 +125,79 @@ def _one_cycle(
     )  # fmt: skip
 
 
+def strong(network: str, data: str, known_as: str = "", num_train: int | None = None) -> Recipe:
+    """Return a long schedule with strong augmentation: the setting in which TrivialAugment was published, and two more.
+
+    Args:
+        num_train: not used, the schedule counts epochs.
+
+    200 epochs of batches of 128, lr 0.1 down to 0 along half a cosine, Nesterov momentum 0.9, weight decay 0.0005,
+    gradients clipped to norm 5; crop from 4 black pixels, flip, TrivialAugmentWide, and on CIFAR cutout of 16 pixels.
+    Source: automl/trivialaugment at e6545d8, confs/wresnet28x10_cifar100_b128_maxlr.1_ta_wide_nowarmup_200epochs.yaml,
+    TrivialAugment/train.py and data.py. SVHN: lr and weight decay 0.005, cutout too. Source: their
+    wresnet28x10_svhncore_b128_maxlr.1_ta_widesearchspace_2_nowarmup_fixedpreprocessing.yaml.
+    In addition: labels smoothed by 0.1 (Szegedy et al. 2016; He et al. 2019, arXiv 1812.01187, section 5.2) and a
+    warm-up of 5 of the 200 epochs (Goyal et al. 2017, section 2.2). Different there: the operation comes before crop
+    and flip; here after them, as in torchvision's reference scripts.
+    Results to compare with: `field_results`.
+    """
+    del num_train
+    known = _known(known_as, data)
+    rate, decay = (0.005, 0.005) if known == "svhn" else (0.1, 5e-4)
+    cutout = 16 if known in ("cifar10", "cifar100", "svhn") else 0
+    return Recipe(
+        network=network, data=data, name="strong",
+        schedule=ScheduleOptions(epochs=200, batch_size=128, kind="cosine", lr=rate, warmup_fraction=5 / 200),
+        optimizer=OptimizerOptions(
+            reset_momentum_at_drops=False, weight_decay=decay, clip_grad_norm=5.0, label_smoothing=0.1
+        ),
+        feed=_basic_augmentation(known, padding_mode="zero", auto_augment="trivial", cutout=cutout),
+    )  # fmt: skip
+
+
+def sam(network: str, data: str, known_as: str = "", num_train: int | None = None) -> Recipe:
+    """Return sharpness-aware minimization with basic augmentation, as Foret et al. (2021) trained WRN-28-10 on CIFAR.
+
+    Args:
+        num_train: not used, the schedule counts epochs.
+
+    200 epochs of batches of 128, lr 0.1 down to 0 along half a cosine, Nesterov momentum 0.9, rho 0.05 per process,
+    gradients clipped to norm 5, no label smoothing, He initialization by the fan out, flip and crop from 4 reflected
+    pixels. Their penalty is 0.5 * 0.001 * |w|^2 over all parameters, whose gradient is weight_decay 0.001 here.
+    Source: google-research/sam at dae9904, sam_jax/train.py and training_utils/flax_training.py (defaults of the
+    flags, with --sam_rho 0.05 as in its README), datasets/augmentation.py, models/wide_resnet.py.
+    Different there: the penalty is part of the loss, so that it also shapes the perturbation and is clipped; a shortcut
+    that changes shape averages and pads with zeros, without a convolution. A step costs two.
+    Results to compare with: `field_results`.
+    """
+    del num_train
+    known = _known(known_as, data)
+    return Recipe(
+        network=network, data=data, name="sam",
+        schedule=ScheduleOptions(epochs=200, batch_size=128, kind="cosine", lr=0.1),
+        optimizer=OptimizerOptions(
+            reset_momentum_at_drops=False, weight_decay=1e-3, clip_grad_norm=5.0, sam_rho=0.05
+        ),
+        feed=_basic_augmentation(known, padding_mode="reflection"),
+        network_options=NetworkOptions(init="fan_out"),
+    )  # fmt: skip
+
+
+def _basic_augmentation(known: str, **more: Any) -> FeedOptions:
+    """Return flip and crop from 4 pixels of padding, as far as they leave an image what it is."""
+    if known == "digits":  # 8x8: a shift by 4 pixels leaves no digit
+        more |= {"crop_padding": 1, "padding_mode": "zero"}
+    return FeedOptions(flip=known not in ("digits", "svhn"), **more)
+
+
 def _known(*names: str) -> str:
     """Return the first name given, spelled as the data sets spell theirs: "CIFAR-10" -> "cifar10"."""
     return re.sub(r"[-_ ]", "", next((name for name in names if name), "").lower())
 
 
-RECIPES: dict[str, Callable[[str, str, str, int | None], Recipe]] = {"paper": paper, "quick": quick, "fast": fast}
+RECIPES: dict[str, Callable[[str, str, str, int | None], Recipe]] = {
+    "paper": paper, "quick": quick, "fast": fast, "strong": strong, "sam": sam,
+}  # fmt: skip
 
 
 def resolve(
@@ -153,8 +212,8 @@ def resolve(
     """Return the recipe of a name or a recipe file with overrides on top: function < file < overrides.
 
     Args:
-        recipe: "paper", "quick", "fast", or the path of a recipe file; fields that it leaves out come from the recipe
-            that it names, or from `paper`.
+        recipe: a name in `RECIPES`, or the path of a recipe file; fields that it leaves out come from the recipe that
+            it names, or from `paper`.
         overrides: flat key -> value; network and data given here or as arguments win over a file's.
         known_as, num_train: as for `paper` and `quick`.
 

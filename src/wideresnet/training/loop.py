@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -112,12 +113,14 @@ class Run:
                 for images, labels in feed.epoch(epoch, start=first, scale=image_scale(self.recipe, epoch)):
                     if schedule.resets_momentum(self.step):
                         self.optimizer.state.clear()
-                    self.world.seed_step(self.recipe.seed, self.step)  # dropout, stochastic depth
                     train_step(
                         self.forward, self.optimizer, images, labels, self.meter, self.job.execution,
                         step=self.step, lr=schedule.lr(self.step),
                         label_smoothing=self.recipe.optimizer.label_smoothing,
                         accumulate=self.recipe.schedule.accumulate,
+                        clip_grad_norm=self.recipe.optimizer.clip_grad_norm,
+                        sam_rho=self.recipe.optimizer.sam_rho,
+                        seed=functools.partial(self.world.seed_step, self.recipe.seed, self.step),
                         together=self.together, num_images=feed.images_in(self.step % feed.num_batches),
                     )  # fmt: skip
                     self.step += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from wideresnet.spec.recipe import OptimizerOptions
+from wideresnet.spec.options import OptimizerOptions
 
 
 def make_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim.SGD:

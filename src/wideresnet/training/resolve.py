@@ -100,7 +100,8 @@ def resumed_recipe(path: Path, stored: Recipe, asked: Recipe, *, keep_threads: b
 def check_processes(folder: RunFolder, recipe: Recipe, now: int) -> str:
     """Refuse to resume with another number of processes, unless that changes only the rounding.
 
-    It does if batch and lr stay the same and normalization does not depend on how a batch is split. Otherwise the
+    It does if batch and lr stay the same, and neither normalization nor a perturbation of the weights depends on how a
+    batch is split. Otherwise the
     result would be a run that no recipe and no number of processes describes.
 
     Returns:
@@ -116,6 +117,11 @@ def check_processes(folder: RunFolder, recipe: Recipe, now: int) -> str:
         why = "under batch_rule='linear' its batch and lr would change"
     elif recipe.network_options.norm == "batch" and not recipe.schedule.sync_bn:
         why = "without sync_bn=True each process normalizes by its own share of a batch, so it would be another run"
+    elif recipe.optimizer.sam_rho:
+        why = (
+            f"with sam_rho={recipe.optimizer.sam_rho:g} each process perturbs the weights by its own share of a batch, "
+            "so it would be another run"
+        )
     else:
         masks = "; dropout draws other masks from here on" if recipe.network_options.dropout else ""
         return f"the run had {before} processes and continues with {now}: the same up to rounding{masks}"

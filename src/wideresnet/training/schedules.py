@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 from wideresnet.base.errors import UsageError
-from wideresnet.spec.recipe import Recipe, ScheduleOptions
+from wideresnet.spec.options import ScheduleOptions
+from wideresnet.spec.recipe import Recipe
 
 
 class Schedule(Protocol):
@@ -74,6 +76,32 @@ class OneCycle:
         return False
 
 
+@dataclass(frozen=True)
+class Cosine:
+    """Linear from 0 to `peak` over the warm-up, then down to 0 after the last step along half a cosine.
+
+    Source: Loshchilov & Hutter 2017 (arXiv 1608.03983), equation 5, without restarts; lr changes at every step, not at
+    every epoch.
+    """
+
+    peak: float
+    warmup_steps: float
+    num_steps: int
+
+    def lr(self, step: int) -> float:
+        """Linear up, half a cosine down; never exactly 0."""
+        done = step + 0.5  # a step stands for the middle of its interval
+        if done < self.warmup_steps:
+            return self.peak * done / self.warmup_steps
+        share = (done - self.warmup_steps) / (self.num_steps - self.warmup_steps)
+        return self.peak * (1 + math.cos(math.pi * share)) / 2
+
+    def resets_momentum(self, step: int) -> bool:
+        """Never: there are no drops."""
+        del step
+        return False
+
+
 def make_schedule(recipe: Recipe, steps_per_epoch: int, lr: float | None = None) -> Schedule:
     """Return the recipe's schedule for that many steps per epoch.
 
@@ -92,7 +120,8 @@ def make_schedule(recipe: Recipe, steps_per_epoch: int, lr: float | None = None)
             steps_per_epoch,
         )
     num_steps = options.epochs * steps_per_epoch
-    return OneCycle(lr, options.warmup_fraction * num_steps, num_steps)
+    kind = OneCycle if options.kind == "one_cycle" else Cosine
+    return kind(lr, options.warmup_fraction * num_steps, num_steps)
 
 
 def shared_batch(options: ScheduleOptions, num_processes: int) -> tuple[int, float]:

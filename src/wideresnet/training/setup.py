@@ -17,6 +17,7 @@ from wideresnet.data import Dataset, ImageSet
 from wideresnet.data.dataset import digest
 from wideresnet.data.feeds.resident import Feed, hold_out
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.data.trivial_augment import LARGEST_SHIFT_PX
 from wideresnet.distributed.world import World
 from wideresnet.machine.cpu import describe_quota
 from wideresnet.machine.memory import available_memory_bytes
@@ -90,6 +91,12 @@ def build_feed(recipe: Recipe, dataset: Dataset, device: str, world: World) -> T
     facts, feed = dataset.facts, recipe.feed
     if facts and feed.flip and not facts.mirror:
         notes.append(f"flip is on, but mirrored images of {facts.title} are other images or none: use flip=False")
+    height, width = train.images.shape[1:3]
+    if feed.auto_augment == "trivial" and min(height, width) < LARGEST_SHIFT_PX:
+        notes.append(
+            f"auto_augment trivial shifts images by up to {LARGEST_SHIFT_PX} pixels, which leaves nothing of some of "
+            f"these {height}x{width}"
+        )
     preprocessing = Preprocessing.fit(
         feed.preprocessing, train.images, facts.mean if facts else None, facts.std if facts else None
     )
@@ -104,6 +111,8 @@ def build_feed(recipe: Recipe, dataset: Dataset, device: str, world: World) -> T
         padding=feed.crop_padding,
         padding_mode=feed.padding_mode,
         flip=feed.flip,
+        auto_augment=feed.auto_augment,
+        cutout=feed.cutout,
         seed=recipe.seed,
         device=device,
         rank=world.rank,
@@ -248,6 +257,8 @@ def _notes_on_processes(recipe: Recipe) -> list[str]:
         )
     if recipe.network_options.dropout:
         notes.append("each process draws its own dropout masks, not those that a single process would draw")
+    if recipe.optimizer.sam_rho:
+        notes.append("each process perturbs the weights by the gradient of its own share of a batch (sam_rho)")
     return notes
 
 
@@ -259,7 +270,7 @@ def _settings_without_effect(recipe: Recipe, world: World, device: str) -> list[
     if schedule.kind == "steps":
         idle["with schedule steps"] = ("warmup_fraction",)
     else:
-        idle["with schedule one_cycle"] = ("lr_drop_epochs", "lr_drop_factor", "lr_drop_at")
+        idle[f"with schedule {schedule.kind}"] = ("lr_drop_epochs", "lr_drop_factor", "lr_drop_at")
     if world.size == 1:
         idle["in a single process"] = ("batch_rule", "sync_bn")
     elif recipe.network_options.norm != "batch":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from wideresnet.distributed.gradients import GradientExchange
 from wideresnet.spec.execution import Execution
+from wideresnet.training.sharpness import perturbed
 
 
 def training_loss(
@@ -92,6 +94,9 @@ def train_step(
     lr: float,
     label_smoothing: float = 0.0,
     accumulate: int = 1,
+    clip_grad_norm: float = 0.0,
+    sam_rho: float = 0.0,
+    seed: Callable[[], None] = lambda: None,
     together: GradientExchange | None = None,
     num_images: int = 0,
 ) -> None:
@@ -99,27 +104,49 @@ def train_step(
 
     Args:
         accumulate: parts in which the batch is computed; their gradients add up to the mean over all its images.
+        clip_grad_norm: the largest norm of the whole gradient, without weight decay; 0 for no limit.
+        sam_rho: take the gradient at weights that are perturbed by so much, see `sharpness`; 0 for none.
+        seed: seeds dropout and stochastic depth; called before each pass over the batch, so that both draw the same.
         together: the exchange with other processes, which have the other images of the batch.
         num_images: images of the whole batch, if there are other processes.
     """
-    device = execution.device
-    failed: Tensor | None = None
-    shares, errors = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
     num_parts = min(accumulate, len(labels))  # the last batch of an epoch may be small
-    parts = zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
-    for index, (part, targets) in enumerate(parts):
-        with together.part(is_last=index == num_parts - 1) if together else nullcontext():
-            loss, logits = training_loss(forward, part, targets, execution, label_smoothing)
-            if together is None:
-                failed = meter.add(loss.detach(), logits.detach(), targets, step)
-                (loss if num_parts == 1 else loss * (len(targets) / len(labels))).backward()
-            else:
-                share = loss * (len(targets) / num_images)  # the shares of all parts and processes add up to the mean
-                share.backward()
-                shares += share.detach()
-                errors += count_errors(logits.detach(), targets)
-    if together is not None:
+    parts = list(zip(images.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True))
+
+    def add_gradients(*, exchange: bool) -> list[tuple[Tensor, Tensor]]:
+        """Add up the gradients of all parts; return the mean loss and the number of errors of each."""
+        seed()
+        found = []
+        for index, (part, targets) in enumerate(parts):
+            is_last = exchange and index == num_parts - 1
+            with together.part(is_last=is_last) if together else nullcontext():
+                loss, logits = training_loss(forward, part, targets, execution, label_smoothing)
+                # the shares of all parts and processes add up to the mean over the batch
+                whole = num_images if together else len(labels)
+                (loss if len(targets) == whole else loss * (len(targets) / whole)).backward()
+            found.append((loss.detach(), count_errors(logits.detach(), targets)))
+        return found
+
+    if sam_rho:
+        found = add_gradients(exchange=False)
+        with perturbed(forward, sam_rho):
+            second = add_gradients(exchange=True)
+        # the loss is that of the weights themselves, but not finite if that of the perturbed ones is not
+        found = [(loss + 0 * uphill, errors) for (loss, errors), (uphill, _) in zip(found, second, strict=True)]
+    else:
+        found = add_gradients(exchange=True)
+    failed: Tensor | None = None
+    if together is None:
+        for (loss, errors), (_, targets) in zip(found, parts, strict=True):
+            failed = meter.count(loss, errors, len(targets), step)
+    else:
+        shares = torch.zeros((), device=execution.device)
+        for (loss, _), (_, targets) in zip(found, parts, strict=True):
+            shares += loss * (len(targets) / num_images)
+        errors = torch.stack([errors for _, errors in found]).sum()
         failed = meter.count(*together.finish(shares, errors), num_images, step)
+    if clip_grad_norm:
+        nn.utils.clip_grad_norm_(forward.parameters(), clip_grad_norm)
     for group in optimizer.param_groups:
         group["lr"] = lr
         for parameter in group["params"]:

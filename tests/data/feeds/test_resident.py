@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wideresnet.base.errors import UsageError
-from wideresnet.data.augment import plan_epoch
+from wideresnet.data.augment import draw_squares, plan_epoch, resize
 from wideresnet.data.feeds.resident import Feed, evaluation_batches, hold_out, share_of
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.data.trivial_augment import draw_operations, trivial_augment
 
 SCALE = Preprocessing("scale")
 
@@ -116,6 +117,55 @@ def test_what_is_fed_is_what_the_plan_says() -> None:
         crop = padded[int(plan.top[i]) :, int(plan.left[i]) :][:5, :7]
         crop = crop[:, ::-1] if plan.flip[i] else crop
         np.testing.assert_array_equal((batch[i] * 255).round().permute(1, 2, 0).numpy(), crop)
+
+
+def make_strong_feed(**options: Any) -> Feed:
+    images = np.random.default_rng(0).integers(0, 256, (23, 12, 10, 3), dtype=np.uint8)
+    preprocessing = Preprocessing.fit("mean_std", images)
+    return Feed(
+        images, np.arange(23), preprocessing, drop_last=False, padding=2, flip=True, seed=9,
+        **{"batch_size": 5, "auto_augment": "trivial", "cutout": 4, **options},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_strong_augmentation_is_a_function_of_seed_epoch_and_image_whatever_the_ranks_and_the_start(
+    num_ranks: int,
+) -> None:
+    whole = make_strong_feed(batch_size=23)
+    for epoch in (0, 1):
+        ((images, labels),) = collect(whole, epoch)
+        for start in (0, 3):
+            feeds = [make_strong_feed(rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+            batches = zip(*(feed.epoch(epoch, start=start) for feed in feeds), strict=True)
+            parts = [part for batch in batches for part in batch]
+            assert torch.equal(torch.cat([labels for _, labels in parts]), labels[5 * start :])
+            assert torch.equal(torch.cat([images for images, _ in parts]), images[5 * start :])
+
+
+def test_strong_augmentation_follows_crop_and_flip_and_cutout_follows_preprocessing() -> None:
+    feed = make_strong_feed(batch_size=23)
+    plain = make_strong_feed(batch_size=23, auto_augment="none", cutout=0)
+    ((images, labels),), ((cropped, same_labels),) = collect(feed, 4), collect(plain, 4)
+    assert torch.equal(labels, same_labels)
+    operations, squares = draw_operations(9, 4, 23), draw_squares(9, 4, 23, (12, 10))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (feed.preprocessing.mean, feed.preprocessing.std))
+    for i in range(23):
+        pixels = (cropped[i] * std + mean).round().to(torch.uint8).permute(1, 2, 0)
+        changed = trivial_augment(pixels[None], operations[i : i + 1])[0].permute(2, 0, 1)
+        expected = (changed.float() - mean) / std
+        row, column = (int(center) - 2 for center in squares[:, i])
+        expected[:, max(0, row) : max(0, row + 4), max(0, column) : max(0, column + 4)] = 0
+        torch.testing.assert_close(images[i], expected, rtol=1e-5, atol=1e-5)
+    ((scaled, _),) = collect(feed, 4, scale=0.5)  # resizing comes last
+    assert torch.equal(scaled, resize(images, 0.5))
+
+
+def test_augmentation_that_is_not_for_such_images_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^auto_augment='trivial': is for gray and RGB images, these have 4 channels"):
+        Feed(np.zeros((4, 8, 8, 4), np.uint8), np.arange(4), SCALE, batch_size=2, auto_augment="trivial")
+    with pytest.raises(UsageError, match=r"^cutout=5: larger than the images \(4x4\); use cutout=4 or less$"):
+        make_feed(cutout=5)
 
 
 def test_a_batch_larger_than_the_data_is_refused_and_the_largest_named() -> None:

@@ -14,7 +14,8 @@ from wideresnet.base.paths import measurements_file
 from wideresnet.distributed.world import World
 from wideresnet.kernels import library
 from wideresnet.spec.execution import Execution
-from wideresnet.spec.recipe import MachineOptions, Recipe
+from wideresnet.spec.options import MachineOptions
+from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import fast, paper
 from wideresnet.training.preflight import autotune as module
 from wideresnet.training.preflight.autotune import autotune, autotune_together

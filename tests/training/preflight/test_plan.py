@@ -71,6 +71,17 @@ def test_a_long_run_names_a_shorter_choice_with_its_time() -> None:
     assert shorter(epochs=26, **one_cycle) == "recipe fast, 6 epochs: 3 min"
 
 
+def test_a_step_of_two_passes_is_counted_twice_and_told() -> None:
+    """The probe times whole steps; evaluation and recipes without SAM have the time of a single pass."""
+    plain, sam = (make_plan(make_job(sam_rho=rho), make_probe=HalfASecondPerImage) for rho in (0.0, 0.05))
+    assert sam.flops == 2 * plain.flops
+    assert sam.seconds - sam.evaluation_s == plain.seconds - plain.evaluation_s  # both are half a second per image
+    assert sam.evaluation_s == plain.evaluation_s / 2
+    assert dict(sam.lines())["steps"] == "9 (3 per epoch), each of 2 passes over its batch (sam_rho)"
+    long = make_plan(make_job(sam_rho=0.05, epochs=200, schedule="cosine"), make_probe=HalfASecondPerImage)
+    assert re.fullmatch(r"recipe fast, 200 epochs: 2[12] min", long.shorter)  # 42 min with two passes
+
+
 def test_a_resumed_run_has_no_shorter_choice() -> None:
     assert make_plan(make_job(epochs=200), make_probe=HalfASecondPerImage, resumed=True).shorter == ""
 

@@ -38,6 +38,11 @@ class Watched:
         train_step(forward, optimizer, images, *rest, **more)
 
 
+def test_sam_keeps_one_more_copy_of_the_weights() -> None:
+    plain, sam = (plan_of(make_job(num_train=200, batch_size=200, sam_rho=rho), gauge=NO_PEAKS) for rho in (0.0, 0.05))
+    assert sam.memory_bytes - plain.memory_bytes == 4 * plain.params
+
+
 @pytest.mark.parametrize(("ema_decay", "num_copies"), [(0.0, 2), (0.9, 3)])
 def test_if_the_system_keeps_no_peak_memory_is_counted(ema_decay: float, num_copies: int) -> None:
     job = make_job(ema_decay=ema_decay)
@@ -87,8 +92,9 @@ def test_the_probe_takes_parts_of_a_batch_up_to_what_it_may_cost(fields: dict[st
 
 def test_steps_are_those_of_the_recipe_and_move_no_weight() -> None:
     step = Watched()
-    plan_of(make_job(label_smoothing=0.1, accumulate=4), step=step)
-    assert all((call["lr"], call["label_smoothing"], call["accumulate"]) == (0.0, 0.1, 2) for call in step.calls)
+    plan_of(make_job(label_smoothing=0.1, accumulate=4, sam_rho=0.05, clip_grad_norm=5.0), step=step)
+    expected = {"lr": 0.0, "label_smoothing": 0.1, "accumulate": 2, "sam_rho": 0.05, "clip_grad_norm": 5.0}
+    assert all({key: call[key] for key in expected} == expected for call in step.calls)
 
 
 def test_every_block_counts_even_if_stochastic_depth_skips_some() -> None:

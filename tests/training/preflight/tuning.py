@@ -9,7 +9,7 @@ import torch
 
 from wideresnet.networks import Network, create
 from wideresnet.spec.execution import Execution
-from wideresnet.spec.recipe import MachineOptions, OptimizerOptions
+from wideresnet.spec.options import MachineOptions, OptimizerOptions
 from wideresnet.training.preflight.autotune import Measure, autotune
 from wideresnet.training.preflight.host import Host
 from wideresnet.training.preflight.trial import ROUNDS, StepShape, Tell, Trial

@@ -11,8 +11,9 @@ from torch import Tensor
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.errors import UsageError
 from wideresnet.base.seeding import seed_of
-from wideresnet.data.augment import crop_and_flip, pad_images, plan_epoch, resize
+from wideresnet.data.augment import crop_and_flip, cut_out, draw_squares, pad_images, plan_epoch, resize
 from wideresnet.data.preprocess import Preprocessing
+from wideresnet.data.trivial_augment import draw_operations, trivial_augment
 
 
 class Feed:
@@ -25,12 +26,14 @@ class Feed:
         batch_size: images per step, of all ranks together.
         drop_last: leave out an epoch's last, smaller batch.
         padding, padding_mode, flip: the augmentation, see `data.augment`.
+        auto_augment: "none" or "trivial", see `data.trivial_augment`.
+        cutout: side of the square that is set to 0, px; 0 for none.
         seed: decides order and augmentation.
         device: where the set stays.
         rank, num_ranks: which share of each batch is made, see `share_of`; the shares of all ranks are the whole batch.
 
     Raises:
-        UsageError: the batch is larger than the set.
+        UsageError: the batch is larger than the set, or the augmentation is not for such images.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class Feed:
         padding: int = 0,
         padding_mode: str = "reflection",
         flip: bool = False,
+        auto_augment: str = "none",
+        cutout: int = 0,
         seed: int = 0,
         device: str = "cpu",
         rank: int = 0,
@@ -54,7 +59,18 @@ class Feed:
                 f"batch_size={batch_size}: larger than the {len(images)} training images; "
                 f"use batch_size={len(images)} or less"
             )
+        if auto_augment != "none" and images.shape[3] not in (1, 3):
+            raise UsageError(
+                f"auto_augment={auto_augment!r}: is for gray and RGB images, these have {images.shape[3]} channels; "
+                "use auto_augment='none'"
+            )
         self.size = (images.shape[1], images.shape[2])
+        if cutout > min(self.size):
+            raise UsageError(
+                f"cutout={cutout}: larger than the images ({self.size[0]}x{self.size[1]}); use cutout={min(self.size)} "
+                "or less"
+            )
+        self.auto_augment, self.cutout = auto_augment, cutout
         self.num_images = len(images)
         self.batch_size = batch_size
         self.rank, self.num_ranks = rank, num_ranks
@@ -75,21 +91,31 @@ class Feed:
     def epoch(self, epoch: int, *, start: int = 0, scale: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of one epoch, a pure function of (seed, epoch).
 
+        In this order: crop, flip, auto-augmentation of the uint8 pixels, preprocessing, cutout, resizing.
+
         Args:
             epoch: counted from 0.
             start: the first batch to make; those before it cost nothing.
-            scale: images are resized by this factor after the crop.
+            scale: images are resized by this factor at the end, so that shifts and squares are in pixels of full size.
 
         Yields:
             float32 (B, C, H, W), channels last in memory, and int64 (B,).
         """
-        plan = plan_epoch(self.seed, epoch, self.num_images, padding=self.padding, flip=self.flip, device=self.device)
+        seed, num = self.seed, self.num_images
+        plan = plan_epoch(seed, epoch, num, padding=self.padding, flip=self.flip, device=self.device)
+        operations = draw_operations(seed, epoch, num) if self.auto_augment == "trivial" else None
+        squares = draw_squares(seed, epoch, num, self.size, device=self.device) if self.cutout else None
         for batch in range(start, self.num_batches):
             share = share_of(self.images_in(batch), self.rank, self.num_ranks)
             part = slice(batch * self.batch_size + share.start, batch * self.batch_size + share.stop)
             index = plan.order[part]
             crops = crop_and_flip(self.padded, index, plan.top[part], plan.left[part], plan.flip[part], self.size)
-            yield resize(self.preprocessing(crops), scale), self.labels[index]
+            if operations is not None:
+                crops = trivial_augment(crops, operations[part])
+            pictures = self.preprocessing(crops)
+            if squares is not None:
+                pictures = cut_out(pictures, squares[:, part], self.cutout)
+            yield resize(pictures, scale), self.labels[index]
 
 
 def share_of(num: int, rank: int, num_ranks: int) -> slice:

@@ -24,7 +24,8 @@ from wideresnet.machine.device import pick_precision
 from wideresnet.machine.memory import reset_peak_memory
 from wideresnet.networks import Network
 from wideresnet.spec.execution import AUTOTUNE_MODES, Execution
-from wideresnet.spec.recipe import MachineOptions, Recipe
+from wideresnet.spec.options import MachineOptions
+from wideresnet.spec.recipe import Recipe
 from wideresnet.training.preflight import answers
 from wideresnet.training.preflight.choice import choose, why_not_trusted
 from wideresnet.training.preflight.host import Host

@@ -24,6 +24,7 @@ class Plan:
     Attributes:
         steps_per_epoch, num_steps: optimizer steps.
         params: parameters of the network.
+        passes: forward and backward passes per step.
         flops: forward and backward of the whole run, direct convolution, without evaluation.
         seconds: expected, from timing a few steps on this machine; evaluation included.
         evaluation_s: expected for evaluation alone.
@@ -37,6 +38,7 @@ class Plan:
 
     steps_per_epoch: int
     num_steps: int
+    passes: int
     params: int
     flops: float
     seconds: float
@@ -54,9 +56,11 @@ class Plan:
         if self.available_bytes:
             memory += f", {human_bytes(self.available_bytes)} more is available now"
         evaluation = f"{human_seconds(self.evaluation_s)} of it for evaluation"
+        steps = f"{self.num_steps:,} ({self.steps_per_epoch:,} per epoch)"
+        steps += f", each of {self.passes} passes over its batch (sam_rho)" if self.passes > 1 else ""
         return [
             ("parameters", f"{self.params:,}"),
-            ("steps", f"{self.num_steps:,} ({self.steps_per_epoch:,} per epoch)"),
+            ("steps", steps),
             ("operations", f"{human_count(self.flops)}FLOP (2 x multiply-accumulate, forward + backward)"),
             ("expected time", f"{human_seconds(self.seconds)}, {evaluation} (timed on batches of {self.probe_images})"),
             *([("in less time", self.shorter)] if self.shorter else ()),
@@ -93,8 +97,9 @@ def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cos
         """Return the expected seconds of a recipe on these data: for training, for evaluation."""
         num = ceil_div(other.schedule.epochs, other.feed.eval_every) * len(job.data.validation)
         num += len(job.data.test) if recipe.feed.holdout else 0  # else the last evaluation is the result's
-        image_s = probe.image_s / job.world.size
-        return image_s * images * _areas(other), image_s * num / 3  # a forward pass is a third of a step
+        pass_s = probe.image_s / recipe.optimizer.passes / job.world.size
+        # a forward pass is a third of forward and backward
+        return pass_s * other.optimizer.passes * images * _areas(other), pass_s * num / 3
 
     training_s, evaluation_s = seconds_of(recipe)
     seconds, shorter = training_s + evaluation_s, ""
@@ -105,8 +110,9 @@ def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cos
     return Plan(
         steps_per_epoch=feed.num_batches,
         num_steps=schedule.epochs * feed.num_batches,
+        passes=recipe.optimizer.passes,
         params=counts.params,
-        flops=float(counts.training_flops) * images * areas,
+        flops=float(counts.training_flops) * recipe.optimizer.passes * images * areas,
         seconds=seconds,
         evaluation_s=evaluation_s,
         shorter=shorter,
@@ -125,7 +131,7 @@ def _areas(recipe: Recipe) -> float:
 
 def _shorter(recipe: Recipe, known_as: str, num_train: int) -> Iterator[Recipe]:
     """Yield recipes that may take much less time, the one with the best result first."""
-    if recipe.schedule.kind == "steps":  # drops of lr at given epochs cannot be shortened by a factor
+    if recipe.schedule.kind != "one_cycle":  # made for long runs; drops of lr cannot even be shortened by a factor
         recipe = recipes.fast(recipe.network, recipe.data, known_as, num_train)
         yield recipe
     yield recipe.replace(epochs=max(1, recipe.schedule.epochs // 4), eval_every=max(1, recipe.feed.eval_every // 4))

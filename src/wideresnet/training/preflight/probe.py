@@ -77,7 +77,8 @@ class Probe:
         self.weights_bytes = 4 * counted.params
         self.averaged_bytes = self.weights_bytes if recipe.optimizer.ema_decay else 0
         self.message_bytes = self.weights_bytes if world.size > 1 else 0  # to the other processes
-        most = 32 if self.device == "cuda" else int(flops / (max(1, counted.training_flops) * self.scale**2))
+        step_flops = max(1, counted.training_flops) * self.scale**2 * recipe.optimizer.passes
+        most = 32 if self.device == "cuda" else int(flops / step_flops)
         # at least two images, for batch normalization
         self.large = min(self.part, max(4, most))
         self.small = min(self.part, max(2, self.large // 4))
@@ -94,7 +95,8 @@ class Probe:
         kept_image, kernels = self._kept_image_bytes(), self.job.execution.kernels
         small = (self.small, self.run(self.small))
         if not self.gauge.reset_peak(self.device):
-            return self._memory(self.in_use_bytes + self.averaged_bytes + 2 * self.weights_bytes, kept_image)
+            held = (2 if self.job.recipe.optimizer.passes == 1 else 3) * self.weights_bytes  # SAM keeps the weights
+            return self._memory(self.in_use_bytes + self.averaged_bytes + held, kept_image)
         memory = self._memory(*fit_line(small, small, kept_image, self.weights_bytes, kernels))
         if not memory.fits(self.large):
             return memory
@@ -133,6 +135,7 @@ class Probe:
                 self.step(
                     forward, optimizer, images, labels, meter, self.job.execution, step=0, lr=0.0,
                     label_smoothing=recipe.optimizer.label_smoothing, accumulate=accumulate,
+                    clip_grad_norm=recipe.optimizer.clip_grad_norm, sam_rho=recipe.optimizer.sam_rho,
                 )  # fmt: skip
                 synchronize(device)
                 best = min(best, time.perf_counter() - start)

@@ -16,7 +16,8 @@ from wideresnet.data.feeds.resident import Feed
 from wideresnet.machine.device import synchronize
 from wideresnet.networks import Network
 from wideresnet.spec.execution import Execution
-from wideresnet.spec.recipe import OptimizerOptions, Recipe
+from wideresnet.spec.options import OptimizerOptions
+from wideresnet.spec.recipe import Recipe
 from wideresnet.training.configure import configure, make_forward, set_threads
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.step import Meter, train_step
