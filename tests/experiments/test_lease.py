@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,4 +42,19 @@ def test_the_lease_of_a_dead_owner_is_taken_over(path: Path) -> None:
 def test_a_damaged_lock_file_has_no_owner_but_holds(path: Path) -> None:
     path.write_text("{")
     assert Lease(path).owner() == {}
+    assert not Lease(path).acquire()
+
+
+def test_an_owner_of_this_machine_whose_process_has_ended_is_dead_at_once(path: Path) -> None:
+    words = [sys.executable, "-c", f"from {Lease.__module__} import Lease; from pathlib import Path; import os; "
+             f"assert Lease(Path({str(path)!r})).acquire(); os._exit(0)"]  # fmt: skip
+    subprocess.run(words, check=True)
+    assert path.exists()
+    heir = Lease(path)
+    assert heir.acquire()
+    heir.release()
+
+
+def test_an_owner_on_another_machine_is_believed_to_live(path: Path) -> None:
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 2**22 + 1, "token": "x"}))
     assert not Lease(path).acquire()

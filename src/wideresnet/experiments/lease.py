@@ -39,7 +39,7 @@ class Lease:
     def acquire(self) -> bool:
         """Take the lease if it is free or its owner has died; tell whether that worked."""
         with suppress(FileNotFoundError):
-            if self._clock() - self.path.stat().st_mtime > STALE_S:
+            if self._clock() - self.path.stat().st_mtime > STALE_S or _is_dead(self.owner()):
                 # of several processes that find it stale, one renames it; the others find it gone
                 aside = self.path.with_suffix(f".{self._token}")
                 self.path.rename(aside)
@@ -72,3 +72,17 @@ class Lease:
                 return
             with suppress(OSError):
                 os.utime(self.path)
+
+
+def _is_dead(owner: dict[str, Any]) -> bool:
+    """Tell whether an owner on this machine has ended. Of other machines only the age of the file tells."""
+    pid = owner.get("pid")
+    if owner.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it lives, and belongs to somebody else
+        return False
+    return False

@@ -19,7 +19,7 @@ from wideresnet.experiments.lines import Lines
 from wideresnet.experiments.plan import Cell, Expansion
 from wideresnet.experiments.process import Worker
 from wideresnet.experiments.store import Store, Task
-from wideresnet.experiments.worker import DIVERGED
+from wideresnet.experiments.worker import DIVERGED, IN_USE
 from wideresnet.training import Interrupted
 from wideresnet.training.interrupt import StopRequest
 
@@ -29,6 +29,10 @@ POLL_S = 0.2
 MAX_ATTEMPTS = 3
 """A run whose worker was killed from outside is started again, from its last checkpoint, up to this many times in all.
 This package's choice."""
+
+PATIENCE_S = 30.0
+"""How long runs that another process trains are waited for at the end: the workers of a process that was killed need a
+moment to save and end. This package's choice."""
 
 StartWorker = Callable[[int, dict[str, Any], Path, int | None], Worker]
 """Starts a process, given the run's seed, its job (see `worker.main`), its log and its number of threads."""
@@ -76,6 +80,7 @@ def train_all(
     num_threads: int | None = None,
     checkpoint_every_s: float = 60.0,
     command: str | None = None,
+    patience_s: float = PATIENCE_S,
     start_worker: StartWorker = Worker,
 ) -> None:
     """Train what is missing, each run in its own process; what another process is training is left to it.
@@ -88,6 +93,7 @@ def train_all(
         num_threads: threads of each; None for all.
         checkpoint_every_s: seconds of work that a kill may cost.
         command: the command line, for the record.
+        patience_s: seconds to wait at the end for runs that another process trains.
         start_worker: what starts a process, see `StartWorker`.
 
     Raises:
@@ -98,12 +104,12 @@ def train_all(
     owner = {"host": socket.gethostname(), "pid": os.getpid()}
     running: dict[Worker, tuple[Task, ExitStack]] = {}
     ended = {task.name for task in tasks} - {task.name for task in waiting}
-    attempts, problems, elsewhere = dict[str, int](), list[str](), list[str]()
+    attempts, problems, elsewhere = dict[str, int](), list[str](), list[Task]()
 
     def start(task: Task) -> None:
         held, lease = ExitStack(), store.lease(task.name)
         if not lease.acquire():
-            elsewhere.append(task.name)
+            elsewhere.append(task)
             return
         held.callback(lease.release)
         store.intend(task, owner)
@@ -132,6 +138,8 @@ def train_all(
                 store.fail(task.name, worker.problem(code))
                 progress.report(f"{task.name}: failed: {worker.problem(code)}")
                 ended.add(task.name)
+            elif code == IN_USE:
+                elsewhere.append(task)
             elif code < 0 and attempts[task.name] < MAX_ATTEMPTS and not stop.asked:
                 progress.report(f"{task.name}: {worker.problem(code)}; it will be continued from its last checkpoint")
                 waiting.append(task)
@@ -145,7 +153,16 @@ def train_all(
     store.path.mkdir(parents=True, exist_ok=True)
     with StopRequest() as stop, progress.task("all runs", total=total, fields=("what",)) as bar, Lines() as lines:
         try:
-            while running or (waiting and not stop.asked):
+            until = None
+            while running or ((waiting or elsewhere) and not stop.asked):
+                if running or waiting:
+                    until = None
+                else:  # only what others train is left
+                    until = until or time.monotonic() + patience_s
+                    if time.monotonic() >= until:
+                        break
+                    waiting.extend(elsewhere)
+                    elsewhere.clear()
                 while waiting and len(running) < at_once and not stop.asked:
                     start(waiting.popleft())
                 done = sum(work[name].flops for name in ended)

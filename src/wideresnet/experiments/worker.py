@@ -20,12 +20,16 @@ from wideresnet.base import progress
 from wideresnet.base.child import Parent
 from wideresnet.base.errors import WRNError
 from wideresnet.data.load import load_for
+from wideresnet.spec.lock import FolderInUse
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training import Diverged, Interrupted, fit
 from wideresnet.training.summary import summarize
 
 DIVERGED = 3
 """Exit code of a worker whose loss or weights were not finite: trying the same seed again would end the same way."""
+
+IN_USE = 4
+"""Exit code of a worker whose run is being trained by another process."""
 
 
 class _Log(progress.Silent):
@@ -39,7 +43,7 @@ def main() -> int:
     """Train. The job has the recipe and the arguments of `fit`, `num_threads`, and `command`, which may be None.
 
     Returns:
-        The exit code: 0, 130 after a stop, `DIVERGED`, 1 or 2 after another failure.
+        The exit code: 0, 130 after a stop, `DIVERGED`, `IN_USE`, 1 or 2 after another failure.
     """
     parent = Parent()
     job = parent.document
@@ -67,6 +71,8 @@ def main() -> int:
             watch=lambda step, loss, error_pct: parent.say(step=step, loss=loss, error_pct=error_pct),
         )
         return 0
+    except FolderInUse as error:
+        return _fail(parent, str(error), IN_USE)
     except Diverged as error:
         return _fail(parent, str(error), DIVERGED)
     except WRNError as error:

@@ -23,6 +23,10 @@ LOCK = ".lock"
 log = logging.getLogger(__name__)
 
 
+class FolderInUse(UsageError):
+    """Another process writes the folder."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep every other process out of a folder that exists.
@@ -30,7 +34,7 @@ def locked(folder: Path) -> Iterator[None]:
     The lock ends with the process, however it ends: the file that a kill leaves behind means nothing.
 
     Raises:
-        UsageError: another process holds the folder.
+        FolderInUse: another process holds the folder.
     """
     if fcntl is None:
         yield
@@ -60,7 +64,7 @@ def _open_locked(path: Path) -> int:
         except BlockingIOError:
             owner = os.read(file, 200).decode(errors="replace").split()
             os.close(file)
-            raise UsageError(
+            raise FolderInUse(
                 f"{path.parent}: a run is under way here, {_owner_text(owner)}; wait until it has ended, or use "
                 "another folder"
             ) from None
