@@ -29,10 +29,17 @@ class Lease:
     Args:
         path: of the lock file; its folder exists.
         clock: returns the time, s, comparable with that of files.
+        when_lost: called in a thread if another process has taken the lease, because this one seemed dead.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self.path, self._clock = path, clock
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        when_lost: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.path, self._clock, self._when_lost = path, clock, when_lost
         self._token = uuid.uuid4().hex
         self._ended = threading.Event()
 
@@ -68,7 +75,8 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
-            if self.owner().get("token") != self._token:
+            if self.owner().get("token") not in (self._token, None):  # None: the storage may be away for a while
+                self._when_lost()
                 return
             with suppress(OSError):
                 os.utime(self.path)

@@ -13,19 +13,30 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 
 import torch
 
 from wideresnet.base import progress
 from wideresnet.base.child import Parent
-from wideresnet.base.errors import WRNError
+from wideresnet.base.errors import DataError, WRNError
+from wideresnet.data import Dataset
+from wideresnet.data.dataset import digest
 from wideresnet.data.load import load_for
+from wideresnet.experiments.lease import Lease
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training import Diverged, Interrupted, fit
+from wideresnet.training.interrupt import StopRequest
 from wideresnet.training.summary import summarize
 
 DIVERGED = 3
 """Exit code of a worker whose loss or weights were not finite: trying the same seed again would end the same way."""
+
+LOST_LEASE = 1
+"""Exit code of a worker that was believed dead and whose run another one has taken over. It writes nothing anymore."""
+
+WAIT_S = 0.5
+"""How often a worker that waits for a lease looks."""
 
 
 class _Log(progress.Silent):
@@ -37,6 +48,9 @@ class _Log(progress.Silent):
 
 def main() -> int:
     """Train. The job has the recipe and the arguments of `fit`, `num_threads`, and `command`, which may be None.
+
+    It may also have `data_digest`, of the images that the run is meant for, and `lease`, the path of a lease that keeps
+    this run from being trained by two processes, of which one is believed dead: on a node that cannot be reached, say.
 
     Returns:
         The exit code: 0, 130 after a stop, `DIVERGED`, 1 or 2 after another failure.
@@ -53,8 +67,12 @@ def main() -> int:
     if job["num_threads"] is not None:
         torch.set_num_threads(job["num_threads"])
         job["recipe"]["threads"] = job["num_threads"]
+    lease = Lease(Path(job["lease"]), when_lost=lambda: os._exit(LOST_LEASE)) if job.get("lease") else None
     try:
+        if lease and not _take(lease):
+            return Interrupted.exit_code
         dataset = load_for(recipe := Recipe.from_json(job["recipe"]))
+        _check(dataset, job.get("data_digest"))
         fit(
             recipe,
             job["out"],
@@ -74,6 +92,29 @@ def main() -> int:
     except Exception as error:  # the parent gets one line, the log the rest
         traceback.print_exc()
         return _fail(parent, f"{type(error).__name__}: {error}", 1)
+    finally:
+        if lease:
+            lease.release()
+
+
+def _take(lease: Lease) -> bool:
+    """Take a lease, once its owner has ended or has not been heard of for long; tell whether to go on."""
+    if lease.acquire():
+        return True
+    owner = lease.owner()
+    print(f"waiting for pid {owner.get('pid')} on {owner.get('host')}, which trains this run", flush=True)
+    with StopRequest() as stop:
+        while not lease.acquire():
+            if stop.asked:
+                return False
+            time.sleep(WAIT_S)
+    return True
+
+
+def _check(dataset: Dataset, expected: str | None) -> None:
+    """Refuse other images than those that the run is named after."""
+    if expected is not None and digest(dataset.train, dataset.test) != expected:
+        raise DataError(f"data={dataset.source}: holds other images here than where the run was asked for")
 
 
 def _ask_to_stop() -> None:
