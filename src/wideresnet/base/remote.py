@@ -1,7 +1,7 @@
 """Child processes on the nodes of a Ray cluster, with the interface of `child.Child`.
 
-On its node, an actor starts the child and passes its answers on. The child's input ends when the actor does, whether
-the parent, the actor or Ray on that node has died, so a remote child stops by itself just as a local one does.
+On its node, an actor starts the child and passes its answers on. The child's input ends with the actor, and the actor
+with the parent and with Ray on that node, so a remote child stops by itself just as a local one does.
 
 Ray is an optional dependency: this module is imported without it, and used by `experiments.cluster` only.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,9 @@ STOPPED = 128 + signal.SIGINT
 VARIABLES = {"RAY_kill_child_processes_on_worker_exit": "false"}
 """Environment of the actor: by default Ray kills the children of an actor that ends, before they can save anything.
 Source: src/ray/common/ray_config_def.h."""
+
+LOOK_S = 1.0
+"""How often an actor looks whether Ray is still there."""
 
 _EXIT_CODE = "exit code"
 
@@ -51,6 +56,7 @@ class Host:
         with log.open("a") as file:
             file.write(f"on node {socket.gethostname()}, pid {os.getpid()}\n")
         child = self._child = Child(module, document, log=log, own_session=True)
+        threading.Thread(target=self._end_with, args=(os.getppid(), child), daemon=True).start()
         try:
             if self._is_stopped:
                 child.stop()
@@ -65,6 +71,17 @@ class Host:
         self._is_stopped = True
         if self._child is not None:
             self._child.stop()
+
+    def _end_with(self, raylet: int, child: Child) -> None:
+        """Stop the child and end when the process of Ray that has started this one is dead.
+
+        Ray 2.60 was seen to leave an actor at work whose node it had given up a minute ago.
+        """
+        while os.getppid() == raylet:
+            time.sleep(LOOK_S)
+        child.stop()
+        child.wait()
+        os._exit(1)
 
 
 class RemoteChild:
