@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,17 @@ def test_a_damaged_lock_file_has_no_owner_but_holds(path: Path) -> None:
     path.write_text("{")
     assert Lease(path).owner() == {}
     assert not Lease(path).acquire()
+
+
+def test_an_owner_that_seemed_dead_learns_that_it_has_lost_the_lease(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wideresnet.experiments.lease.BEAT_S", 0.05)
+    lost = threading.Event()
+    suspended, heir = Lease(path, when_lost=lost.set), Lease(path, clock=lambda: time.time() + STALE_S + 1)
+    assert suspended.acquire()
+    assert heir.acquire()
+    assert lost.wait(10)
+    suspended.release()
+    assert path.exists()
+    heir.release()

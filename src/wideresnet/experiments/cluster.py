@@ -163,8 +163,8 @@ def connect(
         marker = Path(stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix=".cluster-")).name)
         _check_nodes(used, marker, paths)
         room = sum(share.room(node["Resources"]) for node in used.values())
-        gpus = f" and {share.gpus:g} GPUs" if share.gpus else ""
-        text = f"Ray: {len(used)} nodes with room for {room} runs at once, {share.cpus} CPUs{gpus} each"
+        text = f"Ray has room for {room} runs at once on {len(used)} nodes; CPUs each: {share.cpus}"
+        text += f", GPUs each: {share.gpus:g}" if share.gpus else ""
         yield Cluster(share, text, marker, stack)
 
 
