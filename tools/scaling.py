@@ -141,8 +141,8 @@ def gpu_tables(counted: Sequence[Runs]) -> str:
             f"All three tables together, {len(together.names)} runs, by assumed speed:",
             "\n".join(speeds),
             f"On {NUM_GPUS[-1]} GPUs no order of the runs could take less than {_hours(best, middle)} hours at "
-            f"{middle} TFLOP/s: the larger of an even share of the work and of the longest run. Runs start seed by seed, "
-            "so that early results are of all cells; that order is what the table has.",
+            f"{middle} TFLOP/s: the larger of an even share of the work and of the longest run. Runs start seed by "
+            "seed, so that early results are of all cells; that order is what the table has.",
         ]
     )
 

@@ -117,11 +117,11 @@ class RemoteChild:
         except RayTaskError as error:  # on its node, before or after the child
             code = 1
             yield {"message": f"{type(error.cause).__name__}: {error.cause}"}
-        except RayError:
+        except RayError as error:
             if self._is_stopped and not self._has_begun:
                 code = STOPPED
             else:
-                yield {"message": "lost with its node or its actor there"}
+                yield {"message": f"lost with its node or its actor there ({type(error).__name__})"}
         finally:
             self._code = code
 

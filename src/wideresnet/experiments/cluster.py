@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from wideresnet.base.errors import UsageError, WRNError
+from wideresnet.base.format import counted
 from wideresnet.base.remote import VARIABLES, Host, RemoteChild
 from wideresnet.experiments.plan import NUMERICS
 from wideresnet.experiments.process import Worker
@@ -163,7 +164,9 @@ def connect(
         marker = Path(stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix=".cluster-")).name)
         _check_nodes(used, marker, paths)
         room = sum(share.room(node["Resources"]) for node in used.values())
-        text = f"Ray has room for {room} runs at once on {len(used)} nodes; CPUs each: {share.cpus}"
+        text = (
+            f"Ray has room for {counted(room, 'run')} at once on {counted(len(used), 'node')}; CPUs each: {share.cpus}"
+        )
         text += f", GPUs each: {share.gpus:g}" if share.gpus else ""
         yield Cluster(share, text, marker, stack)
 
