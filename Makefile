@@ -23,6 +23,7 @@ results: $(READY)
 	$(BIN)/python tools/results.py
 	$(BIN)/python tools/speed.py
 	$(BIN)/python tools/reliability.py
+	$(BIN)/python tools/scaling.py
 
 clean:
 	rm -rf $(VENV) runs/demo

@@ -36,7 +36,7 @@ def test_every_document_has_commands() -> None:
     assert all(len(commands(path)) >= 5 for path in DOCUMENTS)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "docs" / "scaling.md"], ids=lambda path: path.name)
 def test_every_command_parses(path: Path) -> None:
     for words in commands(path):
         make_parser().parse_args(words)  # exits if it does not
@@ -87,6 +87,7 @@ def test_links_of_documents_lead_somewhere() -> None:
         ROOT / "docs" / "results.md",
         ROOT / "docs" / "speed.md",
         ROOT / "docs" / "reliability.md",
+        ROOT / "docs" / "scaling.md",
     ]:
         for address in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
             if not address.startswith("https:"):

@@ -104,6 +104,11 @@ wrn bench train WRN-29-10
 wrn bench train WRN-10-1 --against nothing
 wrn bench train WRN-10-1 --batch-size many
 wrn bench infer WRN-10-1 --repeats 0
+wrn train WRN-16-4 --data digits --track mlflow
+wrn reproduce table11
+wrn reproduce table3 --at-once 0
+wrn reproduce table3 --cpus-each 2
+wrn reproduce table3 --on rya
 wrn cache everything
 """
 

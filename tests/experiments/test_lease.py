@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,17 @@ def test_an_owner_of_this_machine_whose_process_has_ended_is_dead_at_once(path: 
 def test_an_owner_on_another_machine_is_believed_to_live(path: Path) -> None:
     path.write_text(json.dumps({"host": "elsewhere", "pid": 2**22 + 1, "token": "x"}))
     assert not Lease(path).acquire()
+
+
+def test_an_owner_that_seemed_dead_learns_that_it_has_lost_the_lease(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wideresnet.experiments.lease.BEAT_S", 0.05)
+    lost = threading.Event()
+    suspended, heir = Lease(path, when_lost=lost.set), Lease(path, clock=lambda: time.time() + STALE_S + 1)
+    assert suspended.acquire()
+    assert heir.acquire()
+    assert lost.wait(10)
+    suspended.release()
+    assert path.exists()
+    heir.release()

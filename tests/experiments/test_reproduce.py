@@ -47,6 +47,8 @@ def small(
 class Ended:
     """A worker that has ended already."""
 
+    began = "started"
+
     def __init__(self, seed: int, code: int) -> None:
         self.seed, self.code, self.report, self.message = seed, code, None, ""
 

@@ -34,6 +34,8 @@ class Child:
     Ctrl-C in a terminal reaches the child as well as the parent, unless `own_session` is set.
     """
 
+    began = "started"
+
     def __init__(
         self,
         module: str,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +54,22 @@ def add(verbs: Any) -> None:
     reproduce.add_argument(
         "--width", type=float, metavar="K", help="another widening factor for all networks, likewise marked"
     )
-    reproduce.add_argument("--at-once", type=int, default=1, metavar="N", help="runs that train at once (1)")
+    reproduce.add_argument(
+        "--at-once", type=int, metavar="N", help="runs that train at once (1; on a cluster, as many as it has room for)"
+    )
+    reproduce.add_argument(
+        "--on", choices=("local", "ray"), default="local",
+        help="this machine (local), or the Ray cluster of $RAY_ADDRESS or of this machine; all its nodes must see "
+        "--out, which holds the checkpoints, and the data under the same paths",
+    )  # fmt: skip
+    reproduce.add_argument(
+        "--cpus-each", type=int, metavar="N",
+        help="with --on ray: CPUs, and so threads, of each run (1; with GPUs, its part of the node's)",
+    )  # fmt: skip
+    reproduce.add_argument(
+        "--gpus-each", type=float, metavar="F",
+        help="with --on ray: GPUs of each run; with 0.5, two runs share one (1 if there are any)",
+    )  # fmt: skip
     add_machine_flags(reproduce)
     reproduce.add_argument("--collect", action="store_true", help="train nothing; compare what is there")
     reproduce.add_argument("--merge", type=Path, metavar="DIR", help="first copy what another --out has")
@@ -68,8 +85,11 @@ def add(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Show the cost, ask, train what is missing, compare."""
     for name in ("seeds", "at_once"):
-        if (number := getattr(args, name)) < 1:
+        if (number := getattr(args, name)) is not None and number < 1:
             raise UsageError(f"{name}={number}: must be at least 1")
+    for name in ("cpus_each", "gpus_each"):
+        if (number := getattr(args, name)) is not None and args.on != "ray":
+            raise UsageError(f"{name}={number:g}: is for a cluster; add on='ray'")
     name = args.exhibit.lower().replace(" ", "").replace("-", "")
     out = args.out or Path(os.path.expanduser(os.environ.get("WRN_RUNS") or "runs")) / "reproduce"
     if name == "figure4":
@@ -83,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
         print_line(f"{args.merge}: {len(new)} runs copied")
     start_build()
     given = {dataset.name: dataset for dataset in map(_recognized, args.data)}
-    expansions = _expand(args, name, {name: dataset.source for name, dataset in given.items()})
+    expansions = _expand(args, name, {name: _absolute(dataset.source) for name, dataset in given.items()})
     if args.collect:
         todos = [_todo(expansion, _digests(expansion, given, store), args.seeds) for expansion in expansions]
     else:
@@ -129,18 +149,27 @@ def _train(
         print_line(f"all {len(tasks)} runs have ended; nothing to train")
         return todos
     work = count_work(tasks, datasets)
-    _ask(args, estimate(missing, datasets, work), store, len(tasks))
-    del datasets  # their memory is for the workers
-    train_all(
-        store,
-        tasks,
-        work,
-        at_once=args.at_once,
-        num_threads=_threads_each(args.at_once),
-        checkpoint_every_s=args.checkpoint_every,
-        command=typed(args),
-    )
+    with _workers(args, store, [dataset.source for dataset in datasets.values()]) as workers:
+        _ask(args, estimate(missing, datasets, work), store, len(tasks))
+        del datasets  # their memory is for the workers
+        train_all(store, tasks, work, checkpoint_every_s=args.checkpoint_every, command=typed(args), **workers)
     return todos
+
+
+@contextmanager
+def _workers(args: argparse.Namespace, store: Store, sources: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of `train_all` that say what starts the runs, how many at once, and the threads of each."""
+    if args.on == "local":
+        at_once = args.at_once or 1
+        yield {"at_once": at_once, "num_threads": _threads_each(at_once)}
+        return
+    from wideresnet.experiments.cluster import connect
+
+    paths = [path for path in map(Path, map(_absolute, sources)) if path.exists()]
+    with connect(store.path, paths=paths, cpus_each=args.cpus_each, gpus_each=args.gpus_each) as cluster:
+        print_line(cluster.text)
+        # all others are queued, so that nodes that join later get some, too
+        yield {"at_once": args.at_once or sys.maxsize, "num_threads": cluster.share.cpus, "start_worker": cluster.start}
 
 
 def _compare(args: argparse.Namespace, todos: Sequence[Todo], store: Store) -> None:
@@ -201,6 +230,12 @@ def _recognized(source: str) -> Dataset:
             f"data={source}: is not CIFAR-10, CIFAR-100 or SVHN, but {dataset.name}; the paper has no error for it"
         )
     return dataset
+
+
+def _absolute(source: str) -> str:
+    """Return the path of data so that it means the same in another folder; names of published sets stay."""
+    path = Path(os.path.expanduser(source)).absolute()
+    return str(path) if path.exists() else source
 
 
 def _digest(dataset: Dataset) -> str:

@@ -63,6 +63,10 @@ def add(verbs: Any) -> None:
         metavar="N",
         help="train in N processes of this machine, one per GPU (as torchrun does)",
     )
+    train.add_argument(
+        "--track", choices=("tensorboard", "trackio", "wandb"),
+        help="also report epochs and result to this tracker, which is to be installed; --resume keeps it",
+    )  # fmt: skip
     add_recipe_flags(train)
 
 
@@ -81,6 +85,10 @@ def run(args: argparse.Namespace) -> None:
     """Train, in this process or in several."""
     if args.resume:
         _take_folder_to_resume(args)
+    if args.track:
+        from wideresnet.training.track import check_tracker
+
+        check_tracker(args.track)
     start_build()
     if args.seeds is not None:
         if args.processes is not None:
@@ -129,6 +137,7 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
         announce=lambda job, plan: _announce(args, job, plan, base),
         world=world,
         command=typed(args),
+        track=args.track,
     )
     if not world.is_first:
         return
@@ -186,6 +195,7 @@ def _train_seeds(args: argparse.Namespace) -> None:
         autotune=args.autotune,
         announce=lambda job, plan: _announce(args, job, plan, base),
         command=typed(args),
+        track=args.track,
     )
     show(args, {"run": str(out), **summary}, render_seeds)
     if not args.json and SeedsFolder(out).page.is_file():

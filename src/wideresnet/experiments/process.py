@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wideresnet.base.child import Child, exit_text
+from wideresnet.base.remote import RemoteChild
 from wideresnet.experiments.concurrency import Report, report_now
 
 
@@ -20,10 +22,18 @@ class Worker:
         seed: the seed.
         report: the latest report; None before the first step.
         message: what it said when it ended; "" if it said nothing.
+        began: what happened to it when it was created, for a message.
     """
 
     def __init__(
-        self, seed: int, job: dict[str, Any], log: Path, num_threads: int | None, *, python: str | Path = sys.executable
+        self,
+        seed: int,
+        job: dict[str, Any],
+        log: Path,
+        num_threads: int | None,
+        *,
+        python: str | Path = sys.executable,
+        start_child: Callable[..., Child | RemoteChild] = Child,
     ) -> None:
         """Start the process.
 
@@ -33,12 +43,13 @@ class Worker:
             log: the file to which its output is appended.
             num_threads: threads of the process; None for as many as it takes when it runs alone.
             python: the interpreter.
+            start_child: starts it, here or elsewhere; arguments as for `Child`.
         """
         self.seed = seed
         self.report: Report | None = None
         self.message = ""
         is_limited = num_threads is not None and num_threads < torch.get_num_threads()
-        self._child = Child(
+        self._child = start_child(
             "wideresnet.experiments.worker",
             {**job, "num_threads": num_threads},
             log=log,
@@ -46,6 +57,7 @@ class Worker:
             own_session=True,  # Ctrl-C goes to the parent alone, which tells the workers once
             python=python,
         )
+        self.began = self._child.began
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 

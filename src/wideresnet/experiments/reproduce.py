@@ -122,9 +122,11 @@ def train_all(
             "checkpoint_every_s": checkpoint_every_s,
             "command": command,
             "asked": None,
+            "data_digest": task.data_digest,
         }
-        running[start_worker(task.recipe.seed, job, store.log(task.name), num_threads)] = task, held
-        progress.report(f"{task.name}: started, log in {store.log(task.name)}")
+        worker = start_worker(task.recipe.seed, job, store.log(task.name), num_threads)
+        running[worker] = task, held
+        progress.report(f"{task.name}: {worker.began}, log in {store.log(task.name)}")
 
     def end(worker: Worker, code: int) -> None:
         """Note how a worker has ended."""

@@ -26,6 +26,7 @@ from wideresnet.training import Interrupted, Job, Plan
 from wideresnet.training.fit import check_checkpoint_every, prepare
 from wideresnet.training.interrupt import StopRequest
 from wideresnet.training.resolve import resumed_recipe
+from wideresnet.training.track import check_tracker
 
 STOPPED = Interrupted.exit_code
 
@@ -42,6 +43,7 @@ def fit_seeds(
     autotune: str | None = None,
     announce: Callable[[Job, Plan], None] | None = None,
     command: str | None = None,
+    track: str | None = None,
     start_worker: Callable[[int, dict[str, Any], Path, int | None], Worker] = Worker,
 ) -> dict[str, Any]:
     """Train several seeds of a recipe, each in its own process, and summarize them.
@@ -63,6 +65,7 @@ def fit_seeds(
         autotune: as for `fit`.
         announce: called with what is about to run, before the first seed.
         command: the command line that was typed, for `env.json`; None if there was none.
+        track: name of a tracker, as for `fit`; each seed is a run of its own.
         start_worker: starts the process of a seed, given the seed, its job (see `worker.main`), its log and its number
             of threads.
 
@@ -78,6 +81,8 @@ def fit_seeds(
         if number is not None and number < 1:
             raise UsageError(f"{name}={number}: must be at least 1")
     check_checkpoint_every(checkpoint_every_s)
+    if track:
+        check_tracker(track)
     folder = SeedsFolder(out)
     check = folder.check_begun if resume else folder.check_free
     check()
@@ -115,6 +120,7 @@ def fit_seeds(
                     "checkpoint_every_s": checkpoint_every_s,
                     "command": command,
                     "asked": asked,
+                    "track": track,
                 }
                 return start_worker(seed, job, folder.log(seed), num_threads)
 

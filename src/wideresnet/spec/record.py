@@ -36,7 +36,8 @@ CONFIG, MODEL, MATRICES = "config.json", "model.safetensors", "preprocessing.saf
 class RunFolder:
     """`recipe.json`, `env.json`, `metrics.jsonl`, `result.json`, `checkpoint/`, `config.json`, `model.safetensors`,
     `test_predictions.safetensors`, `curves.png`, `predictions.png`, `report.html`; after `wrn analyze` also
-    `analysis.json`, `analysis.html`, `analysis-blocks.svg`, `analysis-similarity.svg`.
+    `analysis.json`, `analysis.html`, `analysis-blocks.svg`, `analysis-similarity.svg`; with a tracker, `track.json`
+    and `tensorboard/` or `wandb/`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -44,6 +45,9 @@ class RunFolder:
         self.recipe = self.path / "recipe.json"
         self.env = self.path / "env.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.track = self.path / "track.json"
+        self.tensorboard = self.path / "tensorboard"
+        self.wandb = self.path / "wandb"
         self.result = self.path / "result.json"
         self.checkpoint = self.path / "checkpoint"
         self.predictions = self.path / "test_predictions.safetensors"

@@ -36,6 +36,7 @@ from wideresnet.training.preflight.trial import StepShape
 from wideresnet.training.resolve import check_processes, resolve_network, resumed_recipe
 from wideresnet.training.schedules import make_schedule, shared_batch
 from wideresnet.training.setup import Job, build_feed, build_network, check_smallest_part, notes_on
+from wideresnet.training.track import Tracker, Tracking, check_tracker
 from wideresnet.weights.checkpoint import list_checkpoints
 from wideresnet.weights.hub import Weights, write_config
 
@@ -58,6 +59,7 @@ def fit(
     world: World | None = None,
     command: str | None = None,
     asked: Sequence[str] | None = None,
+    track: str | Tracker | None = None,
 ) -> dict[str, Any]:
     """Train a network and leave a record.
 
@@ -82,6 +84,8 @@ def fit(
         command: the command line, for the record.
         asked: for the record, the fields that the user asked for and the machine could have decided; None: those of
             `recipe`, unless it already holds decisions of the machine.
+        track: "tensorboard", "trackio", "wandb" or a tracker, which is given every epoch and the result, see `track`; a
+            run that is resumed keeps the one that it had.
 
     Returns:
         The content of `result.json`; `test_error_pct` is that of the last epoch.
@@ -94,6 +98,8 @@ def fit(
     """
     check_checkpoint_every(checkpoint_every_s)
     autotune = check_mode(autotune)
+    if isinstance(track, str):
+        check_tracker(track)
     limit_threads()
     folder = RunFolder(out)
     before = _recipe_inode(folder)
@@ -114,7 +120,10 @@ def fit(
             with _replaced_run_kept(folder) if world.is_first and not resume else nullcontext():
                 if world.is_first:
                     _open_folder(folder, job, plan, resume=resume, overwrite=overwrite, command=command, asked=asked)
-                result = Run(job, plan, folder, checkpoint_every_s, watch).train(resume)
+                with _tracked(track, folder, job) as tracking:
+                    result = Run(job, plan, folder, checkpoint_every_s, watch, tracking).train(resume)
+                    if tracking:
+                        tracking.finish(result)
             if world.is_first:
                 _write_report(folder, dataset)
             return result
@@ -126,6 +135,20 @@ def fit(
             raise LostProcess(
                 f"{world.name_missing()}: the run has stopped; continue from the last checkpoint with resume=True"
             ) from lost
+
+
+@contextmanager
+def _tracked(track: str | Tracker | None, folder: RunFolder, job: Job) -> Iterator[Tracking | None]:
+    """Yield the run's tracking, in the first process and if it has a tracker; end it if the run does not."""
+    if not job.world.is_first or (track is None and not folder.track.is_file()):
+        yield None
+        return
+    tracking = Tracking(track, folder, job.recipe)
+    try:
+        yield tracking
+    except BaseException:
+        tracking.finish()
+        raise
 
 
 def _recipe_inode(folder: RunFolder) -> int | None:

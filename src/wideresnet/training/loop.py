@@ -34,6 +34,7 @@ from wideresnet.training.preflight.plan import Plan
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
 from wideresnet.training.step import Meter, train_step
+from wideresnet.training.track import Tracking
 from wideresnet.weights.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 from wideresnet.weights.hub import Weights, write_weights
 
@@ -57,7 +58,13 @@ class Run:
     """The state of a run: weights, momentum, averaged weights, the step, the epoch's sums, the time so far."""
 
     def __init__(
-        self, job: Job, plan: Plan, folder: RunFolder, checkpoint_every_s: float, watch: Watch | None = None
+        self,
+        job: Job,
+        plan: Plan,
+        folder: RunFolder,
+        checkpoint_every_s: float,
+        watch: Watch | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
         self.job, self.recipe, self.folder, self.plan = job, job.recipe, folder, plan
         self.device, self.world, self.data = job.execution.device, job.world, job.data
@@ -81,7 +88,7 @@ class Run:
         self.train_s = 0.0
         self.evaluation_s = 0.0
         self.checkpoint_every_s = checkpoint_every_s
-        self.watch = watch
+        self.watch, self.tracking = watch, tracking
         self.metrics = b""  # the records of finished epochs, as `metrics.jsonl` holds them
         self.recipe_digest = digest(folder.recipe.read_bytes()) if job.world.is_first else ""
         self.saved_at = float("-inf")  # the first checkpoint follows the first step, which does not wait for it
@@ -209,6 +216,8 @@ class Run:
             added = metrics_line(record)
             self.metrics += added
             self.folder.append_metrics(added)
+            if self.tracking:
+                self.tracking.update()
         progress.report(f"{line}  {human_seconds(self.train_s + self.evaluation_s)}")
 
     def evaluate(self, images: ImageSet) -> Evaluation:
