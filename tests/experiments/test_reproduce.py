@@ -22,7 +22,7 @@ from wideresnet.data.load import load_dataset
 from wideresnet.experiments.collect import collect
 from wideresnet.experiments.estimate import Work, count_work, estimate
 from wideresnet.experiments.plan import expand
-from wideresnet.experiments.process import Worker
+from wideresnet.experiments.process import OverGPUs, Worker
 from wideresnet.experiments.reproduce import Todo, list_tasks, train_all
 from wideresnet.experiments.store import Store
 from wideresnet.report.reproduction import write_reproduction
@@ -49,10 +49,10 @@ class Ended:
 
     began = "started"
 
-    def __init__(self, seed: int, code: int) -> None:
+    def __init__(self, seed: int, code: int | None) -> None:
         self.seed, self.code, self.report, self.message = seed, code, None, ""
 
-    def poll(self) -> int:
+    def poll(self) -> int | None:
         return self.code
 
     def stop(self) -> None:
@@ -290,3 +290,29 @@ def test_ranks_compare_the_order_of_rows_with_the_papers(finished: tuple[Store, 
     rank = collect(store, todo)["ranks"]["cifar10"]
     assert (rank["n"], rank["tau"]) == (6, pytest.approx(1.0))
     assert rank["p_value"] < 0.01
+
+
+def test_runs_are_spread_over_the_gpus_of_a_machine(tmp_path: Path) -> None:
+    started = list[tuple[str, Ended]]()
+
+    def start(seed: int, job: dict[str, Any], log: Path, num_threads: int | None, *, gpu: str) -> Worker:
+        del job, log, num_threads
+        started.append((gpu, Ended(seed, None)))
+        return started[-1][1]  # type: ignore[return-value]
+
+    start_worker = OverGPUs(["2", "5"], start=start)
+    for seed in range(3):
+        start_worker(seed, {}, tmp_path, None)
+    started[1][1].code = 0  # the one on GPU 5 has ended
+    start_worker(3, {}, tmp_path, None)
+    assert [gpu for gpu, _ in started] == ["2", "5", "2", "5"]
+
+
+def test_a_worker_sees_only_its_gpu(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho $CUDA_VISIBLE_DEVICES >&2\n")
+    python.chmod(0o700)
+    worker = Worker(0, {}, tmp_path / "log", None, gpu="5", python=python)
+    while worker.poll() is None:
+        time.sleep(0.01)
+    assert (tmp_path / "log").read_text() == "5\n"

@@ -55,7 +55,10 @@ def add(verbs: Any) -> None:
         "--width", type=float, metavar="K", help="another widening factor for all networks, likewise marked"
     )
     reproduce.add_argument(
-        "--at-once", type=int, metavar="N", help="runs that train at once (1; on a cluster, as many as it has room for)"
+        "--at-once",
+        type=int,
+        metavar="N",
+        help="runs that train at once (1, or one per GPU; on a cluster as many as fit)",
     )
     reproduce.add_argument(
         "--on", choices=("local", "ray"), default="local",
@@ -160,8 +163,7 @@ def _train(
 def _workers(args: argparse.Namespace, store: Store, sources: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the arguments of `train_all` that say what starts the runs, how many at once, and the threads of each."""
     if args.on == "local":
-        at_once = args.at_once or 1
-        yield {"at_once": at_once, "num_threads": _threads_each(at_once)}
+        yield _here(args)
         return
     from wideresnet.experiments.cluster import connect
 
@@ -242,6 +244,18 @@ def _digest(dataset: Dataset) -> str:
     from wideresnet.data.dataset import digest
 
     return digest(dataset.train, dataset.test)
+
+
+def _here(args: argparse.Namespace) -> dict[str, Any]:
+    """Return how runs are started on this machine: one at a time, or one on each GPU."""
+    from wideresnet.experiments.process import OverGPUs
+    from wideresnet.machine.device import visible_gpus
+
+    gpus = [] if args.device == "cpu" else visible_gpus()
+    at_once = args.at_once or max(1, len(gpus))
+    return {"at_once": at_once, "num_threads": _threads_each(at_once)} | (
+        {"start_worker": OverGPUs(gpus)} if len(gpus) > 1 else {}
+    )
 
 
 def _threads_each(at_once: int) -> int | None:

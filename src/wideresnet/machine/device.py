@@ -51,6 +51,12 @@ def pick_precision(wanted: str, device: str) -> str:
     return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
+def visible_gpus() -> list[str]:
+    """Return the names by which a child process can be given one of this process's GPUs, in CUDA_VISIBLE_DEVICES."""
+    num, names = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return names[:num] if names[0] else [str(index) for index in range(num)]
+
+
 def make_deterministic(wanted: bool) -> None:
     """Restrict PyTorch to algorithms whose results do not depend on a GPU's timing, or lift that restriction."""
     if wanted:
