@@ -278,7 +278,7 @@ def _ask(args: argparse.Namespace, cost: Estimate, store: Store, total: int) -> 
     if args.yes:
         return
     if not os.isatty(0):
-        raise UsageError("yes=False: starting needs an answer, and nobody is there to give one; use yes=True")
+        raise UsageError("starting needs an answer, and standard input is not a terminal; use yes=True")
     if input("start? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError("not started")
 
