@@ -19,7 +19,7 @@ from typing import Any
 
 from wideresnet.base.child import Child
 
-LOST = -signal.SIGKILL
+LOST = -9  # SIGKILL, which Windows has no name for
 """Exit code of a child whose actor or node has died: as after a kill, the same work may be started again."""
 
 STOPPED = 128 + signal.SIGINT
