@@ -14,7 +14,6 @@ from wideresnet.engines.description import Description, Ineligible, Layer, descr
 from wideresnet.kernels import library, ops, threads
 from wideresnet.networks.models import Network, PostActNet
 
-
 ONE_THREAD_BATCH = 4  # at most so many images: PyTorch's threads would cost the kernels more than they bring
 
 
