@@ -171,3 +171,36 @@ for task in set(os.listdir("/proc/self/task")) - before:
     print(all(int(blocked.split()[1], 16) >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM)))
 """)
     assert (done.stdout.split(), done.stderr) == (["True"], "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="about GNU's OpenMP")
+@pytest.mark.usefixtures("needs_kernels")
+@pytest.mark.parametrize(("setting", "expected"), [({}, 1), ({"GOMP_SPINCOUNT": "3000"}, 0)], ids=str)
+def test_pytorchs_threads_get_a_second_team_once_unless_they_spin_shortly(
+    setting: dict[str, str], expected: int
+) -> None:
+    environ = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = run(
+        """
+for threads in (2, 3, 2, 1): compute(threads)
+print(sum("second team" in thread.name for thread in threading.enumerate()), torch.get_num_threads())
+""",
+        env={**environ, **setting},
+    )
+    assert (done.stdout.split(), done.stderr) == ([str(expected), "1"], "")
+
+
+@pytest.mark.usefixtures("needs_kernels")
+def test_pytorch_on_one_thread_leaves_the_kernels_theirs() -> None:
+    done = run("""
+from wideresnet.kernels.threads import num_threads, pytorch_on_one
+with pytorch_on_one():
+    print(num_threads(), torch.get_num_threads())
+    with pytorch_on_one(): print(num_threads(), torch.get_num_threads())
+    print(num_threads(), torch.get_num_threads())
+with pytorch_on_one(False): print(num_threads(), torch.get_num_threads())
+try:
+    with pytorch_on_one(): raise KeyError
+except KeyError: print(num_threads(), torch.get_num_threads())
+""")
+    assert (done.stdout.split(), done.stderr) == (["2", "1"] * 3 + ["2", "2"] * 2, "")

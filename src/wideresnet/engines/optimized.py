@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wideresnet.engines.description import Description, Ineligible, Layer, describe, norms_to_fold, why_not_now
-from wideresnet.kernels import library, ops, threads
+from wideresnet.kernels import library, ops
 from wideresnet.networks.models import Network, PostActNet
-
-ONE_THREAD_BATCH = 4  # at most so many images: PyTorch's threads would cost the kernels more than they bring
 
 
 def optimize(network: Network, *, kernels: bool = True) -> Optimized:
@@ -101,8 +99,7 @@ class Optimized(nn.Module):
         in_layout = x.contiguous(memory_format=torch.channels_last)
         if self._program is None or why_not_now(x) is not None:
             return self.network(in_layout)
-        with threads.pytorch_on_one(len(x) <= ONE_THREAD_BATCH):
-            return self._program(in_layout)
+        return self._program(in_layout)
 
 
 class Program:

@@ -13,8 +13,8 @@ BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 """Instructions for products in bf16, as Linux names them: Intel since Cooper Lake, AMD since Zen 4."""
 
 
-SPIN_COUNT = "10000"
-"""Of GNU's OpenMP: some 200 microseconds. Its own choice is 300,000 (libgomp manual, GOMP_SPINCOUNT)."""
+SPIN_COUNT = "3000"
+"""Of GNU's OpenMP: some 60 microseconds. Its own choice is 300,000 (libgomp manual, GOMP_SPINCOUNT)."""
 
 
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
