@@ -1,58 +1,70 @@
-"""One image beside other programs: nobody waits for a thread that the system has not scheduled."""
+"""One image beside other programs: nobody waits for a thread that the system does not schedule."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from wideresnet.machine.cpu import usable_cpus
-
-MOST = 3.0  # times the quiet median
-TRIES = 4
+MOST = 3.0  # times the quiet median; 1.5 to 2 is what one thread takes
+TRIES = 3
 
 CODE = """
-import json, os, statistics, subprocess, sys, time, torch
-from wideresnet import create, optimize, quantize
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # the loops inherit it
+import json, os, statistics, subprocess, time, torch
+from wideresnet import create, quantize
+from wideresnet.kernels import ops
+cpus = sorted(os.sched_getaffinity(0))[:2]
+os.sched_setaffinity(0, cpus)
 torch.manual_seed(0)
 torch.set_num_threads(2)
-network, x = create("WRN-16-4", 10).eval(), torch.randn(1, 3, 32, 32)
-ways = {"fp32": optimize(network), "8 bits": quantize(network, torch.randn(64, 3, 32, 32))}
+network, image = quantize(create("WRN-16-4", 10).eval(), torch.randn(64, 3, 32, 32)), torch.randn(1, 3, 32, 32)
+x, weight = ops.empty(1, 64, 32, 32).normal_(), ops.transform_weight(torch.randn(64, 64, 3, 3))
+ways = {"network": lambda: network(image), "layer": lambda: ops.convolve(x, weight, 64)}
 
 def median_s(way):
-    times = []
-    for _ in range(150):
+    times, end = [], time.perf_counter() + 2
+    while len(times) < 3 or (len(times) < 200 and time.perf_counter() < end):
         start = time.perf_counter()
-        way(x)
+        way()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
-for way in ways.values():
-    median_s(way)
-quiet = {name: median_s(way) for name, way in ways.items()}
-loops = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2)]
+def medians():
+    return {name: median_s(way) for name, way in ways.items()}
+
+medians()
+quiet = medians()
+# All threads but this one now share a processor with a busy loop, which has it whenever it wants.
+loop = subprocess.Popen(["sh", "-c", "while kill -0 $PPID; do :; done"])
 try:
-    time.sleep(0.2)
-    busy = {name: median_s(way) for name, way in ways.items()}
+    os.sched_setaffinity(loop.pid, cpus[1:])
+    for thread in map(int, os.listdir("/proc/self/task")):
+        if thread != os.getpid():
+            os.sched_setaffinity(thread, cpus[1:])
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+    os.sched_setaffinity(0, cpus[:1])
+    busy = medians()
 finally:
-    for loop in loops:
-        loop.kill()
-        loop.wait()
+    loop.kill()
+    loop.wait()
 print(json.dumps({name: busy[name] / quiet[name] for name in ways}))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32" or usable_cpus() < 2, reason="needs a shell and two processors")
+@pytest.mark.skipif(sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two CPUs")
 @pytest.mark.usefixtures("needs_kernels")
-def test_one_image_beside_two_busy_loops_takes_at_most_three_times_as_long() -> None:
-    best = {"fp32": float("inf"), "8 bits": float("inf")}
+def test_a_thread_that_the_system_does_not_schedule_costs_nothing() -> None:
+    best = {"network": float("inf"), "layer": float("inf")}
     for _ in range(TRIES):  # other programs may come and go
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", CODE], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-W", "ignore", "-c", CODE]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        except subprocess.TimeoutExpired:  # seconds for each image, where everybody waits for all threads
+            continue
         best = {name: min(best[name], ratio) for name, ratio in json.loads(done.stdout).items()}
         if max(best.values()) <= MOST:
             return

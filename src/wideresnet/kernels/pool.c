@@ -20,7 +20,7 @@
 #include <stdint.h>
 #include <time.h>
 
-enum { SPIN_US = 60, MOST = 1024 };
+enum { SPIN_US = 200, MOST = 1024 };
 
 /* The one loop that runs. It is written while no part can be taken, and read by who has taken one. */
 static struct { Part *run; void *job; long num, grain; uint32_t parts; } loop;
