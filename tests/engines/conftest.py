@@ -22,6 +22,6 @@ def needs_kernels() -> None:
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> str:
     """A machine without kernels; returns the reason."""
-    reason = "no C compiler here (gcc or cc)"
+    reason = "no C compiler here (gcc, cc or clang)"
     monkeypatch.setattr("wideresnet.kernels.library.why_unavailable", lambda: reason)
     return reason

@@ -56,10 +56,9 @@ def test_a_library_that_others_exchange_at_the_last_moment_is_not_loaded(
 import ctypes, os, shutil
 load = ctypes.CDLL
 def exchange_and_load(name, mode=ctypes.DEFAULT_MODE):
-    if mode == ctypes.DEFAULT_MODE:  # no OpenMP runtime, but the library: all checks are done
-        os.rename({str(kernels)!r}, {str(tmp_path / "moved")!r})
-        os.mkdir({str(kernels)!r})
-        shutil.copy({str(foreign)!r}, {str(path)!r})
+    os.rename({str(kernels)!r}, {str(tmp_path / "moved")!r})  # all checks are done
+    os.mkdir({str(kernels)!r})
+    shutil.copy({str(foreign)!r}, {str(path)!r})
     return load(name, mode)
 ctypes.CDLL = exchange_and_load
 print(library.library().wrn_panel())

@@ -163,7 +163,7 @@ def test_any_number_of_threads_makes_the_same_bits(shape: tuple[int, ...]) -> No
     values, result = conv(q, quantizer=quantizer)
     before = torch.get_num_threads()
     try:
-        for num in (2, 3, 5):
+        for num in range(2, 8):
             torch.set_num_threads(num)
             again, same = conv(q, quantizer=quantizer)
             assert values is not None
@@ -195,16 +195,16 @@ def test_zero_weights_cause_no_division_by_zero() -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="compiles for older processors of this family")
+@pytest.mark.parametrize("compiler", [name for name in ("gcc", "clang") if shutil.which(name)])
 @pytest.mark.parametrize(
     "target", [("-march=x86-64",), ("-march=sandybridge",), ("-march=sandybridge", "-D__AVX512F__")]
 )
 def test_other_processors_compute_the_same(
-    target: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compiler: str, target: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sandy Bridge has wide floats but not wide integers: the portable code; then with vectors of 16 lanes."""
-    compiler = next(path for name in ("gcc", "cc", "clang") if (path := shutil.which(name)))
     sources = [os.fspath(FOLDER / name) for name in SOURCES]
-    flags = ["-O1", *target, "-shared", "-fPIC", "-Wno-unknown-pragmas"]
+    flags = ["-O1", *target, "-shared", "-fPIC", "-pthread"]
     subprocess.run([compiler, *flags, *sources, "-lm", "-o", os.fspath(tmp_path / "old.so")], check=True)
     old = abi.bind(ctypes.CDLL(os.fspath(tmp_path / "old.so")))
     monkeypatch.setattr(quantized, "library", lambda: old)

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from wideresnet.machine.cpu import BF16_FLAGS, cpu_flags, cpu_quota, describe_quota, export_thread_limit, usable_cpus
+from wideresnet.machine.cpu import (
+    BF16_FLAGS,
+    SPIN_COUNT,
+    cpu_flags,
+    cpu_quota,
+    describe_quota,
+    export_short_spinning,
+    export_thread_limit,
+    usable_cpus,
+)
 from wideresnet.machine.threads import limit_threads
 
 ALLOWED = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -100,6 +109,23 @@ def test_a_command_hands_the_quota_to_libraries_that_are_not_loaded_yet(tmp_path
     for environ, expected in (({}, "1"), ({"OMP_NUM_THREADS": "7"}, "7")):
         export_thread_limit(root, environ)
         assert environ["OMP_NUM_THREADS"] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": SPIN_COUNT}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+    ids=str,
+)
+def test_a_command_lets_pytorchs_threads_spin_shortly_unless_the_user_has_set_how_they_wait(
+    given: dict[str, str], expected: dict[str, str]
+) -> None:
+    environ = dict(given)
+    export_short_spinning(environ)
+    assert environ == expected
 
 
 def test_without_a_quota_nothing_is_exported(tmp_path: Path) -> None:

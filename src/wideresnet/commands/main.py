@@ -20,7 +20,7 @@ from wideresnet.commands import analyze, bench, cache, evaluate, info, paper, pr
 from wideresnet.commands.console import show_progress
 from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import Parser
-from wideresnet.machine.cpu import export_thread_limit
+from wideresnet.machine.cpu import export_short_spinning, export_thread_limit
 from wideresnet.spec.files import release_folders
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         open_missing_streams()
         keep_display_alive()
         export_thread_limit()  # no library has started its threads yet
+        export_short_spinning()
     for stream in (sys.stdout, sys.stderr):  # a file name that the terminal cannot show must not end the program
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from wideresnet.base.arithmetic import spread
 from wideresnet.base.errors import UsageError
 from wideresnet.engines.description import Description, Ineligible, describe, describe_for, why_not_now
-from wideresnet.kernels import library, ops, quantized
+from wideresnet.kernels import library, ops, quantized, threads
 from wideresnet.kernels.quantized import QuantizedConv, Quantizer
 from wideresnet.networks.models import Network
 
 BATCH_SIZE = 100  # images at once in calibration; enough to keep a processor busy
+
+ONE_THREAD_BATCH = 16  # at most so many images: PyTorch's threads would cost the kernels more than they bring
 
 NUM_CALIBRATION_IMAGES = 1000
 """Images by which a network is quantized, at most. With more nothing changes.
@@ -157,7 +159,8 @@ class Quantized(nn.Module):
             if (problem := why_not_now(x)) is not None:
                 raise UsageError(f"{self.network.name} in 8 bits, {x.dtype} on {x.device}: {problem}; use it in fp32")
             lost = ~x.flatten(1).sum(1, keepdim=True).isfinite()  # quantization would turn NaN into numbers
-            return self._program(x).masked_fill_(lost, torch.nan)
+            with threads.pytorch_on_one(len(x) <= ONE_THREAD_BATCH):
+                return self._program(x).masked_fill_(lost, torch.nan)
 
 
 class Program:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -17,13 +16,12 @@ import tempfile
 import time
 from pathlib import Path
 
-SOURCES = ("winograd.c", "norm.c", "quantized.c", "scratch.c")
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
-COMPILERS = ("gcc", "cc")
+SOURCES = ("winograd.c", "weight_gradient.c", "norm.c", "quantized.c", "scratch.c", "pool.c")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-pthread", "-fPIC")
+COMPILERS = ("gcc", "cc", "clang")
 FOLDER = Path(__file__).parent
 BUILD_LIMIT_S = 120.0  # a build takes a second or two, ten on a busy machine; a compiler may wait for a license forever
 LEFTOVER_S = 3600.0  # a folder of a build this old belongs to a process that was killed
-_IS_CLANG = re.compile(rb"the kernels need gcc|clang: error: unsupported option")  # vector.h; Apple's, of -fopenmp
 
 
 class Unavailable(Exception):
@@ -47,7 +45,7 @@ def find_compiler() -> tuple[str, ...]:
     for command in [wanted] if wanted else [[name] for name in COMPILERS]:
         if found := shutil.which(command[0]):
             return (os.fspath(Path(found).absolute()), *command[1:])  # it runs in another folder
-    raise Unavailable(f"no C compiler here ({f'CC is {wanted[0]!r}' if wanted else ' or '.join(COMPILERS)})")
+    raise Unavailable(f"no C compiler here ({f'CC is {wanted[0]!r}' if wanted else 'gcc, cc or clang'})")
 
 
 class Build:
@@ -67,9 +65,7 @@ class Build:
         self.folder = Path(tempfile.mkdtemp(prefix=".build-", dir=place))
         sources = [os.fspath(FOLDER / name) for name in SOURCES]
         objects = [f"{Path(name).stem}.o" for name in SOURCES]
-        undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-        # Linked without -fopenmp: the library uses PyTorch's OpenMP, since two runtimes would compete for the cores.
-        link = [*compiler, "-shared", *undefined, *objects, "-lm", "-o", "done.so"]
+        link = [*compiler, "-shared", "-pthread", *objects, "-lm", "-o", "done.so"]
         try:
             # Complaints go to a file: a pipe could be full, or kept open by a server that the compiler has started.
             with (self.folder / "complaints").open("wb") as complaints:
@@ -93,15 +89,13 @@ class Build:
             The library, in the folder of the build, which exists until `stop`.
 
         Raises:
-            Unavailable: the compiler failed, was too slow, or is one that cannot compile the kernels.
+            Unavailable: the compiler failed or was too slow.
         """
         try:
             status = self.process.wait(max(0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             raise Unavailable(f"the C compiler did not finish within {self.limit_s:g} s") from None
         complaints = (self.folder / "complaints").read_bytes()
-        if _IS_CLANG.search(complaints):
-            raise Unavailable(f"{self.compiler[0]} is clang, and the kernels need gcc: install it or set CC to it")
         if status != 0:
             lines = complaints.decode(errors="replace").split("\n")
             reason = next((line for line in lines if "error" in line), lines[0]).strip()

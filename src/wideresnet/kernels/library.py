@@ -15,7 +15,6 @@ import functools
 import hashlib
 import os
 import platform
-import re
 import stat
 import sys
 import tempfile
@@ -93,7 +92,6 @@ class Loader:
         return self._found
 
     def _find_or_build(self) -> ctypes.CDLL:
-        _share_openmp()
         if found := self._find():
             path, descriptor = found
             try:
@@ -218,22 +216,11 @@ def _read_processor() -> str:
     return " ".join(next((line for line in lines if line.startswith(start)), "") for start in PROCESSOR)
 
 
-def _share_openmp() -> None:
-    """Make the OpenMP runtime that PyTorch has loaded visible to the library, before any other."""
-    try:
-        maps = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        maps = []
-    loaded = {line.split(maxsplit=5)[-1] for line in maps if re.search(r"/lib(gomp|iomp|omp)[^/]*$", line)}
-    for path in sorted(loaded, key=lambda path: (not re.search(r"/torch(/lib|\.libs)/", path), path)):
-        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-
-
 @functools.cache
 def _compute_on_one_thread_after_a_fork() -> None:
     """Make the child of a later fork compute on one thread, as PyTorch's DataLoader does in its workers.
 
-    OpenMP's threads do not survive a fork, and GNU's runtime waits for them forever, in PyTorch as in the kernels.
+    PyTorch's threads do not survive a fork, and it waits for them forever. The kernels start new ones.
     """
 
     def limit_threads() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wideresnet.kernels.library import library
+from wideresnet.kernels.threads import num_threads
 
 LANES = 16  # channels come in multiples of the floats in the widest vector
 
@@ -50,7 +51,7 @@ def transform_weight(weight: Tensor, *, backwards: bool = False) -> Tensor:
     ins, outs = (out_channels, in_channels) if backwards else (in_channels, out_channels)
     transformed = weight.new_empty(library().wrn_weight_size(ins, outs))
     library().wrn_transform_weight(
-        _at(weight), in_channels, out_channels, int(backwards), _at(transformed), torch.get_num_threads()
+        _at(weight), in_channels, out_channels, int(backwards), _at(transformed), num_threads()
     )
     return transformed
 
@@ -81,7 +82,7 @@ def convolve(
     sums = _sums(out_channels) if summed else None
     library().wrn_conv(
         _at(x), batch, height, width, channels, out_channels, _at(norm and norm.scale), _at(norm and norm.shift),
-        _at(transformed), _at(add), None, None, None, None, _at(y), _at(sums), torch.get_num_threads(),
+        _at(transformed), _at(add), None, None, None, None, _at(y), _at(sums), num_threads(),
     )  # fmt: skip
     return y, sums
 
@@ -107,7 +108,7 @@ def convolve_backward(
     sums = _sums(x.shape[1])
     library().wrn_conv(
         _at(gradient), batch, height, width, channels, x.shape[1], None, None, _at(transformed), _at(add), _at(x),
-        _at(norm.scale), _at(norm.shift), _at(norm.mean), _at(result), _at(sums), torch.get_num_threads(),
+        _at(norm.scale), _at(norm.shift), _at(norm.mean), _at(result), _at(sums), num_threads(),
     )  # fmt: skip
     return result, sums
 
@@ -118,7 +119,7 @@ def convolve_weight_gradient(x: Tensor, gradient: Tensor, norm: Normalized | Non
     result = empty(gradient.shape[1], channels, 3, 3)
     library().wrn_conv_weight_gradient(
         _at(x), _at(gradient), batch, height, width, channels, gradient.shape[1], _at(norm and norm.scale),
-        _at(norm and norm.shift), _at(result), torch.get_num_threads(),
+        _at(norm and norm.shift), _at(result), num_threads(),
     )  # fmt: skip
     return result
 
@@ -126,7 +127,7 @@ def convolve_weight_gradient(x: Tensor, gradient: Tensor, norm: Normalized | Non
 def statistics(x: Tensor) -> Tensor:
     """Sum a map and its square over all positions: float64 (2, C)."""
     sums = _sums(x.shape[1])
-    library().wrn_statistics(_at(x), *_positions(x), _at(sums), torch.get_num_threads())
+    library().wrn_statistics(_at(x), *_positions(x), _at(sums), num_threads())
     return sums
 
 
@@ -168,7 +169,7 @@ def normalize_running(norm: nn.BatchNorm2d) -> Normalized:
 def activate(x: Tensor, norm: Normalized) -> Tensor:
     """Compute relu(norm(x))."""
     y = empty(*x.shape)
-    library().wrn_activate(_at(x), *_positions(x), _at(norm.scale), _at(norm.shift), _at(y), torch.get_num_threads())
+    library().wrn_activate(_at(x), *_positions(x), _at(norm.scale), _at(norm.shift), _at(y), num_threads())
     return y
 
 
@@ -181,7 +182,7 @@ def activate_backward(gradient: Tensor, x: Tensor, norm: Normalized) -> Tensor:
     sums = _sums(x.shape[1])
     library().wrn_activate_backward(
         _at(gradient), _at(x), *_positions(x), _at(norm.scale), _at(norm.shift), _at(norm.mean), _at(sums),
-        torch.get_num_threads(),
+        num_threads(),
     )  # fmt: skip
     return sums
 
@@ -203,7 +204,7 @@ def normalize_backward(
     factor, dgamma, dbeta = gamma.new_empty(3, len(gamma)), torch.empty_like(gamma), torch.empty_like(gamma)
     library().wrn_normalize_backward(
         _at(gradient), _at(x), _at(add), _at(sums), *_positions(x), _at(gamma), _at(norm.mean), _at(norm.rstd),
-        _at(factor), _at(gradient), _at(dgamma), _at(dbeta), torch.get_num_threads(),
+        _at(factor), _at(gradient), _at(dgamma), _at(dbeta), num_threads(),
     )  # fmt: skip
     return gradient, dgamma, dbeta
 

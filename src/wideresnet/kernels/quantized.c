@@ -11,6 +11,9 @@
  *     144.
  *   - 1x1: one frequency, no transform. Results are the same bits for any number of threads.
  */
+#include <stdatomic.h>
+
+#include "pool.h"
 #include "tiles.h"
 
 #if defined(__AVX2__)
@@ -237,6 +240,61 @@ enum { MAX_UNITS = 192 };
 
 long wrn_panel(void) { return NB; }
 
+/* What the parts of a convolution share. A part is a block of units and a slice of the output channels, which are N with
+ * their padding. */
+typedef struct {
+    const byte *x;
+    const short *U;
+    const float *rescale;
+    Result result;
+    Shape s, y;
+    long stride, units, N, block, slice, num_slices;
+    int points;
+    atomic_int failed;
+} Conv;
+
+static void conv_parts(void *job, long first_part, long last_part) {
+    Conv *c = job;
+    const byte *x = c->x;
+    const short *U = c->U;
+    const float *rescale = c->rescale;
+    Result result = c->result;
+    Shape s = c->s, y = c->y;
+    int points = c->points, num_f = points * points;
+    long in = s.C, out = y.C, N = c->N, slice = c->slice, stride = c->stride;
+    long v_f = c->block * in + 32, m_f = c->block * slice + 16;
+    float *M = wrn_scratch(num_f * m_f + num_f * v_f / 2 + in);
+    if (!M) {
+        c->failed = 1;
+        return;
+    }
+    short *V = (short *)(M + num_f * m_f);
+    byte *zeros = memset(V + num_f * v_f, 0, in);
+    for (long part = first_part; part < last_part; part++) {
+        long first = part / c->num_slices * c->block, num = min(c->block, c->units - first);
+        long from = part % c->num_slices * slice, to = min(from + slice, N);
+        for (long t = 0; t < num; t++) {
+            long unit = first + t, row = unit / y.W % y.H * stride, column = unit % y.W * stride;
+            if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V + t * in, v_f);
+            else if (points == 9) input_tile(9, x, s, place(y, unit), zeros, V + t * in, v_f);
+            else input_position(x + ((unit / y.W / y.H * s.H + row) * s.W + column) * in, in, V + t * in);
+        }
+        for (int f = 0; f < num_f; f++)
+            for (long n = from; n < to; n += NB)
+                strip(num, in, V + f * v_f, U + (f * N + n) * in, rescale + f * N + n, M + f * m_f + n - from, slice);
+        for (long t = 0; t < num; t++) {
+            Place p = place(y, first + t);
+            if (points == 6) output_tile(6, M + t * slice, m_f, y, p, from, min(to, out), result);
+            else if (points == 9) output_tile(9, M + t * slice, m_f, y, p, from, min(to, out), result);
+            else
+                for (long n = from; n < min(to, out); n += VL) {
+                    vec v[4] = {LOAD(M + t * slice + n - from)};
+                    put(result, v, 1, (first + t) * out + n, out, n);
+                }
+        }
+    }
+}
+
 /* Convolve x with a border of zeros. `values` receives conv(x) + add, `bytes` the same quantized.
  *
  * x: (B, H, W, in). points: 6 or 9 for 3x3 with stride 1 or 2, 1 for 1x1. U: weights, [f][n / NB][k / 2][n % NB][k %
@@ -248,7 +306,6 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
                        float *values, byte *bytes, int threads) {
     int num_f = points * points;
     Shape s = {B, H, W, in}, y = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
-    Result result = {add, scale, shift, values, bytes};
     long units = points > 1 ? num_tiles(y) : B * y.H * y.W, N = round_up(out, NB);
     long size = num_f * (sizeof(short) * in + sizeof(float) * N), block = (320 << 10) / size / MR * MR;
     long enough = (long)sizeof(short) * num_f * in * N < NO_CACHE ? 48 : MAX_UNITS;
@@ -258,49 +315,31 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
     long num_blocks = (units + block - 1) / block;
     /* and if there are fewer blocks than threads, by channel too */
     long slices = num_blocks < threads ? min((threads + num_blocks - 1) / num_blocks, N / NB) : 1;
-    long slice = (N / NB + slices - 1) / slices * NB, v_f = block * in + 32, m_f = block * slice + 16;
-    int failed = 0;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2) reduction(| : failed)
-    for (long blk = 0; blk < num_blocks; blk++)
-        for (long from = 0; from < N; from += slice) {
-            float *M = wrn_scratch(num_f * m_f + num_f * v_f / 2 + in);
-            if (!M) {
-                failed = 1;
-                continue;
-            }
-            short *V = (short *)(M + num_f * m_f);
-            byte *zeros = memset(V + num_f * v_f, 0, in);
-            long first = blk * block, num = min(block, units - first), to = min(from + slice, N);
-            for (long t = 0; t < num; t++) {
-                long unit = first + t, row = unit / y.W % y.H * stride, column = unit % y.W * stride;
-                if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V + t * in, v_f);
-                else if (points == 9) input_tile(9, x, s, place(y, unit), zeros, V + t * in, v_f);
-                else input_position(x + ((unit / y.W / y.H * H + row) * W + column) * in, in, V + t * in);
-            }
-            for (int f = 0; f < num_f; f++)
-                for (long n = from; n < to; n += NB)
-                    strip(num, in, V + f * v_f, U + (f * N + n) * in, rescale + f * N + n, M + f * m_f + n - from,
-                          slice);
-            for (long t = 0; t < num; t++) {
-                Place p = place(y, first + t);
-                if (points == 6) output_tile(6, M + t * slice, m_f, y, p, from, min(to, out), result);
-                else if (points == 9) output_tile(9, M + t * slice, m_f, y, p, from, min(to, out), result);
-                else
-                    for (long c = from; c < min(to, out); c += VL) {
-                        vec v[4] = {LOAD(M + t * slice + c - from)};
-                        put(result, v, 1, (first + t) * out + c, out, c);
-                    }
-            }
+    long slice = (N / NB + slices - 1) / slices * NB;
+    slices = (N + slice - 1) / slice;
+    Conv conv = {x, U, rescale, {add, scale, shift, values, bytes}, s, y, stride, units, N, block, slice, slices,
+                 points, 0};
+    in_parallel(threads, num_blocks * slices, 1, conv_parts, &conv);
+    return conv.failed;
+}
+
+typedef struct {
+    const float *x, *scale, *shift;
+    byte *bytes;
+    long C;
+} Map;
+
+static void quantize_positions(void *job, long first, long last) {
+    const Map m = *(const Map *)job;
+    for (long n = first; n < last; n++)
+        for (long c = 0; c < m.C; c += VL) {
+            vec v[4] = {LOAD(m.x + n * m.C + c) * LOAD(m.scale + c) + LOAD(m.shift + c)};
+            to_bytes(v, 1, m.bytes + n * m.C + c, m.C);
         }
-    return failed;
 }
 
 /* bytes = scale x + shift, clipped to 0..255 and truncated; `num` positions of C channels. */
 void wrn_quantize(const float *x, long num, long C, const float *scale, const float *shift, byte *bytes, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long n = 0; n < num; n++)
-        for (long c = 0; c < C; c += VL) {
-            vec v[4] = {LOAD(x + n * C + c) * LOAD(scale + c) + LOAD(shift + c)};
-            to_bytes(v, 1, bytes + n * C + c, C);
-        }
+    Map map = {x, scale, shift, bytes, C};
+    in_parallel(threads, num, grain_of(num, 8192 / C + 1, threads), quantize_positions, &map);
 }

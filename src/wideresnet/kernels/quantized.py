@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.kernels.library import library
 from wideresnet.kernels.ops import LANES, Normalized, _at, _positions, empty
+from wideresnet.kernels.threads import num_threads
 
 MAX_BYTE = 255
 MAX_WEIGHT = 2**15 - 1
@@ -110,9 +111,7 @@ class Quantizer:
     def __call__(self, x: Tensor) -> Tensor:
         """Quantize a map: float32 (B, C, H, W) -> uint8 (B, C, H, W)."""
         q = empty(*x.shape, dtype=torch.uint8)
-        library().wrn_quantize(
-            _at(x), *_positions(x), _at(self.scale), _at(self.shift), _at(q), torch.get_num_threads()
-        )
+        library().wrn_quantize(_at(x), *_positions(x), _at(self.scale), _at(self.shift), _at(q), num_threads())
         return q
 
 
@@ -162,7 +161,7 @@ class QuantizedConv:
         library().wrn_quantized_conv(
             _at(q), batch, height, width, self.in_channels, self.out_channels, self.stride, self.points,
             _at(self.weight), _at(self.rescale), _at(add), _at(quantizer and quantizer.scale),
-            _at(quantizer and quantizer.shift), _at(result), _at(quantized), torch.get_num_threads(),
+            _at(quantizer and quantizer.shift), _at(result), _at(quantized), num_threads(),
         )  # fmt: skip
         return result, quantized
 

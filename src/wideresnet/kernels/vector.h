@@ -1,7 +1,4 @@
 /* Vectors of floats as wide as the processor allows, in the vector extensions that GCC and Clang share. */
-#if defined(__clang__) && defined(_OPENMP)
-#error "the kernels need gcc: PyTorch's OpenMP runtime, GNU's, lacks the functions that code by clang calls"
-#endif
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -13,6 +13,10 @@ BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 """Instructions for products in bf16, as Linux names them: Intel since Cooper Lake, AMD since Zen 4."""
 
 
+SPIN_COUNT = "3000"
+"""Of GNU's OpenMP: some 60 microseconds. Its own choice is 300,000 (libgomp manual, GOMP_SPINCOUNT)."""
+
+
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
     """Read the names of the processor's instruction sets, e.g. "avx2" and "avx512_bf16".
 
@@ -74,6 +78,19 @@ def export_thread_limit(root: Path = Path("/"), environ: MutableMapping[str, str
     """
     if "OMP_NUM_THREADS" not in environ and (threads := usable_cpus(root)) < _affinity():
         environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def export_short_spinning(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Let PyTorch's threads spin for a fraction of a millisecond after each operation, before libraries are loaded.
+
+    They wait for the next operation on the cores that the threads of the kernels need meanwhile: for milliseconds by
+    default, if OpenMP is GNU's, as in PyTorch for Linux. Nothing changes if the user has set how they wait.
+
+    Args:
+        environ: the environment to change.
+    """
+    if "OMP_WAIT_POLICY" not in environ:
+        environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def describe_quota(num_threads: int, root: Path = Path("/")) -> str | None:

@@ -136,10 +136,10 @@ def test_kernels_that_are_not_available_are_refused_with_the_reason(
 
 
 def test_a_machine_without_a_compiler_is_told_and_trains_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "why_unavailable", lambda: "no C compiler here (gcc or cc)")
+    monkeypatch.setattr(library, "why_unavailable", lambda: "no C compiler here (gcc, cc or clang)")
     execution, notes = decide(Rates())
     assert execution.kernels == "pytorch"
-    assert notes.startswith("PyTorch's kernels are used: no C compiler here (gcc or cc); ")
+    assert notes.startswith("PyTorch's kernels are used: no C compiler here (gcc, cc or clang); ")
     with pytest.raises(UsageError, match=r"^kernels='winograd': no C compiler here"):
         decide(Rates(), kernels="winograd")
 
