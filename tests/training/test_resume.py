@@ -216,7 +216,8 @@ def test_a_resumed_record_names_the_command_that_began_the_run(make_npz: MakeNpz
     began = json.loads(folder.env.read_text())
     folder.env.write_text(json.dumps({**began, "command": "wrn train first", "cpu": "another"}))
     fit(recipe, folder.path, resume=True, command="wrn train --resume")
-    assert json.loads(folder.env.read_text()) == {**began, "command": "wrn train first"}
+    resumed = json.loads(folder.env.read_text())
+    assert resumed == {**began, "command": "wrn train first", "date": resumed["date"]}
 
 
 def test_resuming_nothing_and_resuming_a_finished_run_are_told_apart(make_npz: MakeNpz, tmp_path: Path) -> None:
