@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
+from wideresnet.base.metrics import Calibration
+from wideresnet.report.calibration import draw_calibration
 from wideresnet.report.figures import (
     DARK,
     LIGHT,
@@ -28,9 +34,11 @@ from wideresnet.report.figures import (
     draw_curves,
     draw_predictions,
     image_to_png,
+    in_dark,
     to_png,
     to_svg,
 )
+from wideresnet.report.reproduction_figures import draw_bands, draw_costs, draw_errors
 
 CURVE = Curve(
     label="a run",
@@ -210,6 +218,36 @@ def test_text_and_lines_stand_out_from_the_background(theme: Theme) -> None:
 def test_a_figure_has_the_background_of_its_theme(theme: Theme) -> None:
     picture = np.asarray(opened(to_png(draw_curves(CURVE, theme), dpi=50)).convert("RGB"))
     assert to_hex(picture[0, 0] / 255) == theme.background
+
+
+COUNTS = np.array([0, 3, 20])
+CELL = {
+    "label": "WRN-16-1", "dataset": "cifar10", "published_pct": 5.0, "median_pct": 5.5, "n": 2, "macs": 10**8,
+    "runs": [{"state": "finished", "test_error_pct": error, "params": 10**6, "train_s": 600.0} for error in (5.2, 5.8)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        functools.partial(draw_curves, CURVE),
+        functools.partial(draw_comparison, [CURVE] * 9),
+        functools.partial(draw_calibration, Calibration(COUNTS, np.array([np.nan, 0.4, 0.8]), np.array([0, 0.5, 0.9]))),
+        functools.partial(draw_errors, [CELL]),
+        functools.partial(draw_costs, [CELL]),
+        functools.partial(draw_bands, [("WRN-16-1", [CURVE, CURVE])]),
+    ],
+    ids=lambda draw: draw.func.__name__,
+)
+def test_a_light_figure_turned_dark_is_the_dark_one(draw: Callable[[Theme], Figure]) -> None:
+    """All but the names that matplotlib makes of contents, colors among them."""
+
+    def nameless(svg: bytes) -> bytes:
+        return re.sub(rb'(id="|href="#|url\(#)[\w-]+', rb"\1", svg)
+
+    light, dark = to_svg(draw(LIGHT)), to_svg(draw(DARK))
+    assert nameless(in_dark(light)) == nameless(dark)
+    assert nameless(light) != nameless(dark)
 
 
 def test_twenty_four_runs_differ_in_color_or_style() -> None:

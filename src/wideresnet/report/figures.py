@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -233,6 +234,16 @@ def to_svg(figure: Figure) -> bytes:
     """Convert the figure to an SVG file, with text as text, in the reader's font; the same bytes for equal figures."""
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "wideresnet"}):
         return _save(figure, "svg", metadata={"Date": None})
+
+
+def in_dark(svg: bytes) -> bytes:
+    """Return the SVG file of a figure in `LIGHT` as it would be in `DARK`: all but their colors is equal.
+
+    A figure takes most of its time to be laid out. Pixels in it keep their colors.
+    """
+    colors = {getattr(LIGHT, name).encode(): getattr(DARK, name).encode() for name in vars(LIGHT)}
+    pattern = re.compile(b"|".join(colors))
+    return re.sub(rb"<[^>]*>", lambda tag: pattern.sub(lambda color: colors[color[0]], tag[0]), svg)
 
 
 def image_to_png(image: np.ndarray) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 
 from wideresnet.base.format import printable
 from wideresnet.base.metrics import class_errors, most_confused
-from wideresnet.report.figures import DARK, LIGHT, Tile, heat, image_to_png, to_svg
+from wideresnet.report.figures import DARK, LIGHT, Tile, heat, image_to_png, in_dark, to_svg
 
 BAR_ENDS_PCT = (1, 2, 5, 10, 20, 50, 100)
 """Where the bars of errors by class may end: round numbers, so that pages can be compared. This package's choice."""
@@ -171,15 +172,19 @@ def picture(draw: Callable[..., Figure], alt: str, *, small: bool = False) -> st
         small: give it half of the width; it is drawn narrow then on wide pages, too.
     """
 
-    def source(theme: Any, narrow: bool) -> str:
-        return _data_uri(to_svg(draw(theme, narrow=narrow or small)), "image/svg+xml")
+    @functools.cache
+    def drawn(narrow: bool) -> tuple[str, str]:
+        light = to_svg(draw(LIGHT, narrow=narrow))
+        dark = to_svg(draw(DARK, narrow=narrow)) if b"<image" in light else in_dark(light)
+        return _data_uri(light, "image/svg+xml"), _data_uri(dark, "image/svg+xml")
 
-    dark, thin = "(prefers-color-scheme: dark)", "(max-width: 43rem)"
+    (light, dark), (light_narrow, dark_narrow) = drawn(small), drawn(True)
+    at_night, thin = "(prefers-color-scheme: dark)", "(max-width: 43rem)"
     return (
-        f'<picture><source media="{thin} and {dark}" srcset="{source(DARK, True)}">'
-        f'<source media="{thin}" srcset="{source(LIGHT, True)}">'
-        f'<source media="{dark}" srcset="{source(DARK, False)}">'
-        f'<img class="drawing{" small" * small}" alt="{escape(alt)}" src="{source(LIGHT, False)}"></picture>'
+        f'<picture><source media="{thin} and {at_night}" srcset="{dark_narrow}">'
+        f'<source media="{thin}" srcset="{light_narrow}">'
+        f'<source media="{at_night}" srcset="{dark}">'
+        f'<img class="drawing{" small" * small}" alt="{escape(alt)}" src="{light}"></picture>'
     )
 
 
