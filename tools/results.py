@@ -23,7 +23,9 @@ from wideresnet.report.changes import find_changes, recipe_text
 from wideresnet.report.environment import hardware_text, torch_text
 from wideresnet.report.reproduction import markdown
 from wideresnet.report.statistics import group_equal, settings_of, summarize
+from wideresnet.spec import published
 from wideresnet.spec.exhibits import EXHIBITS
+from wideresnet.spec.field_results import field_results
 from wideresnet.spec.files import read_json
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import RECIPES, resolve
@@ -33,6 +35,7 @@ BEGIN, END = "<!-- results: made by tools/results.py -->", "<!-- end of results 
 RECIPES_BEGIN, RECIPES_END = "<!-- recipes: made by tools/results.py -->", "<!-- end of recipes -->"
 REPRODUCED = "results/reproduce"
 """Where the records of `wrn reproduce` are."""
+PUBLISHED_BEGIN, PUBLISHED_END = "<!-- published: made by tools/results.py -->", "<!-- end of published -->"
 RECIPE_EXAMPLES = (("cifar10", 50_000), ("svhn", 604_388), ("your own", 1_000))
 """(data, number of training images) for the table of recipes."""
 
@@ -167,6 +170,25 @@ def recipes_table() -> str:
     return "\n".join(rows)
 
 
+def published_table() -> str:
+    """Write what others have published for WRN-28-10, with the paper's figures first."""
+    rows = ["| training | nearest recipe | CIFAR-10 | CIFAR-100 | source |", "|---|---|---|---|---|"]
+    (own,) = (row for row in published.results(5) if row.network == "WRN-28-10")
+    rows.append(f"| the paper's, median of 5 | `paper` | {own.cifar10_pct:.2f} | {own.cifar100_pct:.2f} | Table 5 |")
+    found = field_results(network="WRN-28-10")
+    for recipe, setting, source in dict.fromkeys((row.recipe, row.setting, row.source) for row in found):
+        errors = {row.data: row.error_pct for row in found if (row.recipe, row.setting) == (recipe, setting)}
+        cells = (
+            setting,
+            f"`{recipe}`" if recipe else "-",
+            errors.get("cifar10", "-"),
+            errors.get("cifar100", "-"),
+            source,
+        )
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows)
+
+
 def first_epoch(start: float, num_epochs: int) -> int:
     """Return the first epoch, counted from 1, that begins when this share of the run is over."""
     return math.ceil(start * num_epochs - 1e-9) + 1
@@ -254,7 +276,12 @@ def main() -> int:
     pages = {
         readme: between(readme.read_text(), BEGIN, END, summary(records)),
         ROOT / "docs" / "results.md": details(records),
-        guide: between(guide.read_text(), RECIPES_BEGIN, RECIPES_END, recipes_table()),
+        guide: between(
+            between(guide.read_text(), RECIPES_BEGIN, RECIPES_END, recipes_table()),
+            PUBLISHED_BEGIN,
+            PUBLISHED_END,
+            published_table(),
+        ),
     }
     return write_or_check(pages, "results/")
 

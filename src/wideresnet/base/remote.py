@@ -47,7 +47,7 @@ class Host:
 
         Args:
             module, document, log: as for `Child`.
-            marker: a file that this node must see, beside the log.
+            marker: a file that this node must see, in the folder of the log.
         """
         if not marker.is_file():
             yield {"message": f"node {socket.gethostname()} does not see {marker.parent}, which all nodes must share"}

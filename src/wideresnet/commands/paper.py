@@ -9,9 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wideresnet.base.errors import UsageError
-from wideresnet.base.format import nearest
 from wideresnet.commands.verbs import add_verb, show
+from wideresnet.spec.exhibits import EXHIBITS, describe_exhibit, exhibit_name, runs_text
 
 _COLUMNS = {
     "params": "parameters",
@@ -39,15 +38,10 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Show an exhibit, or list them."""
-    from wideresnet.spec.exhibits import EXHIBITS, describe_exhibit
-
     if args.exhibit is None:
         show(args, [{"name": each.name, "title": each.title} for each in EXHIBITS], render_list)
         return
-    name = args.exhibit.lower().replace(" ", "").replace("-", "")
-    if name not in (known := [each.name for each in EXHIBITS]):
-        raise UsageError(f"{args.exhibit}: no such table or figure; {nearest(name, known)}")
-    show(args, describe_exhibit(name), render)
+    show(args, describe_exhibit(exhibit_name(args.exhibit)), render)
 
 
 def render_list(exhibits: list[dict[str, Any]]) -> str:
@@ -64,12 +58,9 @@ def render(document: dict[str, Any]) -> RenderableType:
         table.add_column(_COLUMNS[field], justify="right")
     for row in document["rows"]:
         table.add_row(row["network"], *(_cell(field, row.get(field)) for field in shown))
-    runs = {None: "number of runs not stated", 1: "single run"}.get(
-        document["num_runs"], f"{document['num_runs']} runs"
-    )
     parts: list[RenderableType] = [
         Text(f"{document['label']}: {document['title']}", style="bold"),
-        Text(f"test error, %; {document['statistic']}, {runs}", style="dim"),
+        Text(f"test error, %; {document['statistic']}, {runs_text(document['num_runs'])}", style="dim"),
         *([Text(document["note"], style="dim")] if document["note"] else []),
         Text(),
         table,

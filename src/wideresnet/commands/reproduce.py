@@ -18,9 +18,9 @@ from rich.text import Text
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_bytes, human_count, human_seconds
 from wideresnet.commands.console import print_line
-from wideresnet.commands.verbs import add_machine_flags, add_verb, say, show, typed
+from wideresnet.commands.verbs import add_machine_flags, add_verb, runs_folder, say, show, typed
 from wideresnet.kernels.library import start_build
-from wideresnet.spec.exhibits import ERROR_FIELDS
+from wideresnet.spec.exhibits import ERROR_FIELDS, exhibit_name
 from wideresnet.spec.files import read_json
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> None:
     for name in ("cpus_each", "gpus_each"):
         if (number := getattr(args, name)) is not None and args.on != "ray":
             raise UsageError(f"{name}={number:g}: is for a cluster; add on='ray'")
-    name = args.exhibit.lower().replace(" ", "").replace("-", "")
-    out = args.out or Path(os.path.expanduser(os.environ.get("WRN_RUNS") or "runs")) / "reproduce"
+    name = ALL if args.exhibit.lower() == ALL else exhibit_name(args.exhibit)
+    out = args.out or runs_folder() / "reproduce"
     if name == "figure4":
         _measure_figure4(args, out)
         return
@@ -183,7 +183,7 @@ def _compare(args: argparse.Namespace, todos: Sequence[Todo], store: Store) -> N
     for todo in todos:
         document = collect(store, todo)
         documents.append(document | {"files": [str(path) for path in write_reproduction(document, store.path)]})
-    show(args, documents if args.exhibit == ALL else documents[0], render)
+    show(args, documents if args.exhibit.lower() == ALL else documents[0], render)
     if not args.json:
         for document in documents:
             say(f"page  {document['files'][0]}")
@@ -284,7 +284,7 @@ def _ask(args: argparse.Namespace, cost: Estimate, store: Store, total: int) -> 
 
 
 def render(documents: dict[str, Any] | list[dict[str, Any]]) -> RenderableType:
-    """The paper's numbers beside ours."""
+    """The paper's numbers next to ours."""
     if isinstance(documents, list):
         return Group(*(part for document in documents for part in (render(document), Text())))
     exhibit = documents["exhibit"]

@@ -158,8 +158,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | f
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def runs_folder() -> Path:
+    """Return the folder of all runs that are not given another one: $WRN_RUNS, or runs/."""
+    return Path(os.path.expanduser(os.environ.get("WRN_RUNS") or "runs"))
+
+
 def new_run_folder(*about: str) -> Path:
     """Make a new folder named after what it is about and the time."""
     name = "-".join((*about, time.strftime("%Y%m%d-%H%M%S")))
-    runs = Path(os.path.expanduser(os.environ.get("WRN_RUNS") or "runs"))
-    return reserve_folder(runs / "".join(c if c.isalnum() or c in "-._" else "_" for c in name))
+    return reserve_folder(runs_folder() / "".join(c if c.isalnum() or c in "-._" else "_" for c in name))

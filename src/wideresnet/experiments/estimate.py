@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from wideresnet.base import progress
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.errors import UsageError
 from wideresnet.data import Dataset
 from wideresnet.experiments.store import Task
@@ -77,8 +80,9 @@ def count_work(tasks: Sequence[Task], datasets: Mapping[str, Dataset]) -> dict[s
             counted[kind] = _count(task.recipe, dataset)
         flops, params = counted[kind]
         schedule, num = task.recipe.schedule, len(dataset.train)
-        steps = num // schedule.batch_size if task.recipe.feed.drop_last else -(-num // schedule.batch_size)
-        images = min(num, steps * schedule.batch_size) * schedule.epochs
+        drop_last, size = task.recipe.feed.drop_last, schedule.batch_size
+        steps = num // size if drop_last else ceil_div(num, size)
+        images = min(num, steps * size) * schedule.epochs
         logits = BYTES_PER_LOGIT * len(dataset.test) * len(dataset.class_names)
         work[task.name] = Work(steps * schedule.epochs, flops * images, BYTES_PER_PARAMETER * params + logits)
     return work
@@ -139,8 +143,6 @@ def _time_run(recipe: Recipe, dataset: Dataset) -> float:
 
 def _count(recipe: Recipe, dataset: Dataset) -> tuple[float, int]:
     """Return the operations of a training step per image, and the parameters of the network."""
-    import torch
-
     with torch.device("meta"):
         network = create(
             recipe.network, len(dataset.class_names), family="cifar", in_channels=dataset.train.images.shape[3]

@@ -66,7 +66,7 @@ class Lease:
         aside = self.path.with_suffix(f".{self._token}")
         self.path.rename(aside)
         if _read(aside) != dead:  # another process was faster still, and this is its file: put it back
-            with suppress(FileExistsError):
+            with suppress(OSError):  # it has a new owner already, or the file system has no links
                 os.link(aside, self.path)
         aside.unlink()
 

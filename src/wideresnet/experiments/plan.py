@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wideresnet.base.errors import UsageError
-from wideresnet.base.format import nearest
-from wideresnet.spec.exhibits import ERROR_FIELDS, EXHIBITS, exhibit, rows
+from wideresnet.spec.exhibits import ERROR_FIELDS, EXHIBITS, exhibit, exhibit_name, rows
 from wideresnet.spec.names import parse
 from wideresnet.spec.published import Result
 from wideresnet.spec.recipe import Recipe
@@ -105,9 +104,7 @@ def expand(
     Raises:
         UsageError: no such exhibit, data set or network in it, or the scale is out of range.
     """
-    known = [each.name for each in EXHIBITS]
-    if name not in known:
-        raise UsageError(f"{name}: no such table or figure; {nearest(name, known)}")
+    name = exhibit_name(name)
     if not 0 < scale <= 1:
         raise UsageError(f"scale={scale}: must be above 0 and at most 1, the share of the paper's epochs")
     each, found = exhibit(name), rows(name)

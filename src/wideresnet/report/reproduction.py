@@ -16,6 +16,7 @@ from wideresnet.report import html
 from wideresnet.report.figures import Curve, to_svg
 from wideresnet.report.reproduction_figures import draw_bands, draw_costs, draw_errors
 from wideresnet.report.runs import read_run
+from wideresnet.spec.exhibits import runs_text
 from wideresnet.spec.files import write_atomic, write_json
 
 Curves = Sequence[tuple[str, Sequence[Curve]]]
@@ -110,7 +111,7 @@ def _page(document: dict[str, Any], out: Path, curves: Mapping[str, Curves]) -> 
 
 def _caption(document: dict[str, Any]) -> str:
     exhibit = document["exhibit"]
-    runs = {None: "number of runs not stated", 1: "single run"}.get(exhibit["num_runs"], f"{exhibit['num_runs']} runs")
+    runs = runs_text(exhibit["num_runs"])
     text = (
         f"{exhibit['label']}, {exhibit['title']}. Paper: {exhibit['statistic']}, {runs}. Here: last epoch, all seeds."
     )

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.format import human_count, human_seconds
 from wideresnet.report.figures import (
     LIGHT,
@@ -64,7 +65,7 @@ def draw_costs(cells: Sequence[dict[str, Any]], theme: Theme = LIGHT, *, narrow:
     """
     shown = [cell for cell in cells if cell["n"]]
     width = NARROW_WIDTH_IN if narrow else WIDTH_IN
-    rows = -(-len(shown) // (1 if narrow else 3))
+    rows = ceil_div(len(shown), 1 if narrow else 3)
     size = (width, (7.5 if narrow else 2.9) + 0.2 * rows)
     figure = Figure(size, facecolor=theme.background, layout="constrained")
     FigureCanvasAgg(figure)
@@ -102,7 +103,7 @@ def draw_bands(groups: Sequence[tuple[str, Sequence[Curve]]], theme: Theme = LIG
     Args:
         groups: label and curves of the seeds, at least one each.
     """
-    size = (NARROW_WIDTH_IN if narrow else WIDTH_IN, 5.2 + 0.2 * -(-len(groups) // (1 if narrow else 2)))
+    size = (NARROW_WIDTH_IN if narrow else WIDTH_IN, 5.2 + 0.2 * ceil_div(len(groups), 1 if narrow else 2))
     figure = Figure(size, facecolor=theme.background, layout="constrained")
     FigureCanvasAgg(figure)
     error, loss = figure.subplots(2, 1, sharex=True)
@@ -137,7 +138,7 @@ def _ticks(values: Sequence[float], rounds: Sequence[float]) -> list[float]:
     """Return up to four of the round numbers that lie among the values, or next to them."""
     low, high = min(values) / 1.5, max(values) * 1.5
     ticks = [number for number in rounds if low <= number <= high]
-    return ticks[:: max(1, -(-len(ticks) // 4))]
+    return ticks[:: max(1, ceil_div(len(ticks), 4))]
 
 
 def _at(curve: Curve, name: str, epochs: Sequence[int]) -> list[float]:

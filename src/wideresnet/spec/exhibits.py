@@ -8,9 +8,12 @@ Source: arXiv 1605.07146v4, its captions and section 3; the authors' repository 
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from wideresnet.base.errors import UsageError
+from wideresnet.base.format import nearest
 from wideresnet.spec import published
 
 
@@ -174,6 +177,23 @@ REPRODUCTIONS: tuple[Reproduction, ...] = (
         "WRN-28-10", "cifar100", (21.68, 21.68), "issue 58 of the authors' code", "batches of 512, lr not scaled"
     ),
 )
+
+
+def exhibit_name(text: str) -> str:
+    """Return the name of an exhibit, from what people type: "Table 4" -> "table4".
+
+    Raises:
+        UsageError: there is no such table or figure; the nearest is named.
+    """
+    name, known = re.sub(r"[ -]", "", text.lower()), [each.name for each in EXHIBITS]
+    if name not in known:
+        raise UsageError(f"{text}: no such table or figure; {nearest(name, known)}")
+    return name
+
+
+def runs_text(num_runs: int | None) -> str:
+    """Say how many runs are behind a number of the paper; None if it does not say."""
+    return {None: "number of runs not stated", 1: "single run"}.get(num_runs, f"{num_runs} runs")
 
 
 def exhibit(name: str) -> Exhibit:

@@ -56,50 +56,43 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class OneCycle:
-    """Linear from 0 to `peak` over the warm-up, then linear to 0 after the last step."""
+class _WarmedUp:
+    """Linear from 0 to `peak` over the warm-up, then down to 0 after the last step; lr changes at every step."""
 
     peak: float
     warmup_steps: float
     num_steps: int
 
     def lr(self, step: int) -> float:
-        """Linear up, linear down; never exactly 0."""
+        """The learning rate of a step; never exactly 0."""
         done = step + 0.5  # a step stands for the middle of its interval
-        if done < self.warmup_steps:
-            return self.peak * done / self.warmup_steps
+        return self.peak * done / self.warmup_steps if done < self.warmup_steps else self._down(done)
+
+    def _down(self, done: float) -> float:
+        raise NotImplementedError
+
+    def resets_momentum(self, step: int) -> bool:
+        """Never: there are no drops."""
+        del step
+        return False
+
+
+class OneCycle(_WarmedUp):
+    """Down linearly."""
+
+    def _down(self, done: float) -> float:
         return self.peak * (self.num_steps - done) / (self.num_steps - self.warmup_steps)
 
-    def resets_momentum(self, step: int) -> bool:
-        """Never: there are no drops."""
-        del step
-        return False
 
+class Cosine(_WarmedUp):
+    """Down along half a cosine.
 
-@dataclass(frozen=True)
-class Cosine:
-    """Linear from 0 to `peak` over the warm-up, then down to 0 after the last step along half a cosine.
-
-    Source: Loshchilov & Hutter 2017 (arXiv 1608.03983), equation 5, without restarts; lr changes at every step, not at
-    every epoch.
+    Source: Loshchilov & Hutter 2017 (arXiv 1608.03983), equation 5, without restarts.
     """
 
-    peak: float
-    warmup_steps: float
-    num_steps: int
-
-    def lr(self, step: int) -> float:
-        """Linear up, half a cosine down; never exactly 0."""
-        done = step + 0.5  # a step stands for the middle of its interval
-        if done < self.warmup_steps:
-            return self.peak * done / self.warmup_steps
+    def _down(self, done: float) -> float:
         share = (done - self.warmup_steps) / (self.num_steps - self.warmup_steps)
         return self.peak * (1 + math.cos(math.pi * share)) / 2
-
-    def resets_momentum(self, step: int) -> bool:
-        """Never: there are no drops."""
-        del step
-        return False
 
 
 def make_schedule(recipe: Recipe, steps_per_epoch: int, lr: float | None = None) -> Schedule:
