@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from wideresnet.base.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from wideresnet.analysis import analyze as analyze
     from wideresnet.base.errors import DataError as DataError
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from wideresnet.training import recipe_for as recipe_for
     from wideresnet.weights.hub import load as load
     from wideresnet.weights.hub import read_weights as read_weights
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "DataError": "base.errors",

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder
 from wideresnet.training import fit, loop
-from wideresnet.training.step import train_step
+from wideresnet.training.captured import Step, make_step
 
 MakeNpz = Callable[..., Path]
 
@@ -44,21 +45,26 @@ def run(recipe: Recipe, out: Path, how: str = "", rank: int = 0, after: int = 0,
     """`fit` in a process of a world; something happens in the process `rank` after a number of steps."""
     done = 0
 
-    def step(*args: Any, **kwargs: Any) -> None:
-        nonlocal done
-        if how == "nan" and int(os.environ["RANK"]) == rank and done == after:
-            args[2].fill_(float("nan"))
-        train_step(*args, **kwargs)
-        done += 1
-        if int(os.environ["RANK"]) == rank and done == after:
-            if how == "interrupt":
-                os.kill(os.getpid(), signal.SIGINT)
-            if how == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if how == "full disk":
-                os.fsync = _raise_full
+    def make(*args: Any, **kwargs: Any) -> Step:
+        take_step = make_step(*args, **kwargs)
 
-    loop.train_step = step
+        def step(images: Tensor, labels: Tensor, **more: Any) -> None:
+            nonlocal done
+            if how == "nan" and int(os.environ["RANK"]) == rank and done == after:
+                images.fill_(float("nan"))
+            take_step(images, labels, **more)
+            done += 1
+            if int(os.environ["RANK"]) == rank and done == after:
+                if how == "interrupt":
+                    os.kill(os.getpid(), signal.SIGINT)
+                if how == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if how == "full disk":
+                    os.fsync = _raise_full
+
+        return step
+
+    loop.make_step = make
     return fit(recipe, out, resume=resume, checkpoint_every_s=0.0 if how == "full disk" else 60.0)
 
 

@@ -47,10 +47,11 @@ def test_logits_agree_with_float64_in_fp32_and_in_bf16_as_its_rounding_allows(
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     network, images = make(name)
     exact = network.double()(images.double())
-    network = network.float().to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    on_cpu = error(network.float()(images), exact)  # the deepest one amplifies rounding to 4e-3 there, too
+    network = network.to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = images.to(DEVICE, memory_format=torch.channels_last)
     single = error(network(images), exact)
-    assert single < 1e-4
+    assert single < max(1e-4, 3 * on_cpu)
     with torch.autocast(DEVICE, torch.bfloat16):
         assert error(network(images), exact) < (2e-2 if name in WIDE else max(2e-2, ROUNDING * single))
 
@@ -61,10 +62,11 @@ def test_gradients_agree_with_float64(name: str, monkeypatch: pytest.MonkeyPatch
     network, images = make(name)
     network.train().double()(images.double()).logsumexp(1).sum().backward()
     exact = [parameter.grad for parameter in network.parameters()]
-    network.zero_grad(set_to_none=True)
-    network.float().to(DEVICE)(images.to(DEVICE)).logsumexp(1).sum().backward()
-    for parameter, gradient in zip(network.parameters(), exact, strict=True):
-        assert parameter.grad is not None
-        assert gradient is not None
-        # a sign of an activation that hangs on rounding moves a gradient by more than rounding
-        assert (parameter.grad.double().cpu() - gradient).norm() < 1e-2 * gradient.norm() + 1e-6
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 3e-2)):
+        network.zero_grad(set_to_none=True)
+        network.to(DEVICE, dtype)(images.to(DEVICE, dtype)).logsumexp(1).sum().backward()
+        for parameter, gradient in zip(network.parameters(), exact, strict=True):
+            assert parameter.grad is not None
+            assert gradient is not None
+            # in fp32 a sign of an activation that hangs on rounding moves a gradient by more than rounding
+            assert (parameter.grad.double().cpu() - gradient).norm() < tolerance * gradient.norm() + 1e-6

@@ -14,7 +14,7 @@ import pytest
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder
 from wideresnet.training import loop
-from wideresnet.training.step import train_step
+from wideresnet.training.captured import Step, make_step
 
 MakeNpz = Callable[..., Path]
 
@@ -44,15 +44,20 @@ def after_steps(num_steps: int, act: Callable[[], None]) -> Iterator[None]:
     """Act once within the block, when so many training steps are done."""
     done = 0
 
-    def step(*args: Any, **kwargs: Any) -> None:
-        nonlocal done
-        train_step(*args, **kwargs)
-        done += 1
-        if done == num_steps:
-            act()
+    def make(*args: Any, **kwargs: Any) -> Step:
+        take_step = make_step(*args, **kwargs)
+
+        def step(*args: Any, **kwargs: Any) -> None:
+            nonlocal done
+            take_step(*args, **kwargs)
+            done += 1
+            if done == num_steps:
+                act()
+
+        return step
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", step)
+        patch.setattr(loop, "make_step", make)
         yield
 
 

@@ -20,12 +20,13 @@ from wideresnet.engines import optimize, quantize
 from wideresnet.machine.device import synchronize
 from wideresnet.machine.memory import keep_memory
 from wideresnet.networks import create
+from wideresnet.training.captured import make_step
 from wideresnet.training.configure import configure, make_forward
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.preflight.autotune import autotune
 from wideresnet.training.preflight.trial import StepShape
 from wideresnet.training.setup import build_network
-from wideresnet.training.step import Meter, train_step, training_loss
+from wideresnet.training.step import Meter, training_loss
 
 NUM_IMAGES = 50_000
 """Images per epoch, as in CIFAR: decides whether compiling would pay for itself."""
@@ -106,10 +107,11 @@ def ours_train(case: Case, feed_bytes: int = FEED_BYTES) -> Contender:
     forward = make_forward(network, execution)
     optimizer = make_optimizer(network, recipe.optimizer)
     meter = Meter(device)
+    take_step = make_step(network, forward, optimizer, meter, execution)
     images = images.contiguous(memory_format=torch.channels_last)  # as a feed yields them
 
     def step() -> None:
-        train_step(forward, optimizer, images, labels, meter, execution, step=0, lr=LR)
+        take_step(images, labels, step=0, lr=LR)
 
     batches = None
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wideresnet.engines.description import Description, Ineligible, Layer, describe, norms_to_fold, why_not_now
+from wideresnet.engines.replay import Replay
 from wideresnet.kernels import library, ops
 from wideresnet.networks.models import Network, PostActNet
 
@@ -19,7 +20,8 @@ def optimize(network: Network, *, kernels: bool = True) -> Optimized:
     """Prepare a network for inference. The result is a snapshot: later changes to the network do not affect it.
 
     On a CPU a pre-activation network for small images runs by the Winograd kernels, with weights transformed once (four
-    times their memory). In other networks each batch normalization that follows a convolution is folded into it.
+    times their memory). In other networks each batch normalization that follows a convolution is folded into it. On a
+    GPU small batches are replayed as CUDA graphs, see `replay`.
 
     Args:
         network: in any mode; not modified.
@@ -60,6 +62,7 @@ class Optimized(nn.Module):
 
     def _prepare(self) -> None:
         """Transform the weights for the kernels of this machine, if it has any for this network."""
+        self._replay = Replay(self.network)
         self._program: Program | None = None
         if self.kernels:
             try:
@@ -76,12 +79,18 @@ class Optimized(nn.Module):
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the transformed weights, whose form depends on the machine."""
-        return {**self.__dict__, "_program": None}
+        """Leave out the transformed weights and the graphs, which depend on the machine."""
+        return {**self.__dict__, "_program": None, "_replay": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._prepare()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Optimized:
+        """Move or convert the weights; graphs read them where they were."""
+        result = super()._apply(*args, **kwargs)
+        self._replay = Replay(self.network)
+        return result
 
     def train(self, mode: bool = True) -> Optimized:
         """Stay in evaluation mode, whatever `mode` is: a snapshot does not train."""
@@ -98,7 +107,7 @@ class Optimized(nn.Module):
         self.network.check(x)
         in_layout = x.contiguous(memory_format=torch.channels_last)
         if self._program is None or why_not_now(x) is not None:
-            return self.network(in_layout)
+            return self._replay(in_layout)
         return self._program(in_layout)
 
 

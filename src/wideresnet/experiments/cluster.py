@@ -6,7 +6,6 @@ local runs, so Ray's own retries are off.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import os
@@ -23,6 +22,7 @@ import torch
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import counted
 from wideresnet.base.remote import VARIABLES, Host, RemoteChild
+from wideresnet.base.version import __version__
 from wideresnet.experiments.plan import NUMERICS
 from wideresnet.experiments.process import Worker
 
@@ -233,5 +233,4 @@ def look_around(marker: Path, paths: Sequence[Path]) -> tuple[str, dict[str, str
 
 
 def _versions() -> dict[str, str]:
-    own = importlib.import_module("wideresnet").__version__  # not an import upwards, to all that the package offers
-    return {"wideresnet": f"{own} (numerics {NUMERICS})", "torch": torch.__version__}
+    return {"wideresnet": f"{__version__} (numerics {NUMERICS})", "torch": torch.__version__}

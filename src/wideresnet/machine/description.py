@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import numpy
 import torch
 
 from wideresnet.base.checkout import commit
+from wideresnet.base.version import __version__
 from wideresnet.machine.cpu import usable_cpus
 
 
@@ -28,8 +30,12 @@ def describe(device: str, command: Sequence[str] | str | None = None) -> dict[st
         Values for JSON. The folder of the program that was typed is left out: a record tells no path of the machine
         that the user has not typed as an argument.
     """
-    versions = {name: importlib.metadata.version(name) for name in ("wideresnet", "torch", "torchvision", "numpy")}
-    versions["torch"] = str(torch.__version__)  # with its build, e.g. +cpu, which the package's metadata leaves out
+    versions = {
+        "wideresnet": __version__,
+        "torch": str(torch.__version__),  # with its build, e.g. +cpu, which the package's metadata leaves out
+        "torchvision": importlib.metadata.version("torchvision"),
+        "numpy": numpy.__version__,
+    }
     return {
         "command": _command_line(command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

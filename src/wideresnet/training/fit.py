@@ -217,7 +217,7 @@ def prepare(
             forward=make_forward(network, execution),
             optimizer=make_optimizer(network, recipe.optimizer),
             schedule=make_schedule(recipe, data.feed.num_batches, lr),
-            notes=(*notes, *data.notes, *network_notes, *notes_on(recipe, network, data, device, world), *told),
+            notes=(*notes, *data.notes, *network_notes, *notes_on(recipe, network, data, execution, world), *told),
             world=world,
         )
 

@@ -23,17 +23,18 @@ from wideresnet.distributed.gradients import make_exchange
 from wideresnet.engines import optimize
 from wideresnet.engines.evaluate import EVALUATION_BATCH, Evaluation, evaluate
 from wideresnet.machine.device import synchronize
-from wideresnet.machine.memory import peak_memory_mib
+from wideresnet.machine.memory import peak_memory_mib, reset_peak_memory
 from wideresnet.networks import Network
 from wideresnet.spec.files import digest, write_atomic
 from wideresnet.spec.record import RunFolder
 from wideresnet.spec.result import metrics_line
 from wideresnet.training.averaging import average_weights
+from wideresnet.training.captured import make_step
 from wideresnet.training.interrupt import Interrupted, StopRequest
 from wideresnet.training.preflight.plan import Plan
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
-from wideresnet.training.step import Meter, train_step
+from wideresnet.training.step import Meter
 from wideresnet.training.track import Tracking
 from wideresnet.weights.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 from wideresnet.weights.hub import Weights, write_weights
@@ -83,6 +84,12 @@ class Run:
         decay = job.recipe.optimizer.ema_decay
         self.averaged = average_weights(job.network, decay) if decay else None
         self.meter = Meter(self.device)
+        options = job.recipe.optimizer
+        self.take_step = make_step(
+            job.network, self.forward, job.optimizer, self.meter, job.execution,
+            label_smoothing=options.label_smoothing, accumulate=job.recipe.schedule.accumulate,
+            clip_grad_norm=options.clip_grad_norm, sam_rho=options.sam_rho, together=self.together,
+        )  # fmt: skip
         self.evaluated: Evaluation | None = None  # of the last evaluation, if it was in this process
         self.step = 0
         self.train_s = 0.0
@@ -112,6 +119,7 @@ class Run:
         ):
             if resume:
                 self.restore()
+            begun = self.step
             while self.step < total:
                 epoch, first = divmod(self.step, feed.num_batches)
                 task.update(description=f"epoch {epoch + 1}/{epochs}", completed=self.step)
@@ -120,17 +128,14 @@ class Run:
                 for images, labels in feed.epoch(epoch, start=first, scale=image_scale(self.recipe, epoch)):
                     if schedule.resets_momentum(self.step):
                         self.optimizer.state.clear()
-                    train_step(
-                        self.forward, self.optimizer, images, labels, self.meter, self.job.execution,
-                        step=self.step, lr=schedule.lr(self.step),
-                        label_smoothing=self.recipe.optimizer.label_smoothing,
-                        accumulate=self.recipe.schedule.accumulate,
-                        clip_grad_norm=self.recipe.optimizer.clip_grad_norm,
-                        sam_rho=self.recipe.optimizer.sam_rho,
+                    self.take_step(
+                        images, labels, step=self.step, lr=schedule.lr(self.step),
                         seed=functools.partial(self.world.seed_step, self.recipe.seed, self.step),
-                        together=self.together, num_images=feed.images_in(self.step % feed.num_batches),
+                        num_images=feed.images_in(self.step % feed.num_batches),
                     )  # fmt: skip
                     self.step += 1
+                    if self.step == begun + 1 and self.device == "cuda":
+                        reset_peak_memory(self.device)  # without what cuDNN's search took, as in the plan
                     if self.averaged is not None:
                         self.averaged.update_parameters(self.network)
                     now = time.monotonic()
@@ -196,7 +201,7 @@ class Run:
         """Evaluate, write the epoch's record, start the next epoch's sums."""
         number, recipe = epoch + 1, self.recipe
         loss, error = self.meter.read()
-        self.meter = Meter(self.device)
+        self.meter.reset()
         record = {
             "epoch": number,
             "step": self.step,

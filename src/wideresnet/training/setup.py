@@ -171,13 +171,17 @@ def check_smallest_part(recipe: Recipe, data: TrainingData, network: Network, nu
         )
 
 
-def notes_on(recipe: Recipe, network: Network, data: TrainingData, device: str, world: World) -> list[str]:
+def notes_on(recipe: Recipe, network: Network, data: TrainingData, execution: Execution, world: World) -> list[str]:
     """Say what is unusual about a run: one line each."""
     notes = []
     name, (height, width), schedule = parse(recipe.network, recipe.family), data.feed.size, recipe.schedule
     if name.family == "imagenet" and max(height, width) < SMALLEST_IMAGENET_PX:
         notes.append(f"{name} is made for images of 224x224; these are {height}x{width}")
-    notes += _settings_without_effect(recipe, world, device)
+    notes += _settings_without_effect(recipe, world, execution.device)
+    if execution.device == "cuda" and execution.precision == "fp32" and _has_tf32():
+        notes.append(
+            "fp32: this GPU's convolutions round their inputs to TF32 (10 bits of mantissa), PyTorch's default"
+        )
     if schedule.accumulate > 1:
         notes.append(
             f"accumulate {schedule.accumulate}: a batch of {schedule.batch_size} is computed in parts of at most "
@@ -189,6 +193,11 @@ def notes_on(recipe: Recipe, network: Network, data: TrainingData, device: str, 
     if quota := describe_quota(torch.get_num_threads()):
         notes.append(quota)
     return notes
+
+
+def _has_tf32() -> bool:
+    """Whether convolutions in fp32 use the matrix units of GPUs since Ampere."""
+    return torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def _split(recipe: Recipe, dataset: Dataset) -> tuple[ImageSet, ImageSet, list[str]]:

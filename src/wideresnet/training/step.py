@@ -50,18 +50,23 @@ class Meter:
         self.num_images = 0
         self.failed_step = torch.full((), -1, dtype=torch.int64, device=device)
 
+    def reset(self) -> None:
+        """Start the next epoch, in the same memory: a captured step writes there."""
+        self.sums.zero_()
+        self.num_images = 0
+
     @torch.no_grad()
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, step: int) -> Tensor:
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, step: int | Tensor) -> Tensor:
         """Count a batch; return float32 1.0 if this or an earlier loss is not finite, else 0.0."""
         return self.count(loss, count_errors(logits, labels), len(labels), step)
 
     @torch.no_grad()
-    def count(self, loss: Tensor, errors: Tensor, num_images: int, step: int) -> Tensor:
+    def count(self, loss: Tensor, errors: Tensor, num_images: int, step: int | Tensor) -> Tensor:
         """Count a batch by its mean loss and number of errors; return what `add` does."""
         self.sums += torch.stack((loss.double() * num_images, errors.double()))
         self.num_images += num_images
         fails_now = ~torch.isfinite(loss) & (self.failed_step < 0)
-        self.failed_step = torch.where(fails_now, step, self.failed_step)
+        self.failed_step.copy_(torch.where(fails_now, step, self.failed_step))
         return (self.failed_step >= 0).float()
 
     def read(self) -> tuple[float, float]:
@@ -90,8 +95,8 @@ def train_step(
     meter: Meter,
     execution: Execution,
     *,
-    step: int,
-    lr: float,
+    step: int | Tensor,
+    lr: float | Tensor,
     label_smoothing: float = 0.0,
     accumulate: int = 1,
     clip_grad_norm: float = 0.0,
@@ -103,6 +108,8 @@ def train_step(
     """Run forward, backward and update. After a loss that is not finite no update is made, and `meter` knows the step.
 
     Args:
+        step: counted from 0; a tensor on the device, int64 (), if steps are captured, see `captured`.
+        lr: learning rate; likewise, float32 ().
         accumulate: parts in which the batch is computed; their gradients add up to the mean over all its images.
         clip_grad_norm: the largest norm of the whole gradient, without weight decay; 0 for no limit.
         sam_rho: take the gradient at weights that are perturbed by so much, see `sharpness`; 0 for none.

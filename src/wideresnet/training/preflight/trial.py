@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.data.feeds.resident import Feed
@@ -18,16 +17,18 @@ from wideresnet.networks import Network
 from wideresnet.spec.execution import Execution
 from wideresnet.spec.options import OptimizerOptions
 from wideresnet.spec.recipe import Recipe
+from wideresnet.training.captured import Step, make_step
 from wideresnet.training.configure import configure, make_forward, set_threads
 from wideresnet.training.optimizer import make_optimizer
-from wideresnet.training.step import Meter, train_step
+from wideresnet.training.step import Meter
 
 FEW, MANY, MOST = 8, 16, 32
 """Images of the batches that are tried on a CPU: FEW, and then MANY, or MOST if steps are short. Work on weights does
 not grow with the batch and counts for too much in them, so the time of a whole batch is extrapolated. Own choice."""
 
 LONG_STEP_S = 0.3
-MIN_STEPS, MAX_STEPS = 2, 5  # of a candidate's warm-up
+MIN_STEPS = {"cpu": 2, "cuda": 4}  # of a candidate's warm-up; on a GPU the fourth is the first that is replayed
+MAX_STEPS = 5
 SETTLED_AT = 0.9  # of a candidate's best: a step that takes no less ends its warm-up; the first steps pay for memory
 HOPELESS = 1.6  # a candidate this many times slower after a warm-up takes no further turns
 ROUNDS = 3  # fewer cannot tell agreement from luck
@@ -167,10 +168,11 @@ class _Timer:
         images = torch.randn(num_images, network.in_channels, *shape.size, device=device)
         self.images = images.contiguous(memory_format=torch.channels_last)  # as a feed yields them
         self.labels = torch.randint(network.num_classes, (num_images,), device=device)
-        self.runs: list[tuple[Execution, nn.Module, torch.optim.SGD]] = []
+        self.runs: list[tuple[Execution, Step]] = []
         for execution in candidates:
             twin = configure(copy.deepcopy(network).to(device), execution).train()
-            self.runs.append((execution, make_forward(twin, execution), make_optimizer(twin, shape.optimizer)))
+            forward, optimizer = make_forward(twin, execution), make_optimizer(twin, shape.optimizer)
+            self.runs.append((execution, make_step(twin, forward, optimizer, Meter(device), execution)))
         self.began, self.wall_s, self.cpu_s = clock(), 0.0, 0.0
 
     @property
@@ -185,7 +187,7 @@ class _Timer:
             for i in sorted(waiting):
                 self._tell(i, "warm-up")
                 took = self._step(i, num_images)
-                if number >= MIN_STEPS and took > SETTLED_AT * best[i]:
+                if number >= MIN_STEPS[self.device] and took > SETTLED_AT * best[i]:
                     waiting.remove(i)
                 best[i] = min(best[i], took)
         return best
@@ -202,12 +204,12 @@ class _Timer:
         self.tell(f"timing {self.runs[i][0].describe()}: {what}, {self.clock() - self.began:.0f} s so far")
 
     def _step(self, i: int, num_images: int) -> float:
-        execution, forward, optimizer = self.runs[i]
+        execution, step = self.runs[i]
         images, labels = self.images[:num_images], self.labels[:num_images]
         set_threads(execution.threads)
         synchronize(self.device)
         cpu_s, start = self.cpu_clock(), self.clock()
-        train_step(forward, optimizer, images, labels, Meter(self.device), execution, step=0, lr=0.0)
+        step(images, labels, step=0, lr=0.0)
         synchronize(self.device)
         took = self.clock() - start
         self.cpu_s += self.cpu_clock() - cpu_s
