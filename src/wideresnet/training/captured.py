@@ -71,7 +71,7 @@ class CapturedSteps:
 
     def __init__(self, step: Step, optimizer: torch.optim.SGD, meter: Meter) -> None:
         self.step, self.optimizer, self.meter = step, optimizer, meter
-        self.stream = torch.cuda.Stream()
+        self.stream = _stream(torch.cuda.current_device())
         self.pool = torch.cuda.graph_pool_handle()  # of all shapes together: one graph runs at a time
         self.number = torch.zeros((), dtype=torch.int64, device="cuda")
         self.lr = torch.zeros((), device="cuda")
@@ -127,6 +127,12 @@ class CapturedSteps:
         captured.labels.copy_(labels)
         captured.graph.replay()
         self.meter.num_images += len(labels)  # the host's part of the step
+
+
+@functools.cache
+def _stream(device: int) -> torch.cuda.Stream:
+    """Return the stream of all captured steps: cuBLAS keeps a workspace for each stream, 32 MiB on Hopper."""
+    return torch.cuda.Stream(device)
 
 
 @contextmanager

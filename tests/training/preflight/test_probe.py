@@ -13,8 +13,8 @@ from small_jobs import make_job
 from wideresnet.base.errors import UsageError
 from wideresnet.networks import cost
 from wideresnet.training import Job, Plan, make_plan
+from wideresnet.training.captured import Step, make_step
 from wideresnet.training.preflight.probe import Gauge, Probe
-from wideresnet.training.step import train_step
 
 NO_PEAKS = Gauge(
     in_use_bytes=lambda _: 10**6, available_bytes=lambda _: 0, peak_mib=lambda _: 1.0, reset_peak=lambda _: False
@@ -26,16 +26,21 @@ def plan_of(job: Job, **arguments: Any) -> Plan:
 
 
 class Watched:
-    """A training step that remembers the images that it was given."""
+    """Makes training steps, and remembers their settings and the images that they were given."""
 
     def __init__(self) -> None:
         self.shapes: list[torch.Size] = []
         self.calls: list[dict[str, Any]] = []
 
-    def __call__(self, forward: Any, optimizer: Any, images: torch.Tensor, *rest: Any, **more: Any) -> None:
-        self.shapes.append(images.shape)
-        self.calls.append(more)
-        train_step(forward, optimizer, images, *rest, **more)
+    def __call__(self, *what: Any, **settings: Any) -> Step:
+        take_step = make_step(*what, **settings)
+
+        def step(images: torch.Tensor, labels: torch.Tensor, **more: Any) -> None:
+            self.shapes.append(images.shape)
+            self.calls.append({**settings, **more})
+            take_step(images, labels, **more)
+
+        return step
 
 
 def test_sam_keeps_one_more_copy_of_the_weights() -> None:
@@ -67,7 +72,7 @@ def test_memory_is_the_line_through_the_peaks_of_two_batches() -> None:
         return (100 * 2**20 + image_bytes * num_images + weights_bytes) / 2**20
 
     gauge = Gauge(lambda _: 50 * 2**20, lambda _: 2**40, peak_mib, lambda _: True)
-    plan = plan_of(job, gauge=gauge, step=step, flops=16 * cost(job.network, 8).training_flops)
+    plan = plan_of(job, gauge=gauge, make=step, flops=16 * cost(job.network, 8).training_flops)
     assert [shape[0] for shape in step.shapes] == [4, 4, 16, 16]
     # the probe's copy of the weights is not the run's
     assert plan.memory_bytes == pytest.approx(100 * 2**20 + 128 * image_bytes, rel=1e-3)
@@ -84,7 +89,7 @@ def test_memory_is_the_line_through_the_peaks_of_two_batches() -> None:
 )
 def test_the_probe_takes_parts_of_a_batch_up_to_what_it_may_cost(fields: dict[str, Any], sizes: list[int]) -> None:
     step = Watched()
-    plan = plan_of(make_job(**fields), step=step)
+    plan = plan_of(make_job(**fields), make=step)
     parts = [shape[0] // call["accumulate"] for shape, call in zip(step.shapes, step.calls, strict=True)]
     assert parts == [size for size in sizes for _ in range(2)]  # each is timed twice
     assert plan.part_images == sizes[-1]
@@ -92,7 +97,7 @@ def test_the_probe_takes_parts_of_a_batch_up_to_what_it_may_cost(fields: dict[st
 
 def test_steps_are_those_of_the_recipe_and_move_no_weight() -> None:
     step = Watched()
-    plan_of(make_job(label_smoothing=0.1, accumulate=4, sam_rho=0.05, clip_grad_norm=5.0), step=step)
+    plan_of(make_job(label_smoothing=0.1, accumulate=4, sam_rho=0.05, clip_grad_norm=5.0), make=step)
     expected = {"lr": 0.0, "label_smoothing": 0.1, "accumulate": 2, "sam_rho": 0.05, "clip_grad_norm": 5.0}
     assert all({key: call[key] for key in expected} == expected for call in step.calls)
 
@@ -110,14 +115,14 @@ def test_a_batch_beyond_memory_is_refused_after_a_few_of_its_images() -> None:
     job, step = make_job(num_train=20_000, batch_size=20_000), Watched()
     gauge = replace(Gauge(), available_bytes=lambda _: 30 * 2**20)
     with pytest.raises(UsageError, match=r"^batch_size=20000: needs .* the largest that fits is \d+: .* accumulate="):
-        plan_of(job, gauge=gauge, step=step, flops=8 * cost(job.network, 8).training_flops)
+        plan_of(job, gauge=gauge, make=step, flops=8 * cost(job.network, 8).training_flops)
     assert max(shape[0] for shape in step.shapes) <= 8
 
 
 def test_memory_is_measured_and_time_told_at_the_largest_images() -> None:
     step = Watched()
-    plan_of(make_job(image_scales=((0.0, 0.5), (0.3, 2.0), (0.6, 1.0))), step=step)
+    plan_of(make_job(image_scales=((0.0, 0.5), (0.3, 2.0), (0.6, 1.0))), make=step)
     assert {shape[-1] for shape in step.shapes} == {16}
     step = Watched()
-    plan_of(make_job(epochs=1, image_scales=((0.0, 0.5), (0.3, 2.0))), step=step)  # never reaches the second scale
+    plan_of(make_job(epochs=1, image_scales=((0.0, 0.5), (0.3, 2.0))), make=step)  # never reaches the second scale
     assert {shape[-1] for shape in step.shapes} == {4}

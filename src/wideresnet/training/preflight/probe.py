@@ -21,12 +21,13 @@ from wideresnet.machine.memory import (
 from wideresnet.networks import Network
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.cost import Cost, saved_bytes
+from wideresnet.training.captured import EAGER_STEPS, Step, make_step
 from wideresnet.training.configure import make_forward
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.preflight.memory import Memory, fit_line
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
-from wideresnet.training.step import Meter, train_step, training_loss
+from wideresnet.training.step import Meter, training_loss
 
 PROBE_FLOPS = 80e9
 """What a step of the probe may cost: one to two seconds on two CPU cores, and WRN-16-2's whole batch of 128."""
@@ -48,7 +49,7 @@ class Probe:
     Args:
         counted: cost of the network at the size of the run's images.
         gauge: how memory is read.
-        step: runs one training step.
+        make: makes the training step.
         flops: what a step may cost.
 
     Attributes:
@@ -64,11 +65,11 @@ class Probe:
         counted: Cost,
         *,
         gauge: Gauge = Gauge(),  # frozen
-        step: Callable[..., None] = train_step,
+        make: Callable[..., Step] = make_step,
         flops: float = PROBE_FLOPS,
     ) -> None:
         self.job, recipe, self.device = job, job.recipe, job.execution.device
-        self.gauge, self.step = gauge, step
+        self.gauge, self.make = gauge, make
         self.cuda = [torch.cuda.current_device()] if self.device == "cuda" else []
         self.scale = max(image_scale(recipe, epoch) for epoch in range(recipe.schedule.epochs))
         feed, world = job.data.feed, job.world
@@ -104,17 +105,17 @@ class Probe:
         return self._memory(*fit_line(small, large, kept_image, self.weights_bytes, kernels))
 
     def _memory(self, fixed_bytes: int, image_bytes: float) -> Memory:
-        floor = 0  # a GPU's run loads and writes in the host's memory
+        floor = self.peak_before_bytes  # of loading; a GPU's run writes and evaluates in less, or on the host
         if self.device == "cpu":  # writing a checkpoint takes its tensors in the file's order, and the file
             saved = 2 * self.weights_bytes + self.averaged_bytes
             # evaluation copies the network; for the kernels it also transforms the weights, to four times their size
             evaluated = (5 if self.job.execution.kernels == "winograd" else 1) * self.weights_bytes
             held = self.in_use_bytes + saved - self.weights_bytes
-            floor = max(self.peak_before_bytes, held + max(2 * saved, evaluated))
+            floor = max(floor, held + max(2 * saved, evaluated))
         return Memory(fixed_bytes + self.message_bytes, image_bytes, floor, self.in_use_bytes, self.available_bytes)
 
     def run(self, num_images: int, *, compile: bool = False) -> int:
-        """Time two steps with this many images per part, and return the peak of memory that a run has with them, bytes.
+        """Time steps with this many images per part, and return the peak of memory that a run has with them, bytes.
 
         Args:
             compile: run the compiled network.
@@ -124,19 +125,19 @@ class Probe:
         self.gauge.reset_peak(device)
         network = self._network()
         forward = make_forward(network, replace(self.job.execution, compile=compile))
-        optimizer, meter, best = make_optimizer(network, recipe.optimizer), Meter(device), float("inf")
+        optimizer, options, best = make_optimizer(network, recipe.optimizer), recipe.optimizer, float("inf")
+        take_step = self.make(
+            network, forward, optimizer, Meter(device), self.job.execution, label_smoothing=options.label_smoothing,
+            accumulate=accumulate, clip_grad_norm=options.clip_grad_norm, sam_rho=options.sam_rho,
+        )  # fmt: skip
         images, labels = self._batch(num_images * accumulate)
         with torch.random.fork_rng(devices=self.cuda):
-            for number in range(2):
-                if number and device == "cuda":  # in the first step cuDNN tries algorithms, which takes extra memory
+            for number in range(EAGER_STEPS + 2 if device == "cuda" else 2):  # on a GPU the last one is a replay
+                if number == 1 and device == "cuda":  # cuDNN's search in the first step took extra memory
                     self.gauge.reset_peak(device)
                 synchronize(device)
                 start = time.perf_counter()
-                self.step(
-                    forward, optimizer, images, labels, meter, self.job.execution, step=0, lr=0.0,
-                    label_smoothing=recipe.optimizer.label_smoothing, accumulate=accumulate,
-                    clip_grad_norm=recipe.optimizer.clip_grad_norm, sam_rho=recipe.optimizer.sam_rho,
-                )  # fmt: skip
+                take_step(images, labels, step=0, lr=0.0)
                 synchronize(device)
                 best = min(best, time.perf_counter() - start)
         peak = int(self.gauge.peak_mib(device) * 2**20)
