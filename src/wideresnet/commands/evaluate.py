@@ -48,12 +48,7 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate."""
-    if args.page and not args.corruptions:
-        raise UsageError("page=: shows errors on corrupted images; add corruptions=True, or leave it out")
-    if args.page:
-        from wideresnet.report.corruptions import check_page
-
-        check_page(args.page)
+    _check_files(args)
     start_build()
     from wideresnet.inference.evaluate import evaluate_weights, prepare
 
@@ -66,6 +61,16 @@ def run(args: argparse.Namespace) -> None:
         columns = ("class", "num_images", "num_errors", "error_pct")
         write_csv(args.csv, columns, ([row[name] for name in columns] for row in result["classes"]))
     show(args, result, render)
+
+
+def _check_files(args: argparse.Namespace) -> None:
+    """Refuse names of files that cannot be written before hours are spent on what they hold."""
+    if args.page and not args.corruptions:
+        raise UsageError("page=: shows errors on corrupted images; add corruptions=True, or leave it out")
+    if args.page and (args.page.suffix.lower() not in (".html", ".htm") or args.page.is_dir()):
+        raise UsageError(f"page={args.page}: must be a file whose name ends in .html")
+    if args.csv and (args.csv.is_dir() or not args.csv.absolute().parent.is_dir()):
+        raise UsageError(f"csv={args.csv}: must be a file in a folder that exists")
 
 
 def _run_corrupted(args: argparse.Namespace, subject: Subject) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wideresnet.base.errors import UsageError
 from wideresnet.data.corruptions import GROUPS, corrupt
 from wideresnet.report import html
 from wideresnet.report.figures import LIGHT, NARROW_WIDTH_IN, SERIES_COLORS, WIDTH_IN, Theme, add_legend, style
@@ -48,28 +47,14 @@ def _pct(value: float) -> str:
     return f"{value:.2f}"
 
 
-def check_page(path: Path) -> None:
-    """Check the name of a page before hours are spent on what it shows.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
-        raise UsageError(f"page={path}: must be a file whose name ends in .html")
-
-
 def write_corruptions(path: Path, result: dict[str, Any], image: np.ndarray) -> None:
     """Write a page about weights on corrupted images; an old one is replaced.
 
     Args:
-        path: `.html`.
+        path: the page; its folder is made if necessary.
         result: what `inference.corruptions.corruption_errors` returned.
         image: uint8 (H, W, C), shown under each corruption; C is 1 or 3.
-
-    Raises:
-        UsageError: the name of the page is none.
     """
-    check_page(path)
     clean, errors = result["clean"], result["corruptions"]
     name = f"{clean['network']} on corrupted {clean['dataset']}"
     header = ("corruption", *map(str, result["severities"]), "mean")
