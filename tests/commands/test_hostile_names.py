@@ -77,6 +77,7 @@ def check_shown(*texts: str) -> None:
         "eval {h}run",
         "eval {h}run --data {h}data",
         "eval {h}run --data digits",
+        "eval {h}run --corruptions --limit 4 --page {h}.html",
         "eval {h}nowhere --data digits",
         "predict {h}run {h}.png",
         "predict {h}run {h}data",

@@ -81,6 +81,10 @@ wrn train WRN-16-4 --data digits --processes 0
 wrn eval nowhere --data own.npz
 wrn eval done --data digits
 wrn eval done --data own.npz --int8 --precision bf16
+wrn eval done --limit 0
+wrn eval done --page page.html
+wrn eval done --corruptions --page page.txt
+wrn eval done --corruptions --csv nowhere/errors.csv
 wrn predict nowhere a.png
 wrn predict done missing.png
 wrn predict done empty
@@ -127,6 +131,8 @@ create('WRN-28-10', dropout=2)
 create('WRN-28-10', num_classes=0)
 load('nowhere')
 recipe_for('quik', 'WRN-10-1', 'digits')
+corruption_errors('done', corruptions=['gausian_noise'])
+corruption_errors('done', limit=0)
 fit(own, 'done')
 fit(own, 'nowhere', resume=True)
 fit(own, 'begun', resume=True)

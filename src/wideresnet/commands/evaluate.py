@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wideresnet.base.errors import UsageError
 from wideresnet.commands.verbs import add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
+
+if TYPE_CHECKING:
+    from wideresnet.inference.evaluate import Subject
 
 NUM_SHOWN = 10
 
@@ -21,7 +26,19 @@ def add(verbs: Any) -> None:
     evaluate = add_verb(verbs, "eval", run, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
     evaluate.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
     evaluate.add_argument("--data", help="as for wrn train (default: the data that the run was trained on)")
-    evaluate.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per class, for spreadsheets")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="test images, spread evenly over the set (all)")
+    evaluate.add_argument(
+        "--corruptions", action="store_true",
+        help="also on corrupted images, as in CIFAR-10-C: noise, blur, fog, JPEG and others, ten at five "
+        "severities; takes 51 times as long",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--page", type=Path, metavar="FILE", help="with --corruptions: also write curves and examples, .html"
+    )
+    evaluate.add_argument(
+        "--csv", type=Path, metavar="FILE",
+        help="also write a row per class, or with --corruptions per corruption and severity, for spreadsheets",
+    )  # fmt: skip
     evaluate.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     evaluate.add_argument(
         "--int8", action="store_true", help="run in 8 bits on a CPU, calibrated on training images: fast, not exact"
@@ -31,36 +48,110 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate."""
+    _check_files(args)
     start_build()
-    from wideresnet.inference.evaluate import evaluate_weights
+    from wideresnet.inference.evaluate import evaluate_weights, prepare
 
-    result = evaluate_weights(
-        args.weights, args.data, device=args.device, precision=args.precision, skip_unreadable=args.skip_unreadable,
-        int8=args.int8,
-    )  # fmt: skip
+    how = {name: getattr(args, name) for name in ("limit", "device", "precision", "skip_unreadable", "int8")}
+    if args.corruptions:
+        _run_corrupted(args, prepare(args.weights, args.data, **how))
+        return
+    result = evaluate_weights(args.weights, args.data, **how)
     if args.csv:
         columns = ("class", "num_images", "num_errors", "error_pct")
         write_csv(args.csv, columns, ([row[name] for name in columns] for row in result["classes"]))
     show(args, result, render)
 
 
+def _check_files(args: argparse.Namespace) -> None:
+    """Refuse names of files that cannot be written before hours are spent on what they hold."""
+    if args.page and not args.corruptions:
+        raise UsageError("page=: shows errors on corrupted images; add corruptions=True, or leave it out")
+    if args.page and (args.page.suffix.lower() not in (".html", ".htm") or args.page.is_dir()):
+        raise UsageError(f"page={args.page}: must be a file whose name ends in .html")
+    if args.csv and (args.csv.is_dir() or not args.csv.absolute().parent.is_dir()):
+        raise UsageError(f"csv={args.csv}: must be a file in a folder that exists")
+
+
+def _run_corrupted(args: argparse.Namespace, subject: Subject) -> None:
+    """Evaluate on clean and on corrupted images."""
+    from wideresnet.inference.corruptions import measure_corruptions
+
+    result = measure_corruptions(subject)
+    if args.csv:
+        columns = ("corruption", "severity", "error_pct", "loss", "ece_pct")
+        write_csv(args.csv, columns, _csv_rows(result))
+    if args.page:
+        from wideresnet.report.corruptions import write_corruptions
+
+        write_corruptions(args.page, result, subject.images[0])
+        result["page"] = str(args.page)
+    show(args, result, render_corruptions)
+
+
+def _csv_rows(result: dict[str, Any]) -> Iterator[tuple[str | float, ...]]:
+    """Yield a row for the clean images, whose severity is 0, and one per corruption and severity."""
+    clean = result["clean"]
+    yield "clean", 0, clean["error_pct"], clean["loss"], clean["ece_pct"]
+    for name, errors in result["corruptions"].items():
+        cells = zip(result["severities"], errors, result["loss"][name], result["ece_pct"][name], strict=True)
+        yield from ((name, *cell) for cell in cells)
+
+
 def render(result: dict[str, Any]) -> RenderableType:
     """The error, the worst classes and the most frequent mistakes."""
+    parts: list[RenderableType] = [_summary(result)]
+    if result["num_errors"]:
+        parts += [Text(), _worst_classes(result), Text(), _frequent_mistakes(result)]
+    return Group(*parts, *_notes(result["notes"]))
+
+
+def render_corruptions(result: dict[str, Any]) -> RenderableType:
+    """The clean error, the mean error, and a table of errors by severity."""
+    from wideresnet.report.corruptions import error_rows, likelihood_rows
+
+    clean = result["clean"]
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), header_style="bold", title="error, %, by severity", title_justify="left"
+    )
+    table.add_column("corruption", no_wrap=True)
+    for heading in (*map(str, result["severities"]), "mean"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    *rows, mean = error_rows(result)
+    for row in rows:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*mean, style="bold")
+    for row in likelihood_rows(result):
+        table.add_row(*row)
+    summary = Text.assemble(
+        (f"{result['mean_error_pct']:.2f} % mean corruption error", "bold"),
+        f"  {len(result['corruptions'])} corruptions, {len(result['severities'])} severities\n",
+        _scores(result["mean_loss"], result["mean_ece_pct"]),
+    )
+    page = [Text(), Text(f"page  {result['page']}")] if "page" in result else []
+    return Group(_summary(clean), Text(), summary, Text(), table, *_notes([*clean["notes"], *result["notes"]]), *page)
+
+
+def _summary(result: dict[str, Any]) -> Text:
     counts = f"{result['num_errors']:,} of {result['num_images']:,} test images"
     summary = Text.assemble(
         (f"{result['error_pct']:.2f} % test error", "bold"), f"  {counts}\n",
-        f"NLL {result['loss']:.4f} nats, expected calibration error {result['ece_pct']:.2f} %\n",
+        f"{_scores(result['loss'], result['ece_pct'])}\n",
         f"{result['network']} on {result['dataset']}, {result['device']}, {result['precision']}, ",
         f"{result['images_per_s']:,.0f} images/s",
     )  # fmt: skip
     if result["top5_error_pct"] is not None:
         summary.append(f"\ntop-5 error {result['top5_error_pct']:.2f} %")
-    parts: list[RenderableType] = [summary]
-    if result["num_errors"]:
-        parts += [Text(), _worst_classes(result), Text(), _frequent_mistakes(result)]
-    if result["notes"]:
-        parts += [Text(), *(Text(f"note: {note}") for note in result["notes"])]
-    return Group(*parts)
+    return summary
+
+
+def _scores(loss: float, ece_pct: float) -> str:
+    return f"NLL {loss:.4f} nats, expected calibration error {ece_pct:.2f} %"
+
+
+def _notes(notes: list[str]) -> list[RenderableType]:
+    return [Text(), *(Text(f"note: {note}") for note in notes)] if notes else []
 
 
 def _worst_classes(result: dict[str, Any]) -> Table:

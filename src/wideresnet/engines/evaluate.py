@@ -40,6 +40,13 @@ class Evaluation:
         """Top-1 error, percent."""
         return 100 * self.num_errors / self.num_images
 
+    @classmethod
+    def of(cls, logits: Tensor, labels: np.ndarray) -> Evaluation:
+        """Compare logits, float32 (N, classes) on the CPU, with labels, int64 (N,)."""
+        targets = torch.from_numpy(labels)
+        num_errors = int((logits.argmax(1) != targets).sum())
+        return cls(len(logits), num_errors, float(F.cross_entropy(logits.double(), targets)), logits)
+
 
 @torch.inference_mode()
 def evaluate(
@@ -83,13 +90,7 @@ def evaluate(
             advance(len(batch))
     network.train(was_training)
     parts = [part.cpu() for part in parts]  # after the loop: each copy waits for the device
-    logits, targets = world.gather_rows(parts, [len(share) for share in shares]), torch.from_numpy(labels)
-    return Evaluation(
-        num_images=len(logits),
-        num_errors=int((logits.argmax(1) != targets).sum()),
-        loss=float(F.cross_entropy(logits.double(), targets)),
-        logits=logits,
-    )
+    return Evaluation.of(world.gather_rows(parts, [len(share) for share in shares]), labels)
 
 
 def _images_of(rank: int, num_ranks: int, num_images: int, batch_size: int) -> range:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wideresnet.base import progress
 from wideresnet.base.arithmetic import spread
 from wideresnet.base.errors import DataError, UsageError, WRNError
 from wideresnet.base.format import counted
 from wideresnet.base.metrics import class_errors, confusion, expected_calibration_error, top_k_error
-from wideresnet.data import Dataset
+from wideresnet.data import Dataset, ImageSet
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.load import load_for
 from wideresnet.engines import optimize, quantize
-from wideresnet.engines.evaluate import evaluate
+from wideresnet.engines.evaluate import Evaluation, evaluate
 from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES, Quantized
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.spec.record import RunFolder
@@ -32,10 +34,114 @@ MIN_CLASSES_FOR_TOP5 = 10
 """With fewer classes, five guesses would be more than half of all classes. This package's choice."""
 
 
-def evaluate_weights(
-    weights: str | Path,
-    data: str | Path | None = None,
+@dataclass(frozen=True)
+class Subject:
+    """Trained weights and the test images that they are measured on, ready to run.
+
+    Attributes:
+        where: the path of the weights, or the network's name.
+        weights: classes, preprocessing, and the network as it was trained.
+        network: optimized or quantized, on the device.
+        dataset: name of the data.
+        images: uint8 (N, H, W, C), as the network takes them before preprocessing.
+        labels: int64 (N,).
+        index: of each image among all test images.
+        device, precision: as the result names them.
+        notes: what the reader of the numbers should know, one line each.
+    """
+
+    where: str
+    weights: Weights
+    network: nn.Module
+    dataset: str
+    images: np.ndarray
+    labels: np.ndarray
+    index: Sequence[int]
+    device: str
+    precision: str
+    notes: list[str]
+
+    def run(
+        self, images: np.ndarray, part: slice = slice(None), advance: Callable[[int], object] | None = None
+    ) -> Tensor:
+        """Compute logits, float32 (B, classes) on the CPU.
+
+        Args:
+            images: uint8 (B, H, W, C), those of `part` or what was made of them.
+            part: which images they are. If they begin at a multiple of the batch, the logits have the same bits as in
+                one run over all images.
+            advance: called after each batch with its number of images.
+
+        Raises:
+            DataError: a logit is not finite.
+        """
+        result = evaluate(
+            self.network,
+            images,
+            self.labels[part],
+            self.weights.preprocessing,
+            device=self.device,
+            precision=self.precision,
+            advance=advance,
+        )
+        if not result.logits.isfinite().all():
+            raise DataError(f"{self.where}: the outputs are not finite; these weights are damaged, so train again")
+        return result.logits
+
+
+def prepare(
+    weights: str | Path | Weights,
+    data: str | Path | Dataset | None = None,
     *,
+    limit: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    skip_unreadable: bool = False,
+    int8: bool = False,
+) -> Subject:
+    """Read weights and data, and optimize the network; arguments and errors are those of `evaluate_weights`."""
+    if int8 and (device == "cuda" or precision == "bf16"):
+        raise UsageError("int8=True: runs on a CPU and in no other precision; leave out device= and precision=")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit={limit}: must be at least 1")
+    device = pick_device("cpu" if int8 else device)
+    run, read, where = None, weights, ""
+    if isinstance(read, Weights):
+        where = str(read.network.name)
+    else:
+        path, where, read = Path(read), str(read), read_weights(read)
+        run = RunFolder(path if path.is_dir() else path.parent)
+    if data is None:
+        if run is None:
+            raise UsageError(f"{where}: weights in memory know no data; name it with data=")
+        data = data_of_run(run)
+    dataset, notes = load_matching(read, data, skip_unreadable=skip_unreadable)
+    if run is not None:
+        notes += _check_unseen(run, dataset)
+    num_all, test = len(dataset.test), dataset.test
+    index: Sequence[int] = range(num_all)
+    if limit is not None and limit < num_all:
+        index = spread(num_all, limit)
+        test = ImageSet(test.images[index], test.labels[index])
+        notes.append(f"{limit:,} of {num_all:,} test images, spread evenly over the set")
+    images, more = fit_images(read, dataset, test.images)
+    network: nn.Module
+    if int8:
+        precision, network = "int8", _quantize(read, dataset)
+        more.append(network.how)
+    else:
+        network = optimize(copy.deepcopy(read.network).to(device))  # the caller's own network stays where it is
+        precision = pick_precision(_precision_of_run(precision, device, run), device)
+    return Subject(
+        where, read, network, dataset.name, images, test.labels, index, device, precision, [*notes, *more]
+    )  # fmt: skip
+
+
+def evaluate_weights(
+    weights: str | Path | Weights,
+    data: str | Path | Dataset | None = None,
+    *,
+    limit: int | None = None,
     device: str = "auto",
     precision: str = "auto",
     skip_unreadable: bool = False,
@@ -47,9 +153,10 @@ def evaluate_weights(
     rounding.
 
     Args:
-        weights: a run folder, a weights folder or a `model.safetensors`.
-        data: as for `load_dataset`; its images are resized to the size that the weights were trained on. None for the
-            data of the run that produced the weights.
+        weights: a run folder, a weights folder or a `model.safetensors`; or what `read_weights` returned.
+        data: as for `load_dataset`, or what that returned; its images are resized to the size that the weights were
+            trained on. None for the data of the run that produced the weights.
+        limit: number of test images, spread evenly over the set; None for all.
         device: "auto", "cpu" or "cuda".
         precision: "fp32", "bf16", or "auto" for that of the run, never a lower one; weights without a run are evaluated
             in fp32 on a CPU, and as `pick_precision` says on a GPU.
@@ -67,43 +174,30 @@ def evaluate_weights(
         UsageError: weights and data do not fit each other (classes, channels), or int8 is not available for them.
         DataError: the weights or the data cannot be read.
     """
-    if int8 and (device == "cuda" or precision == "bf16"):
-        raise UsageError("int8=True: runs on a CPU and in no other precision; leave out device= and precision=")
-    device = pick_device("cpu" if int8 else device)
-    read = read_weights(weights)
-    run = RunFolder(path if (path := Path(weights)).is_dir() else path.parent)
-    dataset, notes = load_matching(read, data_of_run(run) if data is None else data, skip_unreadable=skip_unreadable)
-    notes += _check_unseen(run, dataset)
-    images, more = fit_images(read, dataset, dataset.test.images)
-    network: nn.Module
-    if int8:
-        precision, quantized = "int8", _quantize(read, dataset)
-        network = quantized
-        more.append(quantized.how)
-    else:
-        network = optimize(read.network.to(device))
-        precision = pick_precision(_precision_of_run(precision, device, run), device)
+    subject = prepare(
+        weights, data, limit=limit, device=device, precision=precision, skip_unreadable=skip_unreadable, int8=int8
+    )
+    with progress.task("evaluating", total=len(subject.images)) as task:
+        return measure(subject, lambda num: task.update(advance=num))
+
+
+def measure(subject: Subject, advance: Callable[[int], object] | None = None) -> dict[str, Any]:
+    """Evaluate what `prepare` returned; the result is that of `evaluate_weights`.
+
+    Args:
+        subject: weights and images.
+        advance: called after each batch with its number of images.
+    """
     started = time.monotonic()
-    labels = dataset.test.labels
-    with progress.task("evaluating", total=len(images)) as task:
-        result = evaluate(
-            network,
-            images,
-            labels,
-            read.preprocessing,
-            device=device,
-            precision=precision,
-            advance=lambda num: task.update(advance=num),
-        )
+    labels = subject.labels
+    result = Evaluation.of(subject.run(subject.images, advance=advance), labels)
     seconds = time.monotonic() - started
-    if not result.logits.isfinite().all():
-        raise DataError(f"{weights}: the outputs are not finite; these weights are damaged, so train again")
-    names, logits = read.class_names, result.logits.numpy()
+    names, logits = subject.weights.class_names, result.logits.numpy()
     matrix = confusion(labels, logits.argmax(axis=1), len(names))
     return {
-        "weights": str(weights),
-        "network": str(read.network.name),
-        "dataset": dataset.name,
+        "weights": subject.where,
+        "network": str(subject.weights.network.name),
+        "dataset": subject.dataset,
         "num_images": result.num_images,
         "num_errors": result.num_errors,
         "error_pct": result.error_pct,
@@ -113,11 +207,11 @@ def evaluate_weights(
         "class_names": list(names),
         "classes": _classes(matrix, names),
         "confusion": matrix.tolist(),
-        "device": device,
-        "precision": precision,
+        "device": subject.device,
+        "precision": subject.precision,
         "seconds": round(seconds, 3),
         "images_per_s": round(result.num_images / max(seconds, 1e-9), 1),
-        "notes": notes + more,
+        "notes": list(subject.notes),
     }
 
 
@@ -159,9 +253,9 @@ def _quantize(weights: Weights, dataset: Dataset) -> Quantized:
     return quantize(weights.network, torch.cat(list(batches)))
 
 
-def _precision_of_run(wanted: str, device: str, folder: RunFolder) -> str:
+def _precision_of_run(wanted: str, device: str, folder: RunFolder | None) -> str:
     """For "auto", the precision of the run that produced the weights; bf16 if it ran on this kind of device alone."""
-    if wanted == "auto" and folder.result.is_file():
+    if wanted == "auto" and folder is not None and folder.result.is_file():
         try:
             result = folder.read_result()
             if result["device"] == device or result["precision"] == "fp32":

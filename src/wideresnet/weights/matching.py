@@ -13,12 +13,14 @@ from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights
 
 
-def load_matching(weights: Weights, data: str | Path, *, skip_unreadable: bool = False) -> tuple[Dataset, list[str]]:
+def load_matching(
+    weights: Weights, data: str | Path | Dataset, *, skip_unreadable: bool = False
+) -> tuple[Dataset, list[str]]:
     """Load a data set with the classes of the weights, at the size that they were trained on if that is square.
 
     Args:
         weights: the network, its class names and input size.
-        data: as for `load_dataset`.
+        data: as for `load_dataset`, or what that returned.
         skip_unreadable: leave out images that cannot be read, with a note.
 
     Returns:
@@ -28,10 +30,13 @@ def load_matching(weights: Weights, data: str | Path, *, skip_unreadable: bool =
         UsageError: the data has other classes.
         DataError: the data cannot be read.
     """
-    dataset = load_dataset(data, skip_unreadable=skip_unreadable)
-    height, width = weights.input_size
-    if dataset.test.images.shape[1:3] != (height, width) and height == width:
-        dataset = load_dataset(data, image_size=height, skip_unreadable=skip_unreadable)
+    if isinstance(data, Dataset):
+        dataset = data
+    else:
+        dataset = load_dataset(data, skip_unreadable=skip_unreadable)
+        height, width = weights.input_size
+        if dataset.test.images.shape[1:3] != (height, width) and height == width:
+            dataset = load_dataset(data, image_size=height, skip_unreadable=skip_unreadable)
     return dataset, [*weights.notes, *dataset.notes, *_check_names(weights, dataset)]
 
 
