@@ -13,10 +13,12 @@ from typing import Any
 
 from pages import ROOT, between, write_or_check
 from wideresnet.base.format import human_count
+from wideresnet.bench.peers import CAREFUL
 from wideresnet.bench.plots import write_plot
 from wideresnet.bench.words import (
-    OURS,
+    OURS_BF16,
     OURS_INT8,
+    OWN,
     START_WAYS,
     case_title,
     errors_of,
@@ -47,20 +49,26 @@ def summary(records: list[dict[str, Any]]) -> str:
         if record["job"] in ("figure4", "start"):
             continue
         for case in record["cases"]:
-            peer = row_of(case, case["best_peer"]) if case["best_peer"] else None
+            best = row_of(case, case["best_peer"]) if case["best_peer"] else None
+            careful = [row for row in case["contenders"] if row["name"].endswith(CAREFUL) and "ours_is_faster" in row]
             for ours in case["contenders"]:
-                if ours["name"] not in (OURS, OURS_INT8) or "problem" in ours:
+                if ours["name"] not in OWN or "problem" in ours:
                     continue
-                eight = ours["name"] == OURS_INT8
-                faster = case.get("int8_is_faster") if eight else peer and peer["ours_is_faster"]
-                text = f"[{ours['images_per_s']:,.4g}]({record['folder']}/bench.json) "
-                text += "int8" if eight else case["precision"]
+                name, peer, kind = ours["name"], best, ""
+                faster = peer and peer["ours_is_faster"]
+                if name == OURS_INT8:
+                    faster, kind = case.get("int8_is_faster"), ", 8 bits"
+                elif name == OURS_BF16:  # against others in bf16
+                    peer = max(careful, key=lambda row: row["images_per_s"], default=None)
+                    faster, kind = peer and peer["ours_is_faster"], ", bf16"
+                precision = "int8" if name == OURS_INT8 else ours.get("precision", case["precision"])
+                text = f"[{_rate(ours['images_per_s'])}]({record['folder']}/bench.json) {precision}"
                 text += f", **{faster['median']:.2f} x** {short_name(peer)}" if faster and peer else ""
-                job = {"train": "training", "infer": "inference"}[case["job"]] + ", 8 bits" * eight
+                job = {"train": "training", "infer": "inference"}[case["job"]] + kind
                 cells.setdefault((case["network"], job, case["batch_size"]), {})[hardware_text(record["env"])] = text
     machines = list(dict.fromkeys(machine for row in cells.values() for machine in row))
     rows = [_row("network", "job", "batch", *machines), "|---" * (3 + len(machines)) + "|"]
-    for key, row in sorted(cells.items(), key=lambda item: item[0][1] != "training"):
+    for key, row in sorted(cells.items(), key=lambda item: not item[0][1].startswith("training")):
         rows.append(_row(*key, *(row.get(machine, "-") for machine in machines)))
     return "\n".join(rows) if cells else EMPTY
 
@@ -112,7 +120,7 @@ def _contenders(case: dict[str, Any]) -> str:
             _row(
                 name,
                 row["configuration"],
-                f"{row['images_per_s']:,.4g}",
+                _rate(row["images_per_s"]),
                 f"{1000 * call['median']:.4g}",
                 quartiles(call, ".4g", 1000),
                 human_count(row["flops_per_s"]),
@@ -167,6 +175,10 @@ def _starts(record: dict[str, Any]) -> str:
                 )
             )
     return "\n".join(rows)
+
+
+def _rate(images_per_s: float) -> str:
+    return f"{images_per_s:,.0f}" if images_per_s >= 1000 else f"{images_per_s:.4g}"
 
 
 def _row(*cells: object) -> str:

@@ -20,7 +20,7 @@ from wideresnet.engines import optimize, quantize
 from wideresnet.machine.device import synchronize
 from wideresnet.machine.memory import keep_memory
 from wideresnet.networks import create
-from wideresnet.training.captured import make_step
+from wideresnet.training.captured import CapturedSteps, make_step
 from wideresnet.training.configure import configure, make_forward
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.preflight.autotune import autotune
@@ -137,7 +137,14 @@ def ours_train(case: Case, feed_bytes: int = FEED_BYTES) -> Contender:
         return training_loss(forward, images, labels, execution)[1].detach()
 
     return Contender(
-        OURS, execution.describe(), step, execution.threads, execution.precision, logits, parts, tuple(notes)
+        OURS,
+        execution.describe() + ", CUDA graph" * isinstance(take_step, CapturedSteps),
+        step,
+        execution.threads,
+        execution.precision,
+        logits,
+        parts,
+        tuple(notes),
     )
 
 
