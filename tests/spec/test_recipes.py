@@ -15,7 +15,7 @@ from wideresnet.data.facts import FACTS
 from wideresnet.data.feeds.resident import Feed
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.spec.recipe import FIELDS, Recipe, overridden
-from wideresnet.spec.recipes import NUM_TRAIN, RECIPES, base_of, fast, paper, quick, resolve, sam, strong
+from wideresnet.spec.recipes import NUM_TRAIN, RECIPES, base_of, fast, long, paper, quick, resolve, sam, strong
 from wideresnet.training.schedules import image_scale, make_schedule
 
 # The authors' released CIFAR logs: 59 epochs at 0.1, then a fifth of it from the 60th, 120th and 160th.
@@ -375,6 +375,16 @@ def test_the_costs_in_quicks_description_are_its_own() -> None:
     recipe = quick("WRN-16-2", "cifar10")
     area = sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.schedule.epochs))
     assert math.isclose(area, 10.9, abs_tol=0.05)
+
+
+def test_long_is_the_recipe_of_the_committed_record_and_costs_what_its_description_says() -> None:
+    record = Path(__file__).parents[2] / "results" / "wrn-28-2-cifar10-quick-60-epochs" / "recipe.json"
+    recipe, values = long("WRN-28-2", "cifar10"), json.loads(record.read_text())
+    changed = overridden(Recipe.flat(**{key: value for key, value in values.items() if key in FIELDS}), recipe)
+    assert set(changed) == {"recipe", "data", "family", "precision", "kernels", "layout", "threads", "compile"}
+    scales = [image_scale(recipe, epoch) for epoch in range(recipe.schedule.epochs)]
+    assert [scales.count(scale) for scale in (0.625, 0.75, 1.0)] == [27, 17, 16]
+    assert math.isclose(sum(scale**2 for scale in scales), 36.1, abs_tol=0.05)
 
 
 def test_fast_is_quick_with_twelve_epochs_on_tiles_that_the_kernels_fill() -> None:

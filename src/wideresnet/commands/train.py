@@ -78,7 +78,7 @@ def _epochs_text() -> str:
         cifar, svhn, digits = (make("WRN-16-2", data, "", None).schedule.epochs for data in sets)
         others = [f"svhn {svhn}"] * (svhn != cifar) + [f"digits {digits}"] * (digits != cifar)
         texts.append(f"{name} {cifar}" + (f" ({', '.join(others)})" if others else ""))
-    return f"epochs on CIFAR: {', '.join(texts)}; quick and fast take more on small sets, at most 200"
+    return f"epochs on CIFAR: {', '.join(texts)}; quick, fast and long take more on small sets, at most 200"
 
 
 def run(args: argparse.Namespace) -> None:

@@ -47,7 +47,7 @@ def recipe_for(recipe: str, network: str, data: str, **overrides: Any) -> Recipe
     """Return the recipe that `wrn train` would run: a named one as the data decides it, with changes.
 
     Args:
-        recipe: "paper", "quick", "fast", or the path of a recipe file.
+        recipe: one of `spec.recipes.RECIPES`, or the path of a recipe file.
         network: name of the network.
         data: as for `load_dataset`; it is loaded, because a recipe may depend on the number of its images.
         overrides: flat fields of a recipe, e.g. `epochs=10`.
