@@ -33,6 +33,18 @@ def _nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRN_AUTOTUNE", "off")
 
 
+@pytest.fixture(autouse=True)
+def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end without their page, which takes longer than training them, unless a test asks for `pages`."""
+    monkeypatch.setenv("WRN_PAGE", "off")
+
+
+@pytest.fixture
+def pages(_no_page: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs draw their pages, in this process and in those that it starts."""
+    monkeypatch.delenv("WRN_PAGE")
+
+
 @pytest.fixture
 def autotuning(_nothing_is_timed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `autotune` measure, in this process and in those that it starts."""

@@ -42,6 +42,7 @@ def test_every_command_parses(path: Path) -> None:
         make_parser().parse_args(words)  # exits if it does not
 
 
+@pytest.mark.usefixtures("pages")
 def test_every_python_block_of_the_guide_runs(tmp_path: Path) -> None:
     source = "\n".join(blocks(ROOT / "docs" / "guide.md", "python"))
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "photo.png")

@@ -87,6 +87,7 @@ def test_train_help_names_the_source_of_each_choice_of_the_paper(capsys: pytest.
     assert "authors' train.lua" in text
 
 
+@pytest.mark.usefixtures("pages")
 def test_train_shows_the_recipe_what_was_overridden_and_the_arithmetic_first(
     make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,6 +237,7 @@ def test_ctrl_c_of_the_real_command_says_how_to_resume_and_resuming_needs_only_t
     assert wrn("train", "WRN-16-1", "--resume", "--out", out) == 2
 
 
+@pytest.mark.usefixtures("pages")
 def test_a_network_whose_name_reads_both_ways_is_trained_and_reported(make_npz: MakeNpz, tmp_path: Path) -> None:
     words = ("train", "WRN-34-1", "--data", make_npz(), "--out", tmp_path / "run", *QUICK)
     assert wrn(*words) == 0

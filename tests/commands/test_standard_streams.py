@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("pages")
+
 MakeNpz = Callable[..., Path]
 WRN = f"{shlex.quote(sys.executable)} -m wideresnet"
 ALL_CLOSED = "<&- >&- 2>&-"

@@ -72,6 +72,7 @@ def train_here(seed: int, job: dict[str, Any], log: Path, num_threads: int | Non
     return Ended(seed, 0)  # type: ignore[return-value]
 
 
+@pytest.mark.usefixtures("pages")
 def test_runs_are_trained_once_and_end_in_a_table(make_npz: MakeNpz, tmp_path: Path, reported: list[str]) -> None:
     (todo, work), store = small(make_npz(), seeds=1), Store(tmp_path / "store")
     train_all(store, todo.all(), work, at_once=2, start_worker=train_here)

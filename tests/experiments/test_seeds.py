@@ -68,6 +68,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert names[-1] == names[-2]
 
 
+@pytest.mark.usefixtures("pages")
 def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
     make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +116,7 @@ def test_after_ctrl_c_resuming_ends_with_the_bits_of_single_runs(
     assert (single / "recipe.json").read_text() != (folder.run(3).recipe).read_text()
 
 
+@pytest.mark.usefixtures("pages")
 def test_a_failed_seed_is_named_with_its_log_and_the_others_are_trained(
     make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

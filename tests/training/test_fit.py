@@ -24,6 +24,7 @@ from wideresnet.training import Job, Plan, fit, resolve_for_data
 from wideresnet.weights.hub import load
 
 
+@pytest.mark.usefixtures("pages")
 def test_a_run_leaves_the_whole_record(make_npz: MakeNpz, tmp_path: Path) -> None:
     result = fit(small(make_npz()), tmp_path / "run", command="wrn train it")
     folder = RunFolder(tmp_path / "run")
@@ -57,6 +58,7 @@ def test_recipe_json_holds_what_was_asked_for_and_what_the_machine_decided(make_
     assert env["asked"] == [key for key in SETTLED if asked.values()[key] not in ("auto", None)] != list(SETTLED)
 
 
+@pytest.mark.usefixtures("pages")
 def test_a_page_that_cannot_be_drawn_does_not_lose_the_run(
     make_npz: MakeNpz, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,6 +93,7 @@ def test_another_seed_gives_other_weights(make_npz: MakeNpz, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("autotune", ["cached", "off"])
+@pytest.mark.usefixtures("pages")
 def test_fit_through_python_prints_nothing(make_npz: MakeNpz, tmp_path: Path, autotune: str) -> None:
     code = "import sys; from pathlib import Path; from wideresnet import Recipe, fit\n"
     code += "fit(Recipe.from_file(Path(sys.argv[1])), sys.argv[2])"

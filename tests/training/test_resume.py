@@ -286,6 +286,7 @@ def test_a_second_process_that_resumes_is_refused_and_changes_nothing(make_npz: 
     assert [record["epoch"] for record in folder.read_metrics()] == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("pages")
 def test_what_a_kill_has_left_in_a_finished_run_is_removed_and_the_page_is_drawn(
     whole: Whole, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -302,6 +303,7 @@ def test_what_a_kill_has_left_in_a_finished_run_is_removed_and_the_page_is_drawn
     assert caplog.records == []
 
 
+@pytest.mark.usefixtures("pages")
 def test_a_finished_run_on_a_disk_that_cannot_be_written_has_finished(
     whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

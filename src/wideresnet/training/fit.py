@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -259,7 +260,12 @@ def _complete(folder: RunFolder, dataset: Dataset | None) -> None:
 
 
 def _write_report(folder: RunFolder, dataset: Dataset | None) -> None:
-    """Draw the run's page. The result is on the disk already, so whatever fails here costs the page alone."""
+    """Draw the run's page. The result is on the disk already, so whatever fails here costs the page alone.
+
+    With WRN_PAGE=off in the environment there is none: of thousands of short runs, nobody looks at each.
+    """
+    if os.environ.get("WRN_PAGE") == "off":
+        return
     try:
         from wideresnet.report.pages import write_report  # drawing libraries: not needed before this
 
