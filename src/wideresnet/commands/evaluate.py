@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wideresnet.commands.verbs import add_machine_flags, add_verb, show, write_csv
+from wideresnet.commands.verbs import WEIGHTS, add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
 
 NUM_SHOWN = 10
@@ -19,7 +19,7 @@ NUM_SHOWN = 10
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     evaluate = add_verb(verbs, "eval", run, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
-    evaluate.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
+    evaluate.add_argument("weights", type=Path, help=WEIGHTS)
     evaluate.add_argument("--data", help="as for wrn train (default: the data that the run was trained on)")
     evaluate.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per class, for spreadsheets")
     evaluate.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from wideresnet.commands.flags import FLAGS
 
-NO_FLAGS = {"argv", "verb", "job", "resume_command", "network", "networks", "weights", "images", "runs"}
+NO_FLAGS = {"argv", "verb", "job", "resume_command", "network", "networks", "weights", "paths", "runs"}
 """What parsed arguments hold besides flags."""
 
 

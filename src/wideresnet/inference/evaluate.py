@@ -26,7 +26,8 @@ from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES, Quantized
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights, read_weights
-from wideresnet.weights.matching import data_of_run, fit_images, load_matching
+from wideresnet.weights.matching import data_of_run, fit_images, load_matching, run_of
+from wideresnet.weights.pretrained import weights_name
 
 MIN_CLASSES_FOR_TOP5 = 10
 """With fewer classes, five guesses would be more than half of all classes. This package's choice."""
@@ -47,7 +48,7 @@ def evaluate_weights(
     rounding.
 
     Args:
-        weights: a run folder, a weights folder or a `model.safetensors`.
+        weights: a run folder, a weights folder, a `model.safetensors` or the name of a shipped network.
         data: as for `load_dataset`; its images are resized to the size that the weights were trained on. None for the
             data of the run that produced the weights.
         device: "auto", "cpu" or "cuda".
@@ -71,8 +72,9 @@ def evaluate_weights(
         raise UsageError("int8=True: runs on a CPU and in no other precision; leave out device= and precision=")
     device = pick_device("cpu" if int8 else device)
     read = read_weights(weights)
-    run = RunFolder(path if (path := Path(weights)).is_dir() else path.parent)
-    dataset, notes = load_matching(read, data_of_run(run) if data is None else data, skip_unreadable=skip_unreadable)
+    run = run_of(weights)
+    data = data_of_run(weights) if data is None else data
+    dataset, notes = load_matching(read, data, skip_unreadable=skip_unreadable)
     notes += _check_unseen(run, dataset)
     images, more = fit_images(read, dataset, dataset.test.images)
     network: nn.Module
@@ -101,7 +103,7 @@ def evaluate_weights(
     names, logits = read.class_names, result.logits.numpy()
     matrix = confusion(labels, logits.argmax(axis=1), len(names))
     return {
-        "weights": str(weights),
+        "weights": weights_name(weights),
         "network": str(read.network.name),
         "dataset": dataset.name,
         "num_images": result.num_images,
