@@ -37,7 +37,8 @@ def photo(name: str = "photo.jpg", width: int = 40, height: int = 30) -> Path:
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     capsys.readouterr()
     code = main(["predict", *words])
-    return code, *capsys.readouterr()
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 def test_without_weights_the_shipped_network_answers_and_introduces_itself(

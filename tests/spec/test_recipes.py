@@ -14,7 +14,7 @@ from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.facts import FACTS
 from wideresnet.data.feeds.resident import Feed
 from wideresnet.data.preprocess import Preprocessing
-from wideresnet.spec.recipe import FIELDS, Recipe, overridden
+from wideresnet.spec.recipe import Recipe, overridden
 from wideresnet.spec.recipes import NUM_TRAIN, RECIPES, base_of, fast, paper, quick, resolve, sam, strong
 from wideresnet.training.schedules import image_scale, make_schedule
 
@@ -292,7 +292,7 @@ def test_a_file_whose_recipe_has_no_such_name_is_refused(tmp_path: Path, name: A
 
 def test_a_file_may_leave_out_network_and_data_of_a_recipe_without_a_name_here(tmp_path: Path) -> None:
     values = paper("WRN-40-2", "cifar100").replace(recipe="ours").to_json()
-    path = write(tmp_path / "mine.json", **{key: values[key] for key in FIELDS.keys() - {"network", "data"}})
+    path = write(tmp_path / "mine.json", **{key: values[key] for key in values.keys() - {"network", "data"}})
     assert resolve(path, "WRN-16-2", "cifar10") == paper("WRN-16-2", "cifar10").replace(recipe="ours")
 
 

@@ -102,11 +102,11 @@ def predict_files(
     if top < 1:
         raise UsageError(f"top={top}: must be at least 1")
     device = pick_device(device)
-    weights = default_name() if weights is None else weights
-    if not images:
+    if weights is not None and not images:
         read_weights(weights)  # a misspelled image is taken for weights: name that, rather than the lack of images
-    files, card = _files(images), read_card(weights)
-    read = read_weights(weights)
+    files = _files(images)
+    weights = default_name() if weights is None else weights
+    read, card = read_weights(weights), read_card(weights)
     about = {"pretrained": _about(card, read)} if card else {}
     for note in read.notes:
         progress.report(f"note: {note}")
