@@ -138,7 +138,7 @@ def test_images_of_another_size_are_trained_on_with_a_note(make_npz: MakeNpz, tm
          "(16,) there, (32,) here"),
         ({"network": "WRN-16-1"}, 3, "do not fit WRN-16-1: groups.0.1.norms.0.weight is missing there, (16,) here"),
         ({"network": "ResNet-20"}, 3, "do not fit ResNet-20: "),
-        ({}, 1, "stem.weight is (16, 3, 3, 3) there, (16, 1, 3, 3) here; they are for images of 3 channels, these have 1"),
+        ({}, 1, "(16, 3, 3, 3) there, (16, 1, 3, 3) here; they are for images of 3 channels, these have 1"),
         ({"activation": "silu"}, 3, "were trained with relu; use activation=relu"),
         ({"norm": "group"}, 3, "were trained with batch; use norm=batch"),
         ({"bn_eps": 1e-3}, 3, "were trained with 1e-05; use bn_eps=1e-05"),
