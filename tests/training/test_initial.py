@@ -18,13 +18,12 @@ from wideresnet.commands.main import main
 from wideresnet.data import load_dataset
 from wideresnet.experiments import fit_seeds
 from wideresnet.experiments.plan import run_key
-from wideresnet.networks import create
 from wideresnet.report.changes import find_changes, recipe_text
 from wideresnet.spec.recipe import Recipe, overridden
 from wideresnet.spec.recipes import resolve
 from wideresnet.spec.record import RunFolder
 from wideresnet.training import Interrupted, fit, prepare
-from wideresnet.weights.hub import load, read_weights, write_weights
+from wideresnet.weights.hub import load, read_weights
 from wideresnet.weights.pretrained import DEFAULT
 
 Ship = Callable[..., Path]
@@ -62,8 +61,7 @@ def test_a_run_starts_from_the_values_of_the_weights_and_learns_on(make_npz: Mak
     expected = load(path).state_dict()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert f"starts from the weights of {path} (SHA-256 {read_weights(path).sha256[:12]}...)" in notes  # type: ignore[index]
-    result = fit(recipe.replace(init_from=str(path), epochs=1, lr=0.0, momentum=0.0, nesterov=False), tmp_path / "same")
-    assert result["test_error_pct"] <= 100
+    fit(recipe.replace(init_from=str(path), epochs=1, lr=0.0), tmp_path / "same")
     moved, kept = load(tmp_path / "same").state_dict(), {name for name in expected if "running" not in name}
     assert all(torch.equal(moved[name], expected[name]) for name in kept if "num_batches" not in name)
 
@@ -81,9 +79,7 @@ def test_a_shipped_network_is_named_in_any_case_and_recorded_by_its_name_and_dig
 
 def test_a_run_from_random_weights_has_the_record_that_it_always_had(make_npz: MakeNpz, tmp_path: Path) -> None:
     fit(small(make_npz(), epochs=1), tmp_path / "run")
-    assert "init" not in {key.partition("_")[0] for key in json.loads((tmp_path / "run/recipe.json").read_text())} - {
-        "init"
-    }
+    assert not {"init_from", "init_sha256"} & json.loads((tmp_path / "run" / "recipe.json").read_text()).keys()
 
 
 def test_other_classes_get_a_new_head_and_the_rest_is_kept(make_npz: MakeNpz, tmp_path: Path) -> None:
@@ -125,6 +121,17 @@ def test_images_are_preprocessed_as_for_the_weights(make_npz: MakeNpz, tmp_path:
     )
 
 
+def test_whitening_is_taken_over_for_images_of_the_same_size_alone(make_npz: MakeNpz, tmp_path: Path) -> None:
+    data = make_npz()
+    path = source(tmp_path / "source", small(data, preprocessing="zca"))
+    darker = rename(data, tmp_path / "dark.npz", x_train=np.load(data)["x_train"] // 3)
+    fit(small(darker, init_from=str(path), preprocessing="zca", epochs=1), tmp_path / "run")
+    matrices = [read_weights(folder).preprocessing.tensors() for folder in (tmp_path / "run", path)]
+    assert all(torch.equal(matrices[0][name], matrices[1][name]) for name in matrices[1])
+    large = make_npz(size=12)
+    assert "this whitening is for 192 values" in refusal(small(large, init_from=str(path), preprocessing="zca"))
+
+
 def test_images_of_another_size_are_trained_on_with_a_note(make_npz: MakeNpz, tmp_path: Path) -> None:
     path = source(tmp_path / "source", small(make_npz()))
     _, notes = prepared(small(make_npz(size=12), init_from=str(path)))
@@ -154,7 +161,9 @@ def test_what_does_not_fit_is_refused_naming_the_first_difference(
 
 def test_choices_of_training_may_differ(ship: Ship, make_npz: MakeNpz) -> None:
     ship()
-    prepared(small(make_npz(), init_from=DEFAULT, dropout=0.5, bn_momentum=0.3, stochastic_depth=0.8, init="fan_out"))
+    options = {"dropout": 0.5, "bn_momentum": 0.3, "stochastic_depth": 0.8, "init": "fan_out"}
+    _, notes = prepared(small(make_npz(), init_from=DEFAULT, **options))
+    assert "init fan_out has no effect when starting from trained weights" in notes
 
 
 def test_the_recipe_of_a_run_takes_only_the_weights_that_it_was_made_with(make_npz: MakeNpz, tmp_path: Path) -> None:
@@ -231,6 +240,7 @@ def test_resuming_from_other_weights_is_refused_and_another_spelling_is_not(
     fit(recipe.replace(init_from=DEFAULT.lower()), tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_several_seeds_start_from_the_same_weights(ship: Ship, make_npz: MakeNpz, tmp_path: Path) -> None:
     path = ship()
     recipe = small(make_npz(), init_from=str(path), epochs=1)
@@ -279,10 +289,3 @@ def test_from_the_command_line(
     assert main(["train", "--resume", "--out", out, "--from", "elsewhere"]) == 2
     assert "leave out --from, or start" in capsys.readouterr().err
     assert DEFAULT in (Path(out) / "report.html").read_text()
-
-
-def test_weights_without_a_digest_of_their_own_have_one_anyway(make_npz: MakeNpz, tmp_path: Path) -> None:
-    path = source(tmp_path / "source", small(make_npz()))
-    write_weights(tmp_path, read_weights(path))
-    assert read_weights(tmp_path).sha256 == read_weights(path).sha256
-    assert create("WRN-10-1", 4).num_classes == 4

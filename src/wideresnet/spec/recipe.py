@@ -68,7 +68,7 @@ class Recipe:
         return cls().replace(**values)
 
     def replace(self, **values: Any) -> Recipe:
-        """Return the recipe with other values, given by flat keys. With other weights to start from goes their SHA-256.
+        """Return the recipe with other values, given by flat keys. A new `init_from` drops the SHA-256 of the old one.
 
         Raises:
             UsageError: a key that does not exist, naming the nearest, or a value that its field refuses.

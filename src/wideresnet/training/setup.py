@@ -286,6 +286,8 @@ def _settings_without_effect(recipe: Recipe, world: World, device: str) -> list[
         idle["on a CPU, whose bits are always the same"] = ("deterministic",)
     if recipe.optimizer.weight_decay == 0:
         idle["without weight decay"] = ("weight_decay_on",)
+    if recipe.init_from is not None:
+        idle["when starting from trained weights"] = ("init", "bn_scale")
     notes = []
     late = [epoch for epoch in schedule.lr_drop_epochs if epoch > schedule.epochs]
     if schedule.kind == "steps" and late:
