@@ -18,12 +18,13 @@ check: $(READY)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-# the tables of README and docs/, from the records in results/
+# the tables of README and docs/, from the records in results/, and the model cards
 results: $(READY)
 	$(BIN)/python tools/results.py
 	$(BIN)/python tools/speed.py
 	$(BIN)/python tools/reliability.py
 	$(BIN)/python tools/scaling.py
+	$(BIN)/python tools/pretrained.py
 
 clean:
 	rm -rf $(VENV) runs/demo

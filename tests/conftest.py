@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ import torch
 
 from wideresnet.base import progress
 from wideresnet.commands.console import console
+from wideresnet.data.preprocess import Preprocessing
+from wideresnet.networks import create
+from wideresnet.weights import pretrained
+from wideresnet.weights.hub import Weights, write_weights
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +105,27 @@ def make_npz(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Let the package come with no network but those that the test adds: small ones of random weights."""
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shipped")
+
+    def add(name: str = pretrained.DEFAULT, network: str = "WRN-10-1", num_classes: int = 4, channels: int = 3) -> Path:
+        torch.manual_seed(0)
+        built = create(network, num_classes, in_channels=channels)
+        with torch.no_grad():
+            for _ in range(5):
+                built(torch.randn(16, channels, 8, 8))
+        folder = tmp_path / "shipped" / name
+        folder.mkdir(parents=True)
+        preprocessing = Preprocessing("mean_std", (120.0,) * channels, (60.0,) * channels)
+        names = tuple(f"kind{label}" for label in range(num_classes))
+        write_weights(folder, Weights(built.eval(), preprocessing, names, (8, 8)), half=True)
+        params = sum(parameter.numel() for parameter in built.parameters())
+        card = {"network": network, "dataset": "cifar10", "params": params, "test_error_pct": 5.93}
+        (folder / pretrained.CARD).write_text(json.dumps(card))
+        return folder
+
+    return add

@@ -14,7 +14,9 @@ from wideresnet.spec.recipe import Recipe
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("tool", ["results", "reliability", pytest.param("scaling", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "tool", ["results", "reliability", "pretrained", pytest.param("scaling", marks=pytest.mark.slow)]
+)
 def test_the_tables_are_made_from_the_committed_records(tool: str) -> None:
     done = subprocess.run([sys.executable, f"tools/{tool}.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -41,8 +41,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_every_field_but_network_data_and_recipe_is_a_flag() -> None:
-    assert set(FLAGS) == set(FIELDS) - {"network", "data", "recipe"}
+def test_every_field_but_what_is_trained_is_a_flag() -> None:
+    assert set(FLAGS) == set(FIELDS) - {"network", "data", "recipe", "init_from", "init_sha256"}
     assert len(FLAGS) == len(set(FLAGS))
 
 

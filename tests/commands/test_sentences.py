@@ -26,6 +26,7 @@ import wideresnet
 from wideresnet.base.errors import WRNError
 from wideresnet.commands.main import main
 from wideresnet.spec.recipe import Recipe
+from wideresnet.weights import pretrained
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "sentences.json"
 
@@ -78,7 +79,16 @@ wrn train WRN-16-4 --data digits --seeds 2 --processes 2
 wrn train WRN-16-4 --data digits --seeds 2 --overwrite
 wrn train WRN-16-4 --data digits --at-once 2
 wrn train WRN-16-4 --data digits --processes 0
+wrn train WRN-10-1 --data own.npz --from nowhere
+wrn train WRN-10-1 --data own.npz --from begun
+wrn train WRN-10-1 --data own.npz --from done --preprocessing scale
+wrn train WRN-10-1 --data own.npz --from done --activation silu
+wrn train WRN-10-1 --data digits --from wrn-10-1-OWN
+wrn train WRN-16-4 --data own.npz --from WRN-10-1-own
+wrn train --resume --out begun --from done
 wrn eval nowhere --data own.npz
+wrn eval WRN-10-1-own
+wrn eval WRN-10-1-owl --data own.npz
 wrn eval done --data digits
 wrn eval done --data own.npz --int8 --precision bf16
 wrn eval done --limit 0
@@ -86,6 +96,11 @@ wrn eval done --page page.html
 wrn eval done --corruptions --page page.txt
 wrn eval done --corruptions --csv nowhere/errors.csv
 wrn predict nowhere a.png
+wrn predict nowhere
+wrn predict a.png
+wrn predict missing.png
+wrn predict empty
+wrn predict WRN-10-1-own
 wrn predict done missing.png
 wrn predict done empty
 wrn predict done broken.png
@@ -96,6 +111,10 @@ wrn analyze done --data digits
 wrn analyze done --limit 3
 wrn analyze done done
 wrn analyze done --out a.png
+wrn info
+wrn info --weights nowhere
+wrn info WRN-10-1 --weights done
+wrn info --weights done --num-classes 3
 wrn info WRN-34-2
 wrn info WideNet-28-10
 wrn info WRN-16-4 --num-classes 0
@@ -129,6 +148,7 @@ parse('WRN-34-2')
 create('WRN-28-10', droput=0.3)
 create('WRN-28-10', dropout=2)
 create('WRN-28-10', num_classes=0)
+Recipe.flat(init_sha256='0123')
 load('nowhere')
 recipe_for('quik', 'WRN-10-1', 'digits')
 corruption_errors('done', corruptions=['gausian_noise'])
@@ -162,6 +182,9 @@ def make_scene(folder: Path) -> None:
     own = Recipe.flat(network="WRN-10-1", data="own.npz", epochs=1, batch_size=8, crop_padding=1, device="cpu")
     wideresnet.fit(own, folder / "done")
     (folder / "done/notes.txt").write_text("mine")
+    (folder / "shipped/WRN-10-1-own").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / "shipped/WRN-10-1-own" / name).write_bytes((folder / "done" / name).read_bytes())
     (folder / "begun/recipe.json").write_text((folder / "done/recipe.json").read_text().replace("0.1", "0.2"))
 
 
@@ -188,8 +211,9 @@ def call(expression: str, names: dict[str, Any]) -> str:
 
 
 def collect(folder: Path) -> dict[str, str]:
-    """Make every mistake in the folder, which must be empty."""
-    with contextlib.chdir(folder):
+    """Make every mistake in the folder, which must be empty, as if the package came with a single network."""
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrained, "FOLDER", Path("shipped"))
         make_scene(Path())
         before = sorted(Path().rglob("*"))
         said = {line: run_command(line) for line in COMMANDS.split("\n") if line}

@@ -93,7 +93,7 @@ def test_the_most_probable_class_comes_first_and_top_limits_them(weights: Path, 
 def test_an_image_of_another_size_is_resized_with_a_note(weights: Path, save: Callable[..., Path]) -> None:
     flat = np.broadcast_to(np.array([200, 100, 50], np.uint8), (30, 40, 3))
     answer = predict_files(weights, [save("big.png", flat)])[0]
-    assert answer["notes"] == ["resized from 40 x 30 to 8 x 8 px"]
+    assert answer["notes"] == ["resized from 40 x 30 to 8 x 8 px, center crop of 30 x 30"]
     got = {p["class"]: p["probability"] for p in answer["predictions"]}
     assert got == pytest.approx(by_hand(weights, flat[:8, :8]), abs=1e-6)
 

@@ -292,7 +292,7 @@ def test_a_file_whose_recipe_has_no_such_name_is_refused(tmp_path: Path, name: A
 
 def test_a_file_may_leave_out_network_and_data_of_a_recipe_without_a_name_here(tmp_path: Path) -> None:
     values = paper("WRN-40-2", "cifar100").replace(recipe="ours").to_json()
-    path = write(tmp_path / "mine.json", **{key: values[key] for key in FIELDS.keys() - {"network", "data"}})
+    path = write(tmp_path / "mine.json", **{key: values[key] for key in values.keys() - {"network", "data"}})
     assert resolve(path, "WRN-16-2", "cifar10") == paper("WRN-16-2", "cifar10").replace(recipe="ours")
 
 

@@ -15,10 +15,9 @@ from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.machine.device import pick_device
 from wideresnet.spec.analysis import Analysis
-from wideresnet.spec.files import digest, read_file
-from wideresnet.spec.record import MODEL, RunFolder
 from wideresnet.weights.hub import read_weights
 from wideresnet.weights.matching import data_of_run, fit_images, load_matching
+from wideresnet.weights.pretrained import weights_name
 
 DEFAULT_LIMIT = 1000
 """Test images. This package's choice: WRN-40-2 takes 80 s of CPU time at 32 px, extrapolated from 64 images on a core
@@ -43,7 +42,7 @@ def analyze(
     """Measure what each residual block of trained weights contributes, in fp32, with the preprocessing stored in them.
 
     Args:
-        weights: a run folder, a weights folder or a `model.safetensors`.
+        weights: a run folder, a weights folder, a `model.safetensors` or the name of a shipped network.
         data: as for `load_dataset`; its images are resized to the size that the weights were trained on. None for the
             data of the run that produced the weights.
         limit: number of test images, spread evenly over the set; None for all.
@@ -57,11 +56,11 @@ def analyze(
     """
     if limit is not None and limit < MIN_IMAGES:
         raise UsageError(f"limit={limit}: must be at least {MIN_IMAGES}; the similarity of blocks needs as many images")
-    device, path = pick_device(device), Path(weights)
-    read = read_weights(path)
+    device = pick_device(device)
+    read = read_weights(weights)
     num_blocks = len(named_blocks(read.network)[0])
     if data is None:
-        data = data_of_run(RunFolder(path if path.is_dir() else path.parent))
+        data = data_of_run(weights)
     dataset, notes = load_matching(read, data, skip_unreadable=skip_unreadable)
     num_all = len(dataset.test)
     if num_all < MIN_IMAGES:
@@ -79,11 +78,10 @@ def analyze(
             )
         except DataError as error:
             raise DataError(f"{weights}: {error}") from None
-    model = path / MODEL if path.is_dir() else path
     return Analysis(
         **vars(measures),
-        weights=str(weights),
-        weights_sha256=digest(read_file(model)) if model.is_file() else None,
+        weights=weights_name(weights),
+        weights_sha256=read.sha256,
         network=str(network.name),
         params=sum(parameter.numel() for parameter in network.parameters()),
         dataset=dataset.name,

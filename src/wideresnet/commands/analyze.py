@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from wideresnet.base.errors import UsageError
-from wideresnet.commands.verbs import add_machine_flags, add_verb, new_run_folder, show
+from wideresnet.commands.verbs import WEIGHTS, add_machine_flags, add_verb, new_run_folder, show
 from wideresnet.spec.record import RunFolder
+from wideresnet.weights.pretrained import find_weights
 
 HEADING_WIDTH = 13
 """Characters to a line of a heading, so that a row fits in 80 columns."""
@@ -25,7 +26,7 @@ def add(verbs: Any) -> None:
                        "wrn analyze runs/thin runs/wide --data cifar10")  # fmt: skip
     analyze.add_argument(
         "weights", nargs="+", type=Path, metavar="WEIGHTS",
-        help="run folders, weights folders or model.safetensors; several are laid side by side",
+        help=f"{WEIGHTS}; several are laid side by side",
     )  # fmt: skip
     analyze.add_argument("--data", help="as for wrn train (default: the data that each run was trained on)")
     analyze.add_argument(
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise UsageError(f"out={args.out}: is a file; name a folder")
     for place, path in enumerate(args.weights):
-        if any(path.resolve() == other.resolve() for other in args.weights[:place]):
+        if any(find_weights(path).resolve() == find_weights(other).resolve() for other in args.weights[:place]):
             raise UsageError(f"{path}: given twice; name different weights")
     from wideresnet.analysis import analyze
     from wideresnet.report.blocks import write_analysis

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wideresnet.base.errors import UsageError
-from wideresnet.commands.verbs import add_machine_flags, add_verb, show, write_csv
+from wideresnet.commands.verbs import WEIGHTS, add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ NUM_SHOWN = 10
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     evaluate = add_verb(verbs, "eval", run, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
-    evaluate.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
+    evaluate.add_argument("weights", type=Path, help=WEIGHTS)
     evaluate.add_argument("--data", help="as for wrn train (default: the data that the run was trained on)")
     evaluate.add_argument("--limit", type=int, metavar="N", help="test images, spread evenly over the set (all)")
     evaluate.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -31,21 +32,31 @@ def add(verbs: Any) -> None:
     info = add_verb(verbs, "info", run, "show a network's stages, parameters, operations, memory; compare several",
                  "wrn info WRN-28-10 WRN-40-2-B313 --batch-size 128")  # fmt: skip
     info.add_argument(
-        "networks", nargs="+", metavar="NETWORK",
+        "networks", nargs="*", metavar="NETWORK",
         help="a network's name; several are compared; `list` shows those of the paper and some much used since",
+    )  # fmt: skip
+    info.add_argument(
+        "--weights", metavar="WEIGHTS",
+        help="a trained network, with its classes and test error: run folder, weights folder, model.safetensors or "
+        "name of a shipped network; `list` shows the shipped ones",
     )  # fmt: skip
     info.add_argument(
         "--num-classes", type=int, default=None, metavar="N", help="outputs (10; ImageNet's networks 1000)"
     )
     info.add_argument("--input-size", type=int, metavar="PX", help="side of the images (32; ImageNet's networks 224)")
-    info.add_argument("--in-channels", type=int, default=3, metavar="N", help="channels of the images (3)")
+    info.add_argument("--in-channels", type=int, metavar="N", help="channels of the images (3)")
     info.add_argument("--batch-size", type=int, default=128, metavar="N", help="batch for the memory (128)")
     info.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Describe a network, compare several, or list those of the paper."""
-    options = {"num_classes": args.num_classes, "input_size": args.input_size}
+    """Describe a network, compare several, or list those of the paper or those that are shipped."""
+    options = {"num_classes": args.num_classes, "input_size": args.input_size, "in_channels": args.in_channels}
+    if args.weights is not None:
+        _show_weights(args, {**options, "family": args.family})
+        return
+    if not args.networks:
+        raise UsageError("needs NETWORK or --weights, e.g. wrn info WRN-28-10")
     if args.networks == ["list"]:
         if given := next((name for name, value in options.items() if value is not None), None):
             raise UsageError(f"{given}={options[given]}: the list is for the paper's data; name the networks instead")
@@ -54,13 +65,30 @@ def run(args: argparse.Namespace) -> None:
     from wideresnet.networks.describe import describe
 
     described = [
-        describe(name, family=args.family, in_channels=args.in_channels, batch_size=args.batch_size, **options)
+        describe(
+            name, family=args.family, batch_size=args.batch_size, **{**options, "in_channels": args.in_channels or 3}
+        )
         for name in args.networks
     ]
     if len(described) == 1:
         show(args, described[0], render)
     else:
         show(args, described, render_several)
+
+
+def _show_weights(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    from wideresnet.inference.describe import describe_pretrained, describe_weights
+
+    if args.networks:
+        raise UsageError(
+            f"{args.networks[0]} and --weights: one describes a network, the other trained weights; choose one"
+        )
+    if given := next((name for name, value in options.items() if value is not None), None):
+        raise UsageError(f"{given}={options[given]}: trained weights have their own; leave out {given}=")
+    if args.weights == "list" and not Path("list").exists():
+        show(args, describe_pretrained(), render_pretrained)
+    else:
+        show(args, describe_weights(args.weights, batch_size=args.batch_size), render_weights)
 
 
 def _catalog(family: str | None) -> list[dict[str, Any]]:
@@ -97,6 +125,34 @@ def render_several(infos: list[dict[str, Any]]) -> RenderableType:
     if batch_size:
         about += f" Activations: of a training batch of {batch_size}, float32."
     return Group(table, Text(), Text(about, style="dim"))
+
+
+def render_pretrained(networks: list[dict[str, Any]]) -> RenderableType:
+    """A row for each shipped network."""
+    if not networks:
+        return Text("No network is shipped with this package.")
+    table = Table("name", "network", "data", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("test error", "parameters", "size"):
+        table.add_column(heading, justify="right")
+    for each in networks:
+        error, size = f"{each['test_error_pct']:.2f} %", human_bytes(each["bytes"])
+        table.add_row(each["name"], each["network"], each["dataset"], error, f"{each['params']:,}", size)
+    return table
+
+
+def render_weights(info: dict[str, Any]) -> RenderableType:
+    """What the weights know, then their network."""
+    names, known = ", ".join(info["class_names"]), "not known to have been tested"
+    width, height = reversed(info["input_size"])
+    if info["test_error_pct"] is not None:
+        known = f"{info['test_error_pct']:.2f} % test error on {info['dataset']}"
+    parts: list[RenderableType] = [
+        Text.assemble((info["weights"], "bold"), f"  {known}"),
+        Text(f"classes: {names}"),
+        Text(f"preprocessing: {info['preprocessing']['kind']}, images of {width} x {height} px"),
+        *(Text(f"note: {note}") for note in info["notes"]),
+    ]
+    return Group(*parts, Text(), render(info))
 
 
 def _published(rows: list[dict[str, Any]], field: str) -> float | None:

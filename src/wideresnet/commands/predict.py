@@ -7,8 +7,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from wideresnet.commands.verbs import add_machine_flags, add_verb, show, write_csv
+from wideresnet.commands.verbs import WEIGHTS, add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
+from wideresnet.weights.pretrained import DEFAULT
 
 BAR_WIDTH = 10
 
@@ -16,8 +17,12 @@ BAR_WIDTH = 10
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     predict = add_verb(verbs, "predict", run, "classify image files", "wrn predict runs/my-run cat.jpg photos/")
-    predict.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
-    predict.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    predict.usage = "%(prog)s [WEIGHTS] IMAGE [IMAGE ...] [flags]"
+    predict.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH",
+        help=f"first, unless the shipped network {DEFAULT} is meant, the WEIGHTS: {WEIGHTS}; then the images: files, "
+        "folders of them, or patterns such as 'photos/*.jpg'",
+    )  # fmt: skip
     predict.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
     predict.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per image, for spreadsheets")
     predict.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
@@ -27,11 +32,10 @@ def add(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Predict."""
     start_build()
-    from wideresnet.inference.predict import predict_files
+    from wideresnet.inference.predict import predict_files, split_weights
 
-    predictions = predict_files(
-        args.weights, args.images, top=args.top, device=args.device, skip_unreadable=args.skip_unreadable
-    )
+    weights, images = split_weights(args.paths)
+    predictions = predict_files(weights, images, top=args.top, device=args.device, skip_unreadable=args.skip_unreadable)
     if args.csv:
         write_csv(args.csv, *table(predictions))
     show(args, predictions, render)
@@ -50,8 +54,11 @@ def table(predictions: list[dict[str, Any]]) -> tuple[list[str], list[list[str |
 
 
 def render(predictions: list[dict[str, Any]]) -> str:
-    """Show the whole name of each file on one line, then its class with a bar, the runners-up and notes."""
-    lines = []
+    """Show the whole name of each file on one line, then its class with a bar, the runners-up and notes.
+
+    A shipped network is introduced first.
+    """
+    lines = _introduction(predictions[0]["pretrained"]) if "pretrained" in predictions[0] else []
     for image in predictions:
         lines.append(image["file"])
         if image["predictions"]:
@@ -61,6 +68,15 @@ def render(predictions: list[dict[str, Any]]) -> str:
         if image["notes"]:
             lines.append(_folded(", ".join(image["notes"])))
     return "\n".join(lines)
+
+
+def _introduction(network: dict[str, Any]) -> list[str]:
+    names = network["class_names"]
+    about = (
+        f"{network['name']}, which comes with wrn: {network['test_error_pct']:.2f} % test error on {network['dataset']}"
+    )
+    own = f"for classes of your own: {network['own_classes']}, then wrn predict RUN IMAGE"
+    return [about, *map(_folded, (f"knows {len(names)} classes and nothing else: {', '.join(names)}", own)), ""]
 
 
 def _bar(share: float) -> str:

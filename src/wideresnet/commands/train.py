@@ -15,7 +15,7 @@ from wideresnet.base.format import human_seconds, printable
 from wideresnet.commands.console import console, hide_progress, print_line
 from wideresnet.commands.flags import add_recipe_flags, given_flags
 from wideresnet.commands.translate import translator
-from wideresnet.commands.verbs import add_verb, new_run_folder, say, show, typed
+from wideresnet.commands.verbs import WEIGHTS, add_verb, new_run_folder, say, show, typed
 from wideresnet.kernels.library import start_build
 from wideresnet.spec.execution import AUTOTUNE_MODES
 from wideresnet.spec.files import read_json
@@ -23,6 +23,7 @@ from wideresnet.spec.names import parse
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import RECIPES
 from wideresnet.spec.record import RunFolder, SeedsFolder
+from wideresnet.weights.pretrained import find_weights, other_names
 
 if TYPE_CHECKING:
     from wideresnet.distributed.world import World
@@ -41,6 +42,10 @@ def add(verbs: Any) -> None:
     train.add_argument(
         "--recipe", help=f"{', '.join(RECIPES)} (default: paper), or the path of a recipe.json; {_epochs_text()}"
     )
+    train.add_argument(
+        "--from", dest="init_from", metavar="WEIGHTS",
+        help=f"start from trained weights, with a new head for another number of classes: {WEIGHTS}",
+    )  # fmt: skip
     train.add_argument("--out", type=Path, help="run folder (default: a new one under $WRN_RUNS or runs/)")
     train.add_argument("--resume", action="store_true", help="continue the run in --out, as in wrn train --resume RUN")
     train.add_argument("--overwrite", action="store_true", help="replace the run in --out")
@@ -208,7 +213,8 @@ def _recipe_to_start(args: argparse.Namespace) -> tuple[Recipe, Recipe | None, A
     from wideresnet.training import resolve_for_data
     from wideresnet.training.resolve import resolve_network
 
-    recipe, base, dataset = resolve_for_data(name, network, data, given_flags(args))
+    given = given_flags(args) if args.init_from is None else {**given_flags(args), "init_from": args.init_from}
+    recipe, base, dataset = resolve_for_data(name, network, data, given)
     canonical = resolve_network(recipe, dataset).network
     return recipe, base, dataset, args.out or new_run_folder(canonical, dataset.name, recipe.name)
 
@@ -223,6 +229,8 @@ def _asked_for(args: argparse.Namespace) -> tuple[str, str, str]:
         raise UsageError("needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
     if args.out:
         RunFolder(args.out).check_free(overwrite=args.overwrite)
+    if args.init_from is not None and not find_weights(args.init_from).exists():
+        raise UsageError(f"init_from={args.init_from}: no such run or weights folder{other_names(args.init_from)}")
     return name, network, data
 
 
@@ -252,7 +260,8 @@ def _recipe_to_resume(args: argparse.Namespace) -> tuple[Recipe, None, None, Pat
         raise UsageError(f"resume=True: {args.out} holds several seeds; say how many with seeds=N")
     elif not (folder := RunFolder(args.out)).is_run():
         raise UsageError(f"resume=True: {args.out} holds no run; leave out resume=True to start one")
-    named = {name: getattr(args, name) for name in ("network", "data", "recipe") if getattr(args, name) is not None}
+    what = ("network", "data", "recipe", "init_from")
+    named = {name: getattr(args, name) for name in what if getattr(args, name) is not None}
     return folder.read_recipe().replace(**named, **given_flags(args)), None, None, args.out
 
 

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable
 
 from wideresnet.commands.flags import FLAGS
 
-NO_FLAGS = {"argv", "verb", "job", "resume_command", "network", "networks", "weights", "images", "runs"}
+RENAMED = {"init_from": "from"}
+"""Arguments whose flag has another name."""
+
+NO_FLAGS = {"argv", "verb", "job", "resume_command", "network", "networks", "weights", "paths", "runs"}
 """What parsed arguments hold besides flags."""
 
 
@@ -41,7 +44,7 @@ def to_flags(message: str, names: Iterable[str], typed: Iterable[str] = ()) -> s
     def flag(match: re.Match[str]) -> str:
         if not match[1]:
             return match[0]
-        name = match[1].replace("_", "-")
+        name = RENAMED.get(match[1], match[1]).replace("_", "-")
         if match[2]:
             return f"--{name}" if match[2] == "True" else f"--no-{name}"
         if match[3]:

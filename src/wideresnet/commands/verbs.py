@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+WEIGHTS = "run folder, weights folder, model.safetensors, or name of a shipped network (see wrn info --weights list)"
+"""What every verb takes for trained weights."""
+
 FORMULA_STARTS = tuple("=+-@＝＋－＠")  # the wide forms, too: some spreadsheets read them alike
 """What a spreadsheet takes for the begin of a formula."""
 
@@ -38,12 +41,25 @@ class Parser(ArgumentParser):
         """Parse, and refuse what is left over here, where the flags of the verb are known."""
         namespace = Namespace() if namespace is None else namespace
         _, strangers = super().parse_known_args(args, namespace)
-        if strangers:
+        if strangers := self._take_rest(strangers, namespace):
             flag = strangers[0].partition("=")[0]
             near = nearest(flag, self._option_string_actions).partition(" (")[0] if flag.startswith("-") else ""
             advice = f"; {near}" if near.startswith("did you mean") else ""
             self.error(f"unrecognized arguments: {' '.join(strangers)}{advice}")
         return namespace, []
+
+    def _take_rest(self, words: list[str], namespace: Namespace) -> list[str]:
+        """Add words behind a flag to the list of the last positional; return those that do not belong there.
+
+        By itself, argparse takes only the first group of words that stand together.
+        """
+        lists = [action for action in self._get_positional_actions() if action.nargs in ("+", "*")]
+        if not lists or any(word.startswith("-") for word in words):
+            return words
+        read: Any = lists[-1].type or str
+        found = getattr(namespace, lists[-1].dest)
+        setattr(namespace, lists[-1].dest, [*(found or []), *map(read, words)])
+        return []
 
     def error(self, message: str) -> NoReturn:
         """Report what is wrong and exit with code 2."""

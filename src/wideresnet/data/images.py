@@ -211,13 +211,23 @@ def fit_to_size(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     full_height, full_width, channels = image.shape
     if (full_height, full_width) == (height, width):
         return image
-    scale = max(height / full_height, width / full_width)
-    box_height, box_width = min(height / scale, full_height), min(width / scale, full_width)
+    box_height, box_width = kept_size(image.shape, (height, width))
     left, top = (full_width - box_width) / 2, (full_height - box_height) / 2
     box = (left, top, left + box_width, top + box_height)
     picture = Image.fromarray(image[..., 0] if channels == 1 else image)
     resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=box))
     return np.ascontiguousarray(resized.reshape(height, width, channels))
+
+
+def kept_size(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[float, float]:
+    """Return (height, width) of the center of an image that `fit_to_size` keeps, px.
+
+    Args:
+        shape: (H, W, ...) of the image.
+        size: (height, width) of the result.
+    """
+    scale = max(size[0] / shape[0], size[1] / shape[1])
+    return min(size[0] / scale, shape[0]), min(size[1] / scale, shape[1])
 
 
 class _Metered:

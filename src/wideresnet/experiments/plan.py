@@ -23,8 +23,11 @@ else invalidates runs."""
 SVHN_DROPOUT = 0.4
 """Dropout on SVHN if a row has any. Source: paper, section 3."""
 
-NOT_IN_KEY = ("data", "seed", "recipe", "device", "kernels", "layout", "threads", "compile", "eval_every", "family")
-"""Flat keys that do not decide a result: names, where it is computed, how often it is looked at. The seed is apart."""
+NOT_IN_KEY = (
+    "data", "seed", "recipe", "init_from", "device", "kernels", "layout", "threads", "compile", "eval_every", "family",
+)  # fmt: skip
+"""Flat keys that do not decide a result: names (weights to start from have a digest beside their name), where it is
+computed, how often it is looked at. The seed is apart."""
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,8 @@ def fit_seeds(
         stopped = False
         if waiting:
             dataset = dataset or load_for(recipe)
-            job, plan = prepare(recipe, dataset, resumed=resume, autotune=autotune)
+            first = folder.run(recipe.seed) if resume else None
+            job, plan = prepare(recipe, dataset, begun=first, autotune=autotune)
             begun = folder.run(recipe.seed).env
             asked = read_json(begun).get("asked", []) if begun.is_file() else asked_of_machine(job.recipe)
             recipe, device = job.recipe.replace(**job.execution.settled()), job.execution.device

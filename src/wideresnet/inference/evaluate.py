@@ -28,7 +28,8 @@ from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES, Quantized
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights, read_weights
-from wideresnet.weights.matching import data_of_run, fit_images, load_matching
+from wideresnet.weights.matching import data_of_run, fit_images, load_matching, run_of
+from wideresnet.weights.pretrained import weights_name
 
 MIN_CLASSES_FOR_TOP5 = 10
 """With fewer classes, five guesses would be more than half of all classes. This package's choice."""
@@ -109,12 +110,11 @@ def prepare(
     if isinstance(read, Weights):
         where = str(read.network.name)
     else:
-        path, where, read = Path(read), str(read), read_weights(read)
-        run = RunFolder(path if path.is_dir() else path.parent)
+        where, run, read = weights_name(read), run_of(read), read_weights(read)
     if data is None:
-        if run is None:
+        if isinstance(weights, Weights):
             raise UsageError(f"{where}: weights in memory know no data; name it with data=")
-        data = data_of_run(run)
+        data = data_of_run(weights)
     dataset, notes = load_matching(read, data, skip_unreadable=skip_unreadable)
     if run is not None:
         notes += _check_unseen(run, dataset)
@@ -153,7 +153,8 @@ def evaluate_weights(
     rounding.
 
     Args:
-        weights: a run folder, a weights folder or a `model.safetensors`; or what `read_weights` returned.
+        weights: a run folder, a weights folder, a `model.safetensors` or the name of a shipped network; or what
+            `read_weights` returned.
         data: as for `load_dataset`, or what that returned; its images are resized to the size that the weights were
             trained on. None for the data of the run that produced the weights.
         limit: number of test images, spread evenly over the set; None for all.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,21 @@ from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.format import counted
 from wideresnet.data.feeds.resident import evaluation_batches
-from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, silent_pillow
+from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, kept_size, silent_pillow
 from wideresnet.engines import optimize
 from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
-from wideresnet.weights.hub import Weights, read_weights
+from wideresnet.spec.record import MODEL
+from wideresnet.weights.hub import Weights, holds_weights, read_weights
+from wideresnet.weights.pretrained import Card, default_name, read_card, shipped_name
 
 NUM_LISTED = 10
 
 MANY_IMAGES = 32
 """From this number on, optimizing the network takes less time than it saves. This package's choice."""
+
+WEIGHTS_EXTENSIONS = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx"}
+"""Of files that are weights, if only of another program: they are not tried as images."""
 
 _NOTES = {
     "16-bit": "scaled from 16 to 8 bits",
@@ -36,8 +42,36 @@ _NOTES = {
 }
 
 
+def split_weights(paths: Sequence[str | Path]) -> tuple[str | Path | None, Sequence[str | Path]]:
+    """Tell the weights of `wrn predict [WEIGHTS] IMAGE...` from the images.
+
+    Args:
+        paths: at least one. The first one is an image if it is a file other than weights, a pattern, a folder with
+            image files, or called like an image file.
+
+    Returns:
+        The weights, None if the first path is an image; and the images.
+
+    Raises:
+        UsageError: the first path is a folder that has neither weights nor image files.
+    """
+    first, path = paths[0], Path(paths[0])
+    if path.is_dir():
+        if holds_weights(path):
+            return first, paths[1:]
+        if not any(inner.suffix.lower() in EXTENSIONS for inner in path.rglob("*")):
+            raise UsageError(f"{path}: has neither weights ({MODEL}) nor image files; name a folder with one of them")
+        return None, paths
+    suffix = path.suffix.lower()
+    if path.is_file():
+        is_image = suffix not in WEIGHTS_EXTENSIONS
+    else:
+        is_image = suffix in EXTENSIONS or (has_magic(str(first)) and shipped_name(first) is None)
+    return (None, paths) if is_image else (first, paths[1:])
+
+
 def predict_files(
-    weights: str | Path,
+    weights: str | Path | None,
     images: Sequence[str | Path],
     *,
     top: int = 5,
@@ -47,15 +81,19 @@ def predict_files(
     """Classify image files, resized and center-cropped to the size that the weights were trained on.
 
     Args:
-        weights: a run folder, a weights folder or a `model.safetensors`.
-        images: image files; a folder stands for all image files in and below it, in the order of their paths.
+        weights: a run folder, a weights folder, a `model.safetensors` or the name of a shipped network. None for the
+            shipped network `weights.pretrained.DEFAULT`.
+        images: image files; a folder stands for all image files in and below it, in the order of their paths, and a
+            pattern such as "photos/*.jpg" for the files that match.
         top: number of classes per image, the most probable first; fewer if the network knows fewer.
         device: "auto", "cpu" or "cuda".
         skip_unreadable: continue without images that cannot be read; they get a note and no predictions.
 
     Returns:
         Values for JSON, for each image in order: `file`, `predictions` (a list of `class` and `probability`, 0..1) and
-        `notes` (what was done to the image).
+        `notes` (what was done to the image). If the network is a shipped one, also `pretrained`: its `name`, the
+        `dataset` that it was trained on, its `test_error_pct` there, its `class_names`, and `own_classes`, a command
+        that trains it on other classes.
 
     Raises:
         UsageError: a path does not exist, a folder has no images, or there are no weights.
@@ -64,8 +102,12 @@ def predict_files(
     if top < 1:
         raise UsageError(f"top={top}: must be at least 1")
     device = pick_device(device)
+    if weights is not None and not images:
+        read_weights(weights)  # a misspelled image is taken for weights: name that, rather than the lack of images
     files = _files(images)
-    read = read_weights(weights)
+    weights = default_name() if weights is None else weights
+    read, card = read_weights(weights), read_card(weights)
+    about = {"pretrained": _about(card, read)} if card else {}
     for note in read.notes:
         progress.report(f"note: {note}")
     pixels, notes, failures = _read(files, read, skip_unreadable=skip_unreadable)
@@ -73,9 +115,20 @@ def predict_files(
     answers: list[dict[str, Any]] = []
     for file, note, failure in zip(files, notes, failures, strict=True):
         best = [] if failure else _best(next(probabilities), read.class_names, top)
-        about = [f"skipped: {failure}"] if failure else note
-        answers.append({"file": str(file), "predictions": best, "notes": about})
+        said = [f"skipped: {failure}"] if failure else note
+        answers.append({"file": str(file), "predictions": best, "notes": said, **about})
     return answers
+
+
+def _about(card: Card, weights: Weights) -> dict[str, Any]:
+    """Return what a reader of a shipped network's answers should know, ready for JSON."""
+    return {
+        "name": card.name,
+        "dataset": card.dataset,
+        "test_error_pct": card.test_error_pct,
+        "class_names": list(weights.class_names),
+        "own_classes": f"wrn train {card.network} --data FOLDER --from {card.name}",
+    }
 
 
 def read_images(weights: Weights, images: Sequence[str | Path]) -> Tensor:
@@ -119,7 +172,12 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
-            raise UsageError(f"{path}: no such file or folder")
+            found = map(Path, glob(str(path), recursive=True))  # noqa: PTH207  # takes absolute patterns, too
+            matches = sorted(match for match in found if match.exists())
+            if not matches:
+                raise UsageError(f"{path}: no such file or folder")
+            files += _files(matches)
+            continue
         if not path.is_dir():
             files.append(path)
             continue
@@ -152,13 +210,20 @@ def _decode(
             return None, [], str(error)
         notes = [_NOTES.get(name, f"converted from {name}") for name in sorted(conversions)]
         if image.shape[:2] != size:
-            notes.append(f"resized from {image.shape[1]} x {image.shape[0]} to {size[1]} x {size[0]} px")
+            notes.append(_resizing(image.shape, size))
         return fit_to_size(image, size), notes, ""
 
     with silent_pillow(), ThreadPoolExecutor(usable_cpus()) as pool:
         decoded = list(progress.track(pool.map(decode_one, files), "reading images", len(files)))
     images, notes, failures = zip(*decoded, strict=True)
     return [image for image in images if image is not None], list(notes), list(failures)
+
+
+def _resizing(shape: tuple[int, ...], size: tuple[int, int]) -> str:
+    """Say how `fit_to_size` fits an image of a shape (H, W, C) to a size (height, width)."""
+    height, width = map(round, kept_size(shape, size))
+    cropped = f", center crop of {width} x {height}" if (height, width) != shape[:2] else ""
+    return f"resized from {shape[1]} x {shape[0]} to {size[1]} x {size[0]} px{cropped}"
 
 
 @torch.inference_mode()

@@ -255,7 +255,11 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     settings, texts = [settings_of(run.recipe, run.data_name) for run in runs], []
     for own in settings:
         names = varying([other for other in settings if other["recipe"] == own["recipe"]])
-        texts.append(", ".join(f"{name} {show_value(own[name])}" for name in names if name not in ("network", "data")))
+        texts.append(
+            ", ".join(
+                f"{name} {show_value(own[name])}" for name in names if name not in ("network", "data", "init_sha256")
+            )
+        )
     return [text or "-" for text in texts]
 
 

@@ -32,6 +32,12 @@ class Recipe:
     network: str = option("WRN-16-2", "name of the network, e.g. WRN-28-10")
     data: str = option("digits", "digits, cifar10, cifar100, svhn, or a path")
     name: str = option("paper", "name of the recipe that these values started from", key="recipe")
+    init_from: str | None = option(
+        None,
+        "start from the trained weights of a run folder, a weights folder, a model.safetensors or a shipped network",
+        "own choice; the paper starts from random weights",
+    )
+    init_sha256: str | None = option(None, "what the SHA-256 of that model.safetensors must be", "own choice")
     family: str | None = option(
         None, "reading of a name that has two", "paper, Tables 1 and 7", choices=("cifar", "imagenet")
     )
@@ -49,6 +55,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.init_sha256 is not None and self.init_from is None:
+            raise UsageError(f"init_sha256={self.init_sha256}: is of the weights that init_from= names; give both")
 
     @classmethod
     def flat(cls, **values: Any) -> Recipe:
@@ -60,11 +68,13 @@ class Recipe:
         return cls().replace(**values)
 
     def replace(self, **values: Any) -> Recipe:
-        """Return the recipe with other values, given by flat keys.
+        """Return the recipe with other values, given by flat keys. A new `init_from` drops the SHA-256 of the old one.
 
         Raises:
             UsageError: a key that does not exist, naming the nearest, or a value that its field refuses.
         """
+        if "init_from" in values:
+            values = {"init_sha256": None, **values}
         nested: dict[str, dict[str, Any]] = {}
         for key, value in values.items():
             if key not in FIELDS:
@@ -81,8 +91,12 @@ class Recipe:
         return {key: getattr(field.owner(self), field.name) for key, field in FIELDS.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the flat recipe as plain JSON values; `Recipe.from_json` is the inverse."""
-        return json.loads(json.dumps(self.values()))
+        """Return the flat recipe as plain JSON values; `Recipe.from_json` is the inverse.
+
+        A run that starts from random weights has no word of others in its record.
+        """
+        values = {key: value for key, value in self.values().items() if not (key in INITIAL and value is None)}
+        return json.loads(json.dumps(values))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Recipe:
@@ -104,13 +118,19 @@ class Recipe:
 
 
 def overridden(recipe: Recipe, base: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return flat key -> (base's value, recipe's value) for all that differ."""
-    pairs = zip(base.values().items(), recipe.values().values(), strict=True)
-    return {key: (old, new) for (key, old), new in pairs if old != new}
+    """Return flat key -> (base's value, recipe's value) for all that differ.
 
+    A SHA-256, which comes with `init_from`, is no difference of its own.
+    """
+    pairs = zip(base.values().items(), recipe.values().values(), strict=True)
+    return {key: (old, new) for (key, old), new in pairs if old != new and key != "init_sha256"}
+
+
+INITIAL = ("init_from", "init_sha256")
+"""The flat keys that `recipe.json` has only for a run that starts from trained weights."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "what": ("network", "data", "recipe"),
+    "what": ("network", "data", "recipe", *INITIAL),
     "schedule": (
         "epochs", "batch_size", "accumulate", "schedule", "batch_rule", "lr", "lr_drop_epochs", "lr_drop_factor",
         "lr_drop_at", "warmup_fraction",

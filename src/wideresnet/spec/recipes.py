@@ -13,7 +13,7 @@ from wideresnet.base.format import nearest
 from wideresnet.spec.execution import SETTLED
 from wideresnet.spec.files import read_json
 from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
-from wideresnet.spec.recipe import FIELDS, Recipe, overridden
+from wideresnet.spec.recipe import FIELDS, INITIAL, Recipe, overridden
 
 NUM_TRAIN = {"digits": 1437, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
 """Training images of the sets that are known by name. A test compares them with `data.facts`."""
@@ -240,6 +240,8 @@ def resolve(
         DataError: a file that cannot be read.
     """
     values = {} if recipe in RECIPES else _file_values(recipe)
+    if "init_from" in (overrides or {}):
+        values.pop("init_sha256", None)  # of the weights that the file starts from
     base = base_of(recipe, network, data, known_as=known_as, num_train=num_train)
     changes = {**values, "network": network, "data": data, **(overrides or {})}
     changed = base.replace(**changes)
@@ -261,7 +263,7 @@ def base_of(recipe: str, network: str, data: str, *, known_as: str = "", num_tra
         values = _file_values(recipe)
         name = values.get("recipe", "paper")
         if not isinstance(name, str) or name not in RECIPES:
-            if missing := sorted(FIELDS.keys() - values.keys() - {"network", "data"}):
+            if missing := sorted(FIELDS.keys() - values.keys() - {"network", "data", *INITIAL}):
                 raise UsageError(
                     f"{recipe}: its recipe {name!r}: {nearest(str(name), RECIPES)}; {len(missing)} fields that the "
                     f"file leaves out ({missing[0]}, ...) come from a named recipe"

@@ -28,6 +28,7 @@ from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import asked_of_machine
 from wideresnet.spec.record import RunFolder
 from wideresnet.training.configure import configure, make_forward
+from wideresnet.training.initial import load_initial, read_initial
 from wideresnet.training.interrupt import Interrupted
 from wideresnet.training.loop import Run, Watch
 from wideresnet.training.optimizer import make_optimizer
@@ -115,7 +116,8 @@ def fit(
                 if world.is_first:
                     _complete(folder, dataset)
                 return result
-            job, plan = prepare(recipe, dataset, world, resumed=resume, autotune=autotune, notes=notes)
+            begun = folder if resume else None
+            job, plan = prepare(recipe, dataset, world, begun=begun, autotune=autotune, notes=notes)
             if world.is_first and announce:
                 announce(job, plan)
             with _replaced_run_kept(folder) if world.is_first and not resume else nullcontext():
@@ -162,7 +164,7 @@ def prepare(
     dataset: Dataset | None = None,
     world: World | None = None,
     *,
-    resumed: bool = False,
+    begun: RunFolder | None = None,
     autotune: str | None = None,
     notes: tuple[str, ...] = (),
 ) -> tuple[Job, Plan]:
@@ -171,7 +173,7 @@ def prepare(
     Args:
         dataset: the recipe's data, if it is loaded already.
         world: the processes that train together; None: this one alone.
-        resumed: the run has begun, so its batch cannot change anymore.
+        begun: the run that is continued, whose batch cannot change anymore; None for a new one.
         autotune: as for `fit`.
         notes: told with those of the stages.
 
@@ -190,13 +192,17 @@ def prepare(
 
     # resolve: the recipe is final
     recipe = resolve_network(recipe, dataset)
+    recipe, initial = read_initial(recipe, dataset, begun)
 
     # feed: the training set on the device
-    data = build_feed(recipe, dataset, device, world)
+    data = build_feed(recipe, dataset, device, world, initial.preprocessing if initial else None)
 
     # network: with its initial weights
     num_images, in_channels = data.feed.num_images, dataset.train.images.shape[3]
     network, network_notes = build_network(recipe, len(data.class_names), in_channels)
+    if initial:
+        load_initial(network, initial)
+        network_notes = [*initial.notes, *network_notes]
     check_smallest_part(recipe, data, network, world.size)
 
     with progress.status("timing a few steps: fastest configuration, memory, time") as tell:
@@ -223,7 +229,7 @@ def prepare(
         )
 
         # plan: steps, time and memory
-        return job, make_plan(job, resumed=resumed)
+        return job, make_plan(job, resumed=begun is not None)
 
 
 @contextmanager

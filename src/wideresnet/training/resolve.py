@@ -14,6 +14,7 @@ from wideresnet.spec.names import is_ambiguous, parse
 from wideresnet.spec.recipe import Recipe, overridden
 from wideresnet.spec.recipes import base_of, resolve
 from wideresnet.spec.record import RunFolder, read_json
+from wideresnet.weights.pretrained import weights_name
 
 SMALLEST_IMAGENET_PX = 112
 """Below this side a name with two readings means the network for 32x32 images: ImageNet's networks reduce a side
@@ -86,15 +87,20 @@ def resumed_recipe(path: Path, stored: Recipe, asked: Recipe, *, keep_threads: b
     for key, (old, new) in overridden(asked, stored).items():
         if key in ("family", *SETTLED) and new in ("auto", None):  # leaves it to the run
             wanted[key] = old
-        elif key == "network" and str(parse(new, stored.family)) == old:  # only spelled differently
-            continue
-        elif key not in ELSEWHERE:
+        elif key not in ELSEWHERE and _canonical(key, new, stored.family) != old:
             raise UsageError(
-                f"resume=True: {path} has {key} {old}, asked for is {new}; leave {key} out, or start a new run in "
+                f"resume=True: {path} has {key} {old}, asked for is {new}; leave out {key}=, or start a new run in "
                 "another folder"
             )
     changes = {key: wanted[key] for key in ELSEWHERE}
     return stored.replace(**changes if keep_threads else {**changes, "threads": None})
+
+
+def _canonical(key: str, value: Any, family: str | None) -> Any:
+    """Return a name in a recipe as a run stores it, any other value as it is."""
+    if key == "network":
+        return str(parse(value, family))
+    return weights_name(value) if key == "init_from" and value is not None else value
 
 
 def check_processes(folder: RunFolder, recipe: Recipe, now: int) -> str:

@@ -80,8 +80,13 @@ class Job:
     world: World
 
 
-def build_feed(recipe: Recipe, dataset: Dataset, device: str, world: World) -> TrainingData:
+def build_feed(
+    recipe: Recipe, dataset: Dataset, device: str, world: World, preprocessing: Preprocessing | None = None
+) -> TrainingData:
     """Put the training set on the device and split off the validation images.
+
+    Args:
+        preprocessing: None to fit the recipe's to the training images.
 
     Raises:
         UsageError: recipe and data do not fit each other (batch, holdout, limit, padding), or the set does not fit
@@ -97,7 +102,7 @@ def build_feed(recipe: Recipe, dataset: Dataset, device: str, world: World) -> T
             f"auto_augment trivial shifts images by up to {LARGEST_SHIFT_PX} pixels, which leaves nothing of some of "
             f"these {height}x{width}"
         )
-    preprocessing = Preprocessing.fit(
+    preprocessing = preprocessing or Preprocessing.fit(
         feed.preprocessing, train.images, facts.mean if facts else None, facts.std if facts else None
     )
     _check_room(recipe, train, device)
@@ -290,6 +295,8 @@ def _settings_without_effect(recipe: Recipe, world: World, device: str) -> list[
         idle["on a CPU, whose bits are always the same"] = ("deterministic",)
     if recipe.optimizer.weight_decay == 0:
         idle["without weight decay"] = ("weight_decay_on",)
+    if recipe.init_from is not None:
+        idle["when starting from trained weights"] = ("init", "bn_scale")
     notes = []
     late = [epoch for epoch in schedule.lr_drop_epochs if epoch > schedule.epochs]
     if schedule.kind == "steps" and late:

@@ -27,6 +27,7 @@ from wideresnet.networks import Network, create
 from wideresnet.spec.files import Digests, digest, read_json, seal, unseal, write_atomic, write_json
 from wideresnet.spec.record import CONFIG, MATRICES, MODEL, RunFolder, SeedsFolder
 from wideresnet.weights.checkpoint import newest_checkpoint
+from wideresnet.weights.pretrained import find_weights, other_names, shipped_name
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,9 @@ MAX_SIDE_PX = 8000
 
 LARGE_PX = 512 * 512
 """From this many pixels on, the memory that one image takes is compared with what is available."""
+
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+"""The types in which a parameter may be stored."""
 
 MAPS_AT_ONCE = 3
 """Feature maps of the largest size that a forward pass holds at a time: a block's input, output and shortcut."""
@@ -50,6 +54,7 @@ class Weights:
         class_names: in the order of the network's outputs.
         input_size: (H, W) of the images that it was trained on, px.
         notes: what the reader of its numbers should know, one line each.
+        sha256: of the file that the network was read from; None if there is none, or only a checkpoint, which will go.
     """
 
     network: Network
@@ -57,19 +62,24 @@ class Weights:
     class_names: tuple[str, ...]
     input_size: tuple[int, int]
     notes: tuple[str, ...] = ()
+    sha256: str | None = None
 
 
-def write_weights(folder: Path, weights: Weights) -> dict[str, str]:
+def write_weights(folder: Path, weights: Weights, *, half: bool = False) -> dict[str, str]:
     """Write `config.json` and `model.safetensors` (and ZCA's matrices) into a folder, each completely or not at all.
 
     Args:
         folder: an existing folder.
         weights: what to write.
+        half: round the weights of convolutions and the classifier to float16. What has one number per channel stays
+            in float32: it takes no space, and running variances can exceed what float16 holds.
 
     Returns:
         File name -> SHA-256.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.network.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     content = save_bytes(tensors, {"format": "pt"})
     write_atomic(folder / MODEL, content)
     return write_config(folder, weights, {MODEL: digest(content)})
@@ -106,16 +116,19 @@ def write_config(folder: Path, weights: Weights, digests: dict[str, str] | None 
 def read_weights(path: str | Path) -> Weights:
     """Read weights that this package wrote. Of an unfinished run they are those of its newest checkpoint, with a note.
 
+    The network is in float32. Weights that are stored in another type are converted, with a note unless shipped so.
+
     Args:
-        path: a run folder, a folder with `config.json` and `model.safetensors`, or that `model.safetensors`.
+        path: a run folder, a folder with `config.json` and `model.safetensors`, that `model.safetensors`, or the name
+            of a shipped network.
 
     Raises:
         UsageError: there are no such files.
         DataError: the files are damaged or do not match each other.
     """
-    path = Path(path)
+    is_shipped, path = shipped_name(path) is not None, find_weights(path)
     folder, model = (path, path / MODEL) if path.is_dir() else (path.parent, path)
-    tensors, notes = None, []
+    tensors, notes, sha256 = None, [], None
     if not model.is_file():
         tensors, model, note = _unfinished(path)
         notes.append(note)
@@ -125,9 +138,26 @@ def read_weights(path: str | Path) -> Weights:
     if tensors is None:
         if model.name not in digests.values:
             notes.append(f"{folder}: holds no SHA-256 of {model.name}, so damage to it would not be noticed")
-        tensors = _read_tensors(model, digests)
-    _load_into(network, tensors, model)
-    return Weights(network.eval(), preprocessing, names, size, tuple(notes))
+        tensors, sha256 = _read_tensors(model, digests)
+    stored = _load_into(network, tensors, model)
+    if stored and not is_shipped:
+        notes.append(f"{model}: stored in {stored}, computed in float32")
+    return Weights(network.eval(), preprocessing, names, size, tuple(notes), sha256)
+
+
+def read_preprocessing(folder: Path) -> Preprocessing:
+    """Read the preprocessing of a run or of weights.
+
+    Raises:
+        DataError: the files are damaged.
+    """
+    return _read_config(folder / CONFIG)[2]
+
+
+def holds_weights(path: Path) -> bool:
+    """Tell whether a folder is one of weights, of a run, or of several seeds, whether or not these can be read."""
+    files = RunFolder(path)
+    return files.config.is_file() or files.weights.is_file() or files.is_begun() or SeedsFolder(path).is_begun()
 
 
 def _unfinished(path: Path) -> tuple[dict[str, Tensor], Path, str]:
@@ -139,7 +169,9 @@ def _unfinished(path: Path) -> tuple[dict[str, Tensor], Path, str]:
     found = newest_checkpoint(run.checkpoint, set_aside=False)[0] if run.is_run() else None
     if found is None:
         started = " (an unfinished run without a checkpoint: continue its training first)" if run.is_run() else ""
-        raise UsageError(f"{path}: no {MODEL} there{started}; use the folder of a run, or of weights")
+        raise UsageError(
+            f"{path}: no {MODEL} there{started}; use the folder of a run, or of weights{other_names(str(path))}"
+        )
     averaged = found.part("averaged")
     how = "averaged weights" if averaged else "weights"
     note = f"{path}: the run has not finished; these are its {how} after step {found.step:,}"
@@ -157,7 +189,7 @@ def _read_config(path: Path) -> tuple[Digests, Network, Preprocessing, tuple[str
             warnings.simplefilter("ignore", UserWarning)
             network = create(config["network"], config["num_classes"], **config["options"])
         kind = config["preprocessing"]["kind"]
-        matrices = _read_tensors(path.with_name(MATRICES), digests) if kind == "zca" else {}
+        matrices = _read_tensors(path.with_name(MATRICES), digests)[0] if kind == "zca" else {}
         preprocessing = Preprocessing.from_config(config["preprocessing"], matrices)
     except DataError as error:
         raise error if str(error).startswith(str(path.parent)) else _refusal(path, error) from None
@@ -213,7 +245,8 @@ def load(path: str | Path) -> Network:
     It takes preprocessed images; `read_weights` returns the preprocessing and the class names, too.
 
     Args:
-        path: a run folder, a folder with `config.json` and `model.safetensors`, or that `model.safetensors`.
+        path: a run folder, a folder with `config.json` and `model.safetensors`, that `model.safetensors`, or the name
+            of a shipped network, such as "WRN-16-4-cifar10".
 
     Raises:
         UsageError, DataError: as for `read_weights`.
@@ -224,20 +257,21 @@ def load(path: str | Path) -> Network:
     return weights.network
 
 
-def _read_tensors(path: Path, digests: Digests) -> dict[str, Tensor]:
-    """Read a file once: its digest and its tensors are of the same bytes."""
+def _read_tensors(path: Path, digests: Digests) -> tuple[dict[str, Tensor], str]:
+    """Read the tensors and the SHA-256 of a file once: both are of the same bytes."""
     try:
         content = path.read_bytes()
         digests.check(path, content)
-        return load_bytes(content)
+        return load_bytes(content), digest(content)
     except DataError:
         raise
     except (OSError, SafetensorError, ValueError) as error:
         raise DataError(f"{path}: not a complete safetensors file ({_one_line(error)})") from None
 
 
-def _load_into(network: Network, tensors: dict[str, Tensor], path: Path) -> None:
-    wanted: dict[str, Any] = network.state_dict()
+def _load_into(network: Network, tensors: dict[str, Tensor], path: Path) -> str:
+    """Give a network of shapes alone its values; return the types in which values are stored if others are computed."""
+    wanted: dict[str, Tensor] = network.state_dict()
     missing, strange = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or strange:
         first = f"lacks {missing[0]}" if missing else f"has {strange[0]}"
@@ -249,7 +283,14 @@ def _load_into(network: Network, tensors: dict[str, Tensor], path: Path) -> None
             raise DataError(
                 f"{path}: {name} is {tuple(tensors[name].shape)}, {network.name} needs {tuple(tensor.shape)}"
             )
+        if tensors[name].dtype != tensor.dtype and not {tensors[name].dtype, tensor.dtype} <= FLOATS:
+            raise DataError(f"{path}: {name} is {_type(tensors[name])}, {network.name} needs {_type(tensor)}")
     network.to_empty(device="cpu").load_state_dict(tensors)
+    return " and ".join(sorted({_type(tensors[key]) for key in wanted if tensors[key].dtype != wanted[key].dtype}))
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _one_line(error: Exception) -> str:

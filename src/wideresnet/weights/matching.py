@@ -11,6 +11,7 @@ from wideresnet.data import Dataset, load_dataset
 from wideresnet.data.images import fit_to_size
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights
+from wideresnet.weights.pretrained import find_weights, shipped_name
 
 
 def load_matching(
@@ -40,15 +41,24 @@ def load_matching(
     return dataset, [*weights.notes, *dataset.notes, *_check_names(weights, dataset)]
 
 
-def data_of_run(run: RunFolder) -> str:
-    """Return the data that a run was trained on.
+def run_of(weights: str | Path) -> RunFolder:
+    """Return the folder of weights as that of the run that may have made them."""
+    path = find_weights(weights)
+    return RunFolder(path if path.is_dir() else path.parent)
+
+
+def data_of_run(weights: str | Path) -> str:
+    """Return the data that weights were trained on.
 
     Raises:
-        UsageError: the folder holds no run.
+        UsageError: they are not in the folder of a run.
     """
-    if not run.is_run():
-        raise UsageError(f"{run.path}: no run, so the data is not known; name it with data=")
-    return run.read_recipe().data
+    run = run_of(weights)
+    if run.is_run():
+        return run.read_recipe().data
+    name = shipped_name(weights)
+    why = f"{name}: comes without its data" if name else f"{run.path}: no run, so the data is not known"
+    raise UsageError(f"{why}; name it with data=")
 
 
 def fit_images(weights: Weights, dataset: Dataset, images: np.ndarray) -> tuple[np.ndarray, list[str]]:
