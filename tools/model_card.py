@@ -70,13 +70,18 @@ def _corruptions(errors: dict[str, Any]) -> Iterator[str]:
     """Write the section on corrupted images.
 
     Args:
-        errors: name -> test errors at severities 1 to 5, percent; "mean" may also be a single number, over everything.
+        errors: name -> test errors at severities 1 to 5, percent, and what is about all: "num_images", "clean" (the
+            error without corruption), "mean" (over all kinds and severities), "mean_nll" and "mean_ece_pct".
     """
     if not errors:
         return
     yield "## Corrupted images"
-    if isinstance(mean := errors.get("mean"), int | float):
-        yield f"Mean test error over all corruptions and severities: {mean:.2f} %."
+    yield (
+        f"Mean test error over all corruptions and severities: {errors['mean']:.2f} %, NLL {errors['mean_nll']:.4f}, "
+        f"ECE {errors['mean_ece_pct']:.2f} %; on {errors['num_images']:,} test images, {errors['clean']:.2f} % without "
+        "corruption. The definitions are those of CIFAR-10-C, the files are not; `wrn eval --corruptions` measures "
+        "the same for any weights."
+    )
     rows = [(name, *(f"{x:.2f} %" for x in each)) for name, each in errors.items() if isinstance(each, list)]
     yield _table(("corruption", "severity 1", "2", "3", "4", "5"), rows)
 

@@ -1,6 +1,7 @@
 """Add networks to those that come with the package, and write their model cards from what was measured.
 
 python tools/pretrained.py add RUN... --data D   write src/wideresnet/pretrained/NAME/ from finished runs of wrn train
+python tools/pretrained.py corrupt NAME --data D  measure it on corrupted test images, for its card
 python tools/pretrained.py                       write each README.md again from its card.json
 python tools/pretrained.py --check               exit 1 if a README.md or a digest is not what card.json says
 
@@ -26,6 +27,7 @@ from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_bytes
 from wideresnet.commands.translate import RENAMED, to_flags
 from wideresnet.data import FACTS
+from wideresnet.inference.corruptions import corruption_errors
 from wideresnet.inference.evaluate import evaluate_weights
 from wideresnet.machine.description import describe
 from wideresnet.report.changes import find_changes, recipe_text
@@ -96,6 +98,26 @@ def add(runs: Sequence[Path], data: str, name: str | None = None) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(made, target)
     return target
+
+
+def corrupt(name: str, data: str, limit: int | None = None) -> None:
+    """Measure a network that comes with the package on corrupted test images, and write that into its card.
+
+    Args:
+        name: of the network.
+        data: as for `load_dataset`.
+        limit: number of test images, spread evenly over the set; None for all.
+    """
+    folder = pretrained.FOLDER / name
+    found, card = corruption_errors(folder, data, limit=limit, device="cpu", precision="fp32"), read_json(folder / CARD)
+    errors = {kind: [round(error, 3) for error in each] for kind, each in found["corruptions"].items()}
+    card["corruptions"] = {
+        "num_images": found["clean"]["num_images"], "clean": found["clean"]["error_pct"],
+        "mean": round(found["mean_error_pct"], 3), "mean_nll": round(found["mean_loss"], 5),
+        "mean_ece_pct": round(found["mean_ece_pct"], 3), **errors,
+    }  # fmt: skip
+    write_json(folder / CARD, card)
+    write_atomic(folder / README, readme(card).encode())
 
 
 def _expanded(path: Path) -> list[RunFolder]:
@@ -241,16 +263,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--check", action="store_true", help="write nothing, and exit 1 if a file is not what it should be"
     )
-    adding = parser.add_subparsers(dest="verb").add_parser("add", help="add a network")
+    verbs = parser.add_subparsers(dest="verb")
+    adding = verbs.add_parser("add", help="add a network")
     adding.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="finished runs; the first, of seed 0, is shipped"
     )
     adding.add_argument("--data", required=True, help="where the data set of the runs is")
     adding.add_argument("--name", help="for users (network and data set, as in WRN-16-4-cifar10)")
+    corrupting = verbs.add_parser("corrupt", help="measure a network on corrupted test images")
+    corrupting.add_argument("name", metavar="NAME", help="of a network that comes with the package")
+    corrupting.add_argument("--data", required=True, help="its data set")
+    corrupting.add_argument("--limit", type=int, help="test images, spread evenly over the set (all)")
     args = parser.parse_args(argv)
     try:
         if args.verb == "add":
             print(f"wrote {add(args.runs, args.data, args.name)}")
+        elif args.verb == "corrupt":
+            corrupt(args.name, args.data, args.limit)
         elif not args.check:
             for name in list_pretrained():
                 folder = pretrained.FOLDER / name

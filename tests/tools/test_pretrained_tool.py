@@ -155,13 +155,15 @@ def test_all_networks_together_stay_small(home: Path, monkeypatch: pytest.Monkey
 def test_results_on_corrupted_images_are_shown_and_survive_as_long_as_the_weights_do(home: Path) -> None:
     folder, card = added(home, "seed0")
     assert "Corrupted" not in readme(card)
-    errors = {"fog": [1.0, 2.0, 3.0, 4.0, 5.0], "mean": [1.5, 2.5, 3.5, 4.5, 5.5]}
-    (folder / CARD).write_text(json.dumps({**card, "corruptions": errors}))
+    tool.corrupt("WRN-10-1-own", str(home / "own.npz"), limit=8)
+    corruptions = json.loads((folder / CARD).read_text())["corruptions"]
+    assert corruptions["num_images"] == 8
+    assert len(corruptions["fog"]) == 5
     _, again = added(home, "seed0", "seed1")
-    assert again["corruptions"] == errors
-    assert "| fog | 1.00 % | 2.00 % | 3.00 % | 4.00 % | 5.00 % |" in (folder / "README.md").read_text()
-    assert "| mean | 1.50 %" in readme(again)
-    assert "all corruptions and severities: 3.50 %" in readme({**card, "corruptions": {**errors, "mean": 3.5}})
+    assert again["corruptions"] == corruptions
+    shown = " | ".join(f"{error:.2f} %" for error in corruptions["fog"])
+    assert f"| fog | {shown} |" in (folder / "README.md").read_text()
+    assert f"all corruptions and severities: {corruptions['mean']:.2f} %" in readme(again)
     _, other = added(home, "tuned", name="WRN-10-1-own")
     assert "corruptions" not in other
 
