@@ -64,6 +64,7 @@ def _accuracy(card: dict[str, Any]) -> Iterator[str]:
         "NLL: negative log likelihood. ECE: expected calibration error, in 15 bins. For int8 the network was "
         "calibrated on training images."
     )
+    yield "![How often the predicted class is right, by its probability](reliability.svg)"
 
 
 def _corruptions(errors: dict[str, Any]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 python tools/pretrained.py add RUN... --data D   write src/wideresnet/pretrained/NAME/ from finished runs of wrn train
 python tools/pretrained.py corrupt NAME --data D  measure it on corrupted test images, for its card
-python tools/pretrained.py                       write each README.md again from its card.json
+python tools/pretrained.py                       write each README.md and picture again from its card.json
 python tools/pretrained.py --check               exit 1 if a README.md or a digest is not what card.json says
 
 The first RUN is the one that is shipped, and must be the one of seed 0: runs are not chosen by their test errors. The
@@ -22,16 +22,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.torch import load_file
+
 from model_card import readme
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_bytes
+from wideresnet.base.metrics import Calibration, calibration
 from wideresnet.commands.translate import RENAMED, to_flags
 from wideresnet.data import FACTS
 from wideresnet.inference.corruptions import corruption_errors
 from wideresnet.inference.evaluate import evaluate_weights
 from wideresnet.machine.description import describe
+from wideresnet.report.calibration import draw_calibration
 from wideresnet.report.changes import find_changes, recipe_text
 from wideresnet.report.environment import hardware_text, torch_text
+from wideresnet.report.figures import to_svg
 from wideresnet.report.text import shell_command
 from wideresnet.spec.fields import show_value
 from wideresnet.spec.files import digest, read_file, read_json, write_atomic, write_json
@@ -41,7 +47,7 @@ from wideresnet.weights import pretrained
 from wideresnet.weights.hub import read_weights, write_weights
 from wideresnet.weights.pretrained import CARD, list_pretrained, shipped_name
 
-README = "README.md"
+README, RELIABILITY = "README.md", "reliability.svg"
 
 LIMIT_BYTES = 12_000_000
 """Of all networks together, so that the package stays a small download. This package's choice."""
@@ -87,7 +93,7 @@ def add(runs: Sequence[Path], data: str, name: str | None = None) -> Path:
         digests = write_weights(made, read_weights(shipped.path), half=True)
         card = _card(name, made, digests, folders, data)
         write_json(made / CARD, card)
-        write_atomic(made / README, readme(card).encode())
+        write_pages(made)
         target = pretrained.FOLDER / name
         others = sum(_size(pretrained.FOLDER / other) for other in list_pretrained() if other != name)
         if others + _size(made) > LIMIT_BYTES:
@@ -117,7 +123,27 @@ def corrupt(name: str, data: str, limit: int | None = None) -> None:
         "mean_ece_pct": round(found["mean_ece_pct"], 3), **errors,
     }  # fmt: skip
     write_json(folder / CARD, card)
+    write_pages(folder)
+
+
+def write_pages(folder: Path) -> None:
+    """Write the README.md of a network's folder and its picture from its card.json."""
+    card = read_json(folder / CARD)
     write_atomic(folder / README, readme(card).encode())
+    bins = Calibration(*(np.array(values, float) for values in card["reliability"].values()))
+    write_atomic(folder / RELIABILITY, to_svg(draw_calibration(bins)))
+
+
+def _reliability(run: RunFolder) -> dict[str, list[float | None]]:
+    """Sort a run's predictions on the test images into bins, see `Calibration`; None where there is no image."""
+    tensors = load_file(run.predictions)
+    probability, predicted = tensors["logits"].double().softmax(1).max(1)
+    bins = calibration(probability.numpy(), (predicted == tensors["labels"]).numpy())
+    return {
+        "num_images": bins.num_images.tolist(),
+        "accuracy": [None if np.isnan(value) else round(float(value), 6) for value in bins.accuracy],
+        "confidence": [None if np.isnan(value) else round(float(value), 6) for value in bins.confidence],
+    }
 
 
 def _expanded(path: Path) -> list[RunFolder]:
@@ -173,6 +199,7 @@ def _card(name: str, made: Path, digests: dict[str, str], runs: Sequence[RunFold
             for how, each in measured.items()
         },
         **({"corruptions": before["corruptions"]} if is_same and "corruptions" in before else {}),
+        "reliability": _reliability(shipped),
         "seed": recipe.seed,
         "epochs": result["epochs"],
         "recipe_text": recipe_text(recipe, changes),
@@ -282,8 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             corrupt(args.name, args.data, args.limit)
         elif not args.check:
             for name in list_pretrained():
-                folder = pretrained.FOLDER / name
-                write_atomic(folder / README, readme(read_json(folder / CARD)).encode())
+                write_pages(pretrained.FOLDER / name)
         for complaint in (wrong := check()):
             print(complaint, file=sys.stderr)
         return 1 if wrong else 0
