@@ -59,7 +59,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 def test_a_run_becomes_a_network_of_the_package_in_16_bits(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, card = added(home, "seed0")
     assert list_pretrained() == ["WRN-10-1-own"] == [folder.name]
-    assert {path.name for path in folder.iterdir()} == {"config.json", MODEL, CARD, "README.md"}
+    assert {path.name for path in folder.iterdir()} == {"config.json", MODEL, CARD, "README.md", "reliability.svg"}
     exact, stored = load(home / "seed0").state_dict(), load_file(folder / MODEL)
     for name, tensor in load("wrn-10-1-own").state_dict().items():
         assert torch.equal(tensor, exact[name].half().float() if tensor.ndim > 1 else exact[name]), name
