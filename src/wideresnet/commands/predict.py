@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from wideresnet.commands.exported import open_weights
 from wideresnet.commands.verbs import add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
 
@@ -16,7 +17,7 @@ BAR_WIDTH = 10
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     predict = add_verb(verbs, "predict", run, "classify image files", "wrn predict runs/my-run cat.jpg photos/")
-    predict.add_argument("weights", type=Path, help="run folder, weights folder or model.safetensors")
+    predict.add_argument("weights", type=Path, help="run folder, weights folder, model.safetensors, or exported model")
     predict.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
     predict.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
     predict.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per image, for spreadsheets")
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     from wideresnet.inference.predict import predict_files
 
     predictions = predict_files(
-        args.weights, args.images, top=args.top, device=args.device, skip_unreadable=args.skip_unreadable
+        open_weights(args), args.images, top=args.top, device=args.device, skip_unreadable=args.skip_unreadable
     )
     if args.csv:
         write_csv(args.csv, *table(predictions))

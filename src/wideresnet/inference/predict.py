@@ -37,7 +37,7 @@ _NOTES = {
 
 
 def predict_files(
-    weights: str | Path,
+    weights: str | Path | Weights,
     images: Sequence[str | Path],
     *,
     top: int = 5,
@@ -47,7 +47,7 @@ def predict_files(
     """Classify image files, resized and center-cropped to the size that the weights were trained on.
 
     Args:
-        weights: a run folder, a weights folder or a `model.safetensors`.
+        weights: a run folder, a weights folder or a `model.safetensors`; or what `read_weights` returned.
         images: image files; a folder stands for all image files in and below it, in the order of their paths.
         top: number of classes per image, the most probable first; fewer if the network knows fewer.
         device: "auto", "cpu" or "cuda".
@@ -65,17 +65,37 @@ def predict_files(
         raise UsageError(f"top={top}: must be at least 1")
     device = pick_device(device)
     files = _files(images)
-    read = read_weights(weights)
+    read = weights if isinstance(weights, Weights) else read_weights(weights)
     for note in read.notes:
         progress.report(f"note: {note}")
     pixels, notes, failures = _read(files, read, skip_unreadable=skip_unreadable)
-    probabilities = iter(_probabilities(read, pixels, device, weights))
+    probabilities = iter(_logits(read, pixels, device, weights).softmax(1))
     answers: list[dict[str, Any]] = []
     for file, note, failure in zip(files, notes, failures, strict=True):
         best = [] if failure else _best(next(probabilities), read.class_names, top)
         about = [f"skipped: {failure}"] if failure else note
         answers.append({"file": str(file), "predictions": best, "notes": about})
     return answers
+
+
+def predict_logits(
+    weights: Weights, images: Sequence[str | Path], *, others: Sequence[Weights] = ()
+) -> tuple[Tensor, ...]:
+    """Compute on the CPU the logits whose softmax `predict_files` returns.
+
+    Args:
+        weights: decide how images are read.
+        images: as for `predict_files`.
+        others: more weights for images of the same size and channels, such as exported models.
+
+    Returns:
+        float64 (N, classes) for each of the weights.
+
+    Raises:
+        UsageError, DataError: as for `predict_files`.
+    """
+    pixels, _, _ = _read(_files(images), weights)
+    return tuple(_logits(each, pixels, "cpu", each) for each in (weights, *others))
 
 
 def read_images(weights: Weights, images: Sequence[str | Path]) -> Tensor:
@@ -162,16 +182,17 @@ def _decode(
 
 
 @torch.inference_mode()
-def _probabilities(weights: Weights, images: np.ndarray, device: str, where: str | Path) -> Tensor:
-    """Compute probabilities, float64 (N, classes), of images, uint8 (N, H, W, C)."""
+def _logits(weights: Weights, images: np.ndarray, device: str, where: str | Path | Weights) -> Tensor:
+    """Compute logits, float64 (N, classes) on the CPU, of images, uint8 (N, H, W, C)."""
     network: nn.Module = weights.network.to(device)
     if len(images) >= MANY_IMAGES:
         network = optimize(weights.network)
     batches = evaluation_batches(images, weights.preprocessing, device=device)
     logits = torch.cat([network(batch).double().cpu() for batch in batches])
     if not logits.isfinite().all():
-        raise DataError(f"{where}: the outputs are not finite; these weights are damaged, so train again")
-    return logits.softmax(1)
+        name = weights.network.name if isinstance(where, Weights) else where
+        raise DataError(f"{name}: the outputs are not finite; these weights are damaged, so train again")
+    return logits
 
 
 def _best(probabilities: Tensor, class_names: Sequence[str], top: int) -> list[dict[str, Any]]:

@@ -50,6 +50,7 @@ class Weights:
         class_names: in the order of the network's outputs.
         input_size: (H, W) of the images that it was trained on, px.
         notes: what the reader of its numbers should know, one line each.
+        precision: the only one that the network computes in, if it is an exported model: "fp32" or "int8".
     """
 
     network: Network
@@ -57,6 +58,7 @@ class Weights:
     class_names: tuple[str, ...]
     input_size: tuple[int, int]
     notes: tuple[str, ...] = ()
+    precision: str | None = None
 
 
 def write_weights(folder: Path, weights: Weights) -> dict[str, str]:
