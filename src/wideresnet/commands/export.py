@@ -87,9 +87,10 @@ def render(result: dict[str, Any]) -> str:
     about = result["metadata"]
     image = about["input"]
     lines = [f"{file}  {human_bytes(Path(file).stat().st_size)}" for file in result["files"]]
+    free = ", ".join(image["dynamic"]) or "nothing, one image at a time"
     lines += [
         f"input   {image['type']} {image['color']} pixels {image['range']}, {image['layout']}, "
-        f"{image['width']} x {image['height']} px; free: {', '.join(image['dynamic'])}",
+        f"{image['width']} x {image['height']} px; free: {free}",
         f"output  {', '.join(about['outputs'])} of {counted(len(about['class_names']), 'class', 'classes')}",
         f"golden  {_comparison(result['golden'])}",
     ]

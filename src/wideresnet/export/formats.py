@@ -36,7 +36,14 @@ CALIBRATION_BATCH_PX = 100 * 64 * 64
 """Pixels at once in calibration; at least one image."""
 
 
-def to_onnx(weights: Weights, free: tuple[str, ...], metadata: Mapping[str, Any], calibration: np.ndarray | None) -> bytes:
+def to_onnx(
+    weights: Weights,
+    free: tuple[str, ...],
+    metadata: Mapping[str, Any],
+    calibration: np.ndarray | None,
+    *,
+    for_openvino: bool = False,
+) -> bytes:
     """Convert to ONNX.
 
     Args:
@@ -44,6 +51,8 @@ def to_onnx(weights: Weights, free: tuple[str, ...], metadata: Mapping[str, Any]
         free: axes of the input that stay free.
         metadata: see `metadata.describe`.
         calibration: uint8 (N, H, W, C), to quantize by; None leaves it in fp32.
+        for_openvino: quantize only what the convolutions read. onnxruntime has 8-bit kernels only for convolutions
+            whose results are quantized, too, which costs accuracy.
 
     Raises:
         UsageError: a package is missing, or the network is too large for the format.
@@ -53,7 +62,7 @@ def to_onnx(weights: Weights, free: tuple[str, ...], metadata: Mapping[str, Any]
     need("onnxscript", what)
     size = 4 * sum(p.numel() for p in weights.network.parameters())
     if size > MAX_ONNX_BYTES:
-        raise UsageError(f"{what}: the weights take {human_bytes(size)}, a file of ONNX at most 2 GiB; use format='torch'")
+        raise UsageError(f"{what}: holds at most 2 GiB, the weights take {human_bytes(size)}; use format='torch'")
     with quiet():
         program = torch.onnx.export(
             trace(weights, "NHWC", free),
@@ -66,7 +75,7 @@ def to_onnx(weights: Weights, free: tuple[str, ...], metadata: Mapping[str, Any]
     assert program is not None
     model = _plain(program.model_proto, free)
     if calibration is not None:
-        model = _quantized(model, calibration, onnx)
+        model = _quantized(model, calibration, onnx, for_openvino)
     onnx.helper.set_model_props(model, to_texts(metadata))
     model.producer_name, model.producer_version = "wideresnet", __version__
     return model.SerializeToString()
@@ -87,13 +96,15 @@ def _plain(model: Any, free: tuple[str, ...]) -> Any:
     return model
 
 
-def _quantized(model: Any, images: np.ndarray, onnx: Any) -> Any:
+def _quantized(model: Any, images: np.ndarray, onnx: Any, for_openvino: bool) -> Any:
     """Quantize the convolutions to int8: activations per map, weights per channel, by the lowest and highest values.
 
-    Weights have 7 bits: with 8, sums of products saturate on processors without VNNI instructions. See LOG.md for
-    what else was measured.
+    The stem stays in fp32, as in this package's own 8-bit engine. Weights have 7 bits: with 8, sums of products
+    saturate on processors without VNNI instructions. See LOG.md for what else was measured.
     """
     quantization = need("onnxruntime.quantization", "int8=True")
+    stem = next(node.name for node in model.graph.node if node.op_type == "Conv")
+    extra = {"OpTypesToExcludeOutputQuantization": ["Conv"]} if for_openvino else {}
     batch = max(1, CALIBRATION_BATCH_PX // (images.shape[1] * images.shape[2]))
 
     class Images(quantization.CalibrationDataReader):
@@ -109,24 +120,27 @@ def _quantized(model: Any, images: np.ndarray, onnx: Any) -> Any:
         source.write_bytes(model.SerializeToString())
         quantization.quantize_static(
             source, target, Images(), quant_format=quantization.QuantFormat.QDQ, op_types_to_quantize=["Conv"],
-            per_channel=True, reduce_range=True,
+            nodes_to_exclude=[stem], extra_options=extra, per_channel=True, reduce_range=True,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
         )  # fmt: skip
         return onnx.load_model(str(target))
 
 
-def to_openvino(model: bytes, metadata: Mapping[str, Any]) -> tuple[bytes, bytes]:
+def to_openvino(model: bytes, metadata: Mapping[str, Any], shape: tuple[int, ...] = ()) -> tuple[bytes, bytes]:
     """Convert ONNX to OpenVINO's XML and its weights.
 
     Args:
         model: what `to_onnx` returned.
         metadata: see `metadata.describe`.
+        shape: of the input, if it is to be fixed.
 
     Raises:
         UsageError: OpenVINO is not installed.
     """
     openvino = need("openvino", "format='openvino'")
     converted = openvino.Core().read_model(model)
+    if shape:
+        converted.reshape(list(shape))
     converted.inputs[0].get_node().set_layout(openvino.Layout("NHWC"))
     for key, text in to_texts(metadata).items():
         converted.set_rt_info(text, [OPENVINO_KEY, key])

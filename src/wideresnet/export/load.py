@@ -44,8 +44,8 @@ def read_exported(path: str | Path) -> Weights:
         raise UsageError(f"{path}: no such file")
     if format == "torch":
         raise UsageError(
-            f"{path}: torch.export.load may run code that such a file holds, so it is not read; use the weights that it "
-            "was made from, or an .onnx"
+            f"{path}: torch.export.load may run code that such a file holds, so it is not read; use the weights that "
+            "it was made from, or an .onnx"
         )
     if format == "onnx":
         run, texts = run_onnx(read_bounded(path), str(path))
@@ -110,12 +110,14 @@ class ExportedNetwork(Network):
         return self
 
     def enter(self, x: Tensor) -> Tensor:
+        del x
         self._refuse()
 
     def trunk(self) -> list[nn.Module]:
         self._refuse()
 
     def finish(self, x: Tensor) -> Tensor:
+        del x
         self._refuse()
 
     def stage_modules(self) -> dict[str, list[nn.Module]]:

@@ -17,6 +17,8 @@ from wideresnet.export.metadata import INPUT, LOGITS, PROBABILITIES
 from wideresnet.export.packages import need
 from wideresnet.machine.host_memory import available_host_memory_bytes
 
+OUTPUTS = [LOGITS, PROBABILITIES]
+
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """From uint8 images in the layout of the format to logits and probabilities, float32 (B, num_classes)."""
 
@@ -61,7 +63,7 @@ def run_onnx(content: bytes, where: str) -> tuple[Run, dict[str, str]]:
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
-            logits, probabilities = session.run([LOGITS, PROBABILITIES], {INPUT: images})
+            logits, probabilities = session.run(OUTPUTS, {INPUT: images})
         except Exception as error:
             raise _refusal(where, "onnxruntime cannot run it", error) from None
         return logits, probabilities
@@ -75,7 +77,7 @@ def _check_onnx(model: Any, where: str) -> None:
         raise DataError(f"{where}: has functions of its own; only what wrn export writes is read")
     for tensor in _tensors(model.graph):
         if tensor.external_data or tensor.data_location:
-            raise DataError(f"{where}: {tensor.name or 'a tensor'} is in another file; only models in one file are read")
+            raise DataError(f"{where}: {tensor.name or 'a tensor'} is in another file; a model must be in one file")
     for node in model.graph.node:
         if node.domain not in DOMAINS:
             raise DataError(f"{where}: the operator {node.op_type} is from {node.domain}; only ONNX's own are run")
@@ -113,6 +115,8 @@ def run_openvino(xml: bytes, weights: bytes, where: str) -> tuple[Run, dict[str,
         info = model.get_rt_info()
         stored = model.get_rt_info([OPENVINO_KEY]).value if OPENVINO_KEY in info else {}
         texts = {key: str(getattr(value, "value", value)) for key, value in dict(stored).items()}
+        batch = model.inputs[0].partial_shape[0]
+        step = batch.get_length() if batch.is_static else None
         compiled = core.compile_model(model, "CPU", settings)
     except DataError:
         raise
@@ -120,9 +124,10 @@ def run_openvino(xml: bytes, weights: bytes, where: str) -> tuple[Run, dict[str,
         raise _refusal(where, "OpenVINO cannot read it", error) from None
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        starts = range(0, len(images), step or len(images))
         try:
-            result = compiled({INPUT: images})
-            return result[LOGITS], result[PROBABILITIES]
+            results = [compiled({INPUT: images[start : start + step] if step else images}) for start in starts]
+            return tuple(np.concatenate([np.array(result[name]) for result in results]) for name in OUTPUTS)
         except Exception as error:
             raise _refusal(where, "OpenVINO cannot run it", error) from None
 
@@ -154,7 +159,7 @@ def read_bounded(path: Path) -> bytes:
         available = available_host_memory_bytes()
         if available and COPIES * size > available:
             raise DataError(
-                f"{path}: reading it takes {human_bytes(COPIES * size)} of memory, {human_bytes(available)} is available"
+                f"{path}: needs {human_bytes(COPIES * size)} of memory, {human_bytes(available)} is available"
             )
         return path.read_bytes()
     except OSError as error:

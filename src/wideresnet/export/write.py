@@ -60,7 +60,7 @@ def export_weights(
     check_format(format, int8=calibration is not None)
     path = target(out, format, int8=calibration is not None)
     precision = "fp32" if calibration is None else "int8"
-    free = free_axes(weights, format)
+    free = free_axes(weights, format, int8=calibration is not None)
     metadata = describe(weights, format, precision, free)
     contents: dict[Path, bytes] = {}
     if format == "torch":
@@ -70,8 +70,10 @@ def export_weights(
         contents[path] = to_onnx(weights, free, metadata, calibration)
         run, _ = run_onnx(contents[path], str(path))
     else:
-        model = to_onnx(weights, free, metadata, calibration)
-        xml, values = to_openvino(model, metadata)
+        # traced with a free batch all the same: a fixed one of 1 could be folded into constants
+        model = to_onnx(weights, free_axes(weights, "onnx", int8=False), metadata, calibration, for_openvino=True)
+        shape = () if free else (1, *weights.input_size, weights.network.in_channels)
+        xml, values = to_openvino(model, metadata, shape)
         contents = {path.with_suffix(".bin"): values, path: xml}
         run, _ = run_openvino(xml, values, str(path))
     golden, comparison = _golden(weights, format, run, precision, calibration)
@@ -93,7 +95,9 @@ def check_format(format: str, *, int8: bool) -> None:
     if format not in ENDINGS:
         raise UsageError(f"format={format!r}: must be one of {', '.join(ENDINGS)}")
     if int8 and format == "torch":
-        raise UsageError("int8=True: format='torch' holds floating-point weights only; use format='onnx' or format='openvino'")
+        raise UsageError(
+            "int8=True: format='torch' has floating-point weights alone; use format='onnx' or format='openvino'"
+        )
     for package in PACKAGES[format]:
         need(package, f"format={format!r}")
     if int8:
