@@ -127,7 +127,8 @@ def run_openvino(xml: bytes, weights: bytes, where: str) -> tuple[Run, dict[str,
         starts = range(0, len(images), step or len(images))
         try:
             results = [compiled({INPUT: images[start : start + step] if step else images}) for start in starts]
-            return tuple(np.concatenate([np.array(result[name]) for result in results]) for name in OUTPUTS)
+            logits, probabilities = (np.concatenate([np.array(r[name]) for r in results]) for name in OUTPUTS)
+            return logits, probabilities
         except Exception as error:
             raise _refusal(where, "OpenVINO cannot run it", error) from None
 
