@@ -75,7 +75,7 @@ def test_the_fast_commands_of_the_guide_work(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.zeros((9, 9), np.uint8)).save("photo.png")
     ran = [words for words in commands(ROOT / "docs" / "guide.md") if not any(w in shlex.join(words) for w in LONG)]
-    verbs = {"train", "eval", "predict", "analyze", "report", "info", "cache", "paper", "reproduce"}
+    verbs = {"train", "eval", "predict", "export", "analyze", "report", "info", "cache", "paper", "reproduce"}
     assert {words[0] for words in ran} == verbs
     for words in ran:
         assert main(words) == 0, words

@@ -105,6 +105,17 @@ wrn predict done missing.png
 wrn predict done empty
 wrn predict done broken.png
 wrn predict done a.png --top 0
+wrn predict missing.onnx a.png
+wrn predict done/model.pt2 a.png
+wrn predict missing.onnx a.png --device cuda
+wrn eval missing.onnx --data own.npz --int8
+wrn export done
+wrn export done --format tflite
+wrn export nowhere --format torch
+wrn export done --format torch --int8
+wrn export done --format torch --calibrate own.npz
+wrn export done --format torch --out model.onnx
+wrn export done --format torch --check missing.png
 wrn analyze nowhere
 wrn analyze pets --data digits
 wrn analyze done --data digits

@@ -57,6 +57,26 @@ def test_torchvision_weights_load_unchanged_and_give_the_same_outputs(name: str)
         torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x))
 
 
+@pytest.mark.parametrize("name", ["ResNet-18", "WRN-50-2-bottleneck"])
+def test_features_of_imagenet_networks_are_torchvisions_layers(name: str) -> None:
+    """The backbone of anomaly detection such as PatchCore: the outputs of layer2 and layer3."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(TORCHVISION[name]).eval()
+    randomize(theirs)
+    with torch.device("meta"):
+        ours = create(name, 1000).eval()
+    ours.load_state_dict(theirs.state_dict(), assign=True)
+    maps: dict[str, torch.Tensor] = {}
+    for layer in ("layer1", "layer2", "layer3", "layer4"):
+        theirs.get_submodule(layer).register_forward_hook(lambda _, __, y, layer=layer: maps.update({layer: y}))
+    x = torch.randn(1, 3, 96, 80)
+    with torch.no_grad():
+        theirs(x)
+        stages = ours.features(x)
+    for number in (1, 2, 3, 4):
+        torch.testing.assert_close(stages[f"conv{number + 1}"], maps[f"layer{number}"], atol=1e-5, rtol=0)
+
+
 def test_cifar_parameter_names_follow_the_structure() -> None:
     with torch.device("meta"):
         names = set(create("WRN-16-2").state_dict())

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wideresnet.base.errors import UsageError
+from wideresnet.commands.exported import open_weights
 from wideresnet.commands.verbs import WEIGHTS, add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
 
@@ -24,7 +25,7 @@ NUM_SHOWN = 10
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     evaluate = add_verb(verbs, "eval", run, "measure weights on a test set", "wrn eval runs/my-run --data cifar10")
-    evaluate.add_argument("weights", type=Path, help=WEIGHTS)
+    evaluate.add_argument("weights", type=Path, help=f"{WEIGHTS}; or an exported model")
     evaluate.add_argument("--data", help="as for wrn train (default: the data that the run was trained on)")
     evaluate.add_argument("--limit", type=int, metavar="N", help="test images, spread evenly over the set (all)")
     evaluate.add_argument(
@@ -52,11 +53,12 @@ def run(args: argparse.Namespace) -> None:
     start_build()
     from wideresnet.inference.evaluate import evaluate_weights, prepare
 
+    weights = open_weights(args)
     how = {name: getattr(args, name) for name in ("limit", "device", "precision", "skip_unreadable", "int8")}
     if args.corruptions:
-        _run_corrupted(args, prepare(args.weights, args.data, **how))
+        _run_corrupted(args, prepare(weights, args.data, **how))
         return
-    result = evaluate_weights(args.weights, args.data, **how)
+    result = evaluate_weights(weights, args.data, **how)
     if args.csv:
         columns = ("class", "num_images", "num_errors", "error_pct")
         write_csv(args.csv, columns, ([row[name] for name in columns] for row in result["classes"]))

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from wideresnet.commands.exported import open_weights
 from wideresnet.commands.verbs import WEIGHTS, add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
 from wideresnet.weights.pretrained import DEFAULT
@@ -20,8 +21,8 @@ def add(verbs: Any) -> None:
     predict.usage = "%(prog)s [WEIGHTS] IMAGE [IMAGE ...] [flags]"
     predict.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH",
-        help=f"first, unless the shipped network {DEFAULT} is meant, the WEIGHTS: {WEIGHTS}; then the images: files, "
-        "folders of them, or patterns such as 'photos/*.jpg'",
+        help=f"first, unless the shipped network {DEFAULT} is meant, the WEIGHTS: {WEIGHTS}, or an exported model; "
+        "then the images: files, folders of them, or patterns such as 'photos/*.jpg'",
     )  # fmt: skip
     predict.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
     predict.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per image, for spreadsheets")
@@ -34,8 +35,10 @@ def run(args: argparse.Namespace) -> None:
     start_build()
     from wideresnet.inference.predict import predict_files, split_weights
 
-    weights, images = split_weights(args.paths)
-    predictions = predict_files(weights, images, top=args.top, device=args.device, skip_unreadable=args.skip_unreadable)
+    args.weights, args.images = split_weights(args.paths)
+    predictions = predict_files(
+        open_weights(args), args.images, top=args.top, device=args.device, skip_unreadable=args.skip_unreadable
+    )
     if args.csv:
         write_csv(args.csv, *table(predictions))
     show(args, predictions, render)

@@ -28,11 +28,12 @@ ZCA_BIAS = 0.1
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """One of three kinds of preprocessing, applied to pixels 0..255.
+    """How pixels 0..255 are preprocessed.
 
     Attributes:
         kind: "mean_std": (x - mean) / std per channel; "scale": x / 255; "zca": global contrast normalization (each
-            image's mean subtracted, its norm scaled to 55), then ZCA whitening by the training set.
+            image's mean subtracted, its norm scaled to 55), then ZCA whitening by the training set. "pixels": none,
+            for exported models, which do it inside; no configuration has it.
         mean, std: gray levels 0..255, one per channel; only for mean_std.
         zca_mean: float32 (D,) and `zca_matrix` float32 (D, D), D = H*W*C; only for zca.
     """

@@ -131,7 +131,7 @@ def prepare(
         more.append(network.how)
     else:
         network = optimize(copy.deepcopy(read.network).to(device))  # the caller's own network stays where it is
-        precision = pick_precision(_precision_of_run(precision, device, run), device)
+        precision = read.precision or pick_precision(_precision_of_run(precision, device, run), device)
     return Subject(
         where, read, network, dataset.name, images, test.labels, index, device, precision, [*notes, *more]
     )  # fmt: skip

@@ -29,7 +29,7 @@ NUM_LISTED = 10
 MANY_IMAGES = 32
 """From this number on, optimizing the network takes less time than it saves. This package's choice."""
 
-WEIGHTS_EXTENSIONS = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx"}
+WEIGHTS_EXTENSIONS = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx", ".xml", ".pt2"}
 """Of files that are weights, if only of another program: they are not tried as images."""
 
 _NOTES = {
@@ -71,7 +71,7 @@ def split_weights(paths: Sequence[str | Path]) -> tuple[str | Path | None, Seque
 
 
 def predict_files(
-    weights: str | Path | None,
+    weights: str | Path | Weights | None,
     images: Sequence[str | Path],
     *,
     top: int = 5,
@@ -81,8 +81,8 @@ def predict_files(
     """Classify image files, resized and center-cropped to the size that the weights were trained on.
 
     Args:
-        weights: a run folder, a weights folder, a `model.safetensors` or the name of a shipped network. None for the
-            shipped network `weights.pretrained.DEFAULT`.
+        weights: a run folder, a weights folder, a `model.safetensors`, the name of a shipped network, or what
+            `read_weights` returned. None for the shipped network `weights.pretrained.DEFAULT`.
         images: image files; a folder stands for all image files in and below it, in the order of their paths, and a
             pattern such as "photos/*.jpg" for the files that match.
         top: number of classes per image, the most probable first; fewer if the network knows fewer.
@@ -102,16 +102,17 @@ def predict_files(
     if top < 1:
         raise UsageError(f"top={top}: must be at least 1")
     device = pick_device(device)
-    if weights is not None and not images:
+    if isinstance(weights, str | Path) and not images:
         read_weights(weights)  # a misspelled image is taken for weights: name that, rather than the lack of images
     files = _files(images)
     weights = default_name() if weights is None else weights
-    read, card = read_weights(weights), read_card(weights)
+    read = weights if isinstance(weights, Weights) else read_weights(weights)
+    card = None if isinstance(weights, Weights) else read_card(weights)
     about = {"pretrained": _about(card, read)} if card else {}
     for note in read.notes:
         progress.report(f"note: {note}")
     pixels, notes, failures = _read(files, read, skip_unreadable=skip_unreadable)
-    probabilities = iter(_probabilities(read, pixels, device, weights))
+    probabilities = iter(_logits(read, pixels, device, weights).softmax(1))
     answers: list[dict[str, Any]] = []
     for file, note, failure in zip(files, notes, failures, strict=True):
         best = [] if failure else _best(next(probabilities), read.class_names, top)
@@ -129,6 +130,26 @@ def _about(card: Card, weights: Weights) -> dict[str, Any]:
         "class_names": list(weights.class_names),
         "own_classes": f"wrn train {card.network} --data FOLDER --from {card.name}",
     }
+
+
+def predict_logits(
+    weights: Weights, images: Sequence[str | Path], *, others: Sequence[Weights] = ()
+) -> tuple[Tensor, ...]:
+    """Compute on the CPU the logits whose softmax `predict_files` returns.
+
+    Args:
+        weights: decide how images are read.
+        images: as for `predict_files`.
+        others: more weights for images of the same size and channels, such as exported models.
+
+    Returns:
+        float64 (N, classes) for each of the weights.
+
+    Raises:
+        UsageError, DataError: as for `predict_files`.
+    """
+    pixels, _, _ = _read(_files(images), weights)
+    return tuple(_logits(each, pixels, "cpu", each) for each in (weights, *others))
 
 
 def read_images(weights: Weights, images: Sequence[str | Path]) -> Tensor:
@@ -227,16 +248,17 @@ def _resizing(shape: tuple[int, ...], size: tuple[int, int]) -> str:
 
 
 @torch.inference_mode()
-def _probabilities(weights: Weights, images: np.ndarray, device: str, where: str | Path) -> Tensor:
-    """Compute probabilities, float64 (N, classes), of images, uint8 (N, H, W, C)."""
+def _logits(weights: Weights, images: np.ndarray, device: str, where: str | Path | Weights) -> Tensor:
+    """Compute logits, float64 (N, classes) on the CPU, of images, uint8 (N, H, W, C)."""
     network: nn.Module = weights.network.to(device)
     if len(images) >= MANY_IMAGES:
         network = optimize(weights.network)
     batches = evaluation_batches(images, weights.preprocessing, device=device)
     logits = torch.cat([network(batch).double().cpu() for batch in batches])
     if not logits.isfinite().all():
-        raise DataError(f"{where}: the outputs are not finite; these weights are damaged, so train again")
-    return logits.softmax(1)
+        name = weights.network.name if isinstance(where, Weights) else where
+        raise DataError(f"{name}: the outputs are not finite; these weights are damaged, so train again")
+    return logits
 
 
 def _best(probabilities: Tensor, class_names: Sequence[str], top: int) -> list[dict[str, Any]]:

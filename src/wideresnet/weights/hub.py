@@ -55,6 +55,7 @@ class Weights:
         input_size: (H, W) of the images that it was trained on, px.
         notes: what the reader of its numbers should know, one line each.
         sha256: of the file that the network was read from; None if there is none, or only a checkpoint, which will go.
+        precision: the only one that the network computes in, if it is an exported model: "fp32" or "int8".
     """
 
     network: Network
@@ -63,6 +64,7 @@ class Weights:
     input_size: tuple[int, int]
     notes: tuple[str, ...] = ()
     sha256: str | None = None
+    precision: str | None = None
 
 
 def write_weights(folder: Path, weights: Weights, *, half: bool = False) -> dict[str, str]:
