@@ -90,7 +90,7 @@ def test_a_resumed_run_may_be_computed_elsewhere(key: str, value: Any) -> None:
      ("data", "cifar10"), ("recipe", "quick"), ("deterministic", True)],
 )  # fmt: skip
 def test_a_resumed_run_with_other_numbers_is_refused_by_name(key: str, value: Any) -> None:
-    with pytest.raises(UsageError, match=f"resume=True: run has {key} .*asked for is {value}; leave {key} out"):
+    with pytest.raises(UsageError, match=f"resume=True: run has {key} .*asked for is {value}; leave out {key}"):
         resumed_recipe(Path("run"), STORED, STORED.replace(**{key: value}))
 
 

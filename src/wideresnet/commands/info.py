@@ -51,9 +51,9 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Describe a network, compare several, or list those of the paper or those that are shipped."""
-    options = {"num_classes": args.num_classes, "input_size": args.input_size, "in_channels": args.in_channels}
+    options = {"num_classes": args.num_classes, "input_size": args.input_size}
     if args.weights is not None:
-        _show_weights(args, {**options, "family": args.family})
+        _show_weights(args, {**options, "in_channels": args.in_channels, "family": args.family})
         return
     if not args.networks:
         raise UsageError("needs NETWORK or --weights, e.g. wrn info WRN-28-10")
@@ -64,10 +64,9 @@ def run(args: argparse.Namespace) -> None:
         return
     from wideresnet.networks.describe import describe
 
+    channels = 3 if args.in_channels is None else args.in_channels
     described = [
-        describe(
-            name, family=args.family, batch_size=args.batch_size, **{**options, "in_channels": args.in_channels or 3}
-        )
+        describe(name, family=args.family, batch_size=args.batch_size, **options, in_channels=channels)
         for name in args.networks
     ]
     if len(described) == 1:

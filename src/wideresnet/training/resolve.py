@@ -88,8 +88,9 @@ def resumed_recipe(path: Path, stored: Recipe, asked: Recipe, *, keep_threads: b
         if key in ("family", *SETTLED) and new in ("auto", None):  # leaves it to the run
             wanted[key] = old
         elif key not in ELSEWHERE and _canonical(key, new, stored.family) != old:
+            argument = key if key == "network" else f"{key}="  # it is no flag
             raise UsageError(
-                f"resume=True: {path} has {key} {old}, asked for is {new}; leave out {key}=, or start a new run in "
+                f"resume=True: {path} has {key} {old}, asked for is {new}; leave out {argument}, or start a new run in "
                 "another folder"
             )
     changes = {key: wanted[key] for key in ELSEWHERE}
