@@ -55,7 +55,7 @@ def read_exported(path: str | Path) -> Weights:
     network = ExportedNetwork(about.name, len(about.class_names), about.channels, run, path)
     note = f"{path}: {about.precision}, run by {RUNTIMES[format]} on the CPU"
     return Weights(
-        network.eval(), Preprocessing("pixels"), about.class_names, about.input_size, (note,), about.precision
+        network.eval(), Preprocessing("pixels"), about.class_names, about.input_size, (note,), precision=about.precision
     )
 
 
