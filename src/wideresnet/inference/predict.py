@@ -15,7 +15,8 @@ from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.format import counted
 from wideresnet.data.feeds.resident import evaluation_batches
-from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, silent_pillow
+from wideresnet.data.formats import EXTENSIONS
+from wideresnet.data.images import UnreadableError, decode_quietly, fit_to_size, silent_pillow
 from wideresnet.engines import optimize
 from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
