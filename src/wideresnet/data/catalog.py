@@ -106,7 +106,6 @@ def hold_out(
     if len(small := present[counts < HOLD_OUT_EVERY]) and is_test.any():
         shown = ", ".join(str(names[label] if names else label) for label in small[:5])
         classes = "1 class has" if len(small) == 1 else f"{len(small)} classes have"
-        notes.append(
-            f"{classes} fewer than {HOLD_OUT_EVERY} images, so no test image: {shown}{', ...' if len(small) > 5 else ''}"
-        )
+        shown += ", ..." if len(small) > 5 else ""
+        notes.append(f"{classes} fewer than {HOLD_OUT_EVERY} images, so no test image: {shown}")
     return is_test, notes

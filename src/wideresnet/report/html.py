@@ -202,6 +202,22 @@ def _tile(tile: Tile) -> str:
     )
 
 
+def captioned(pictures: Iterable[tuple[np.ndarray | None, str, str]]) -> str:
+    """Write images, each with a line in bold and small text below; a frame stays empty if there is no image.
+
+    Args:
+        pictures: uint8 (H, W, C) or None, the line, and the text.
+    """
+    blank = np.full((1, 1, 3), 255, dtype=np.uint8)
+    figures = (
+        f'<figure><img alt="{escape(line)}, {escape(text)}" '
+        f'src="{_data_uri(image_to_png(blank if image is None else image), "image/png")}"><figcaption>'
+        f"<b>{escape(line)}</b><br><small>{escape(text)}</small></figcaption></figure>"
+        for image, line, text in pictures
+    )
+    return f'<div class="tiles">{"".join(figures)}</div>'
+
+
 def table(
     name: str,
     header: Sequence[str],

@@ -98,8 +98,8 @@ _SPOILT[0, 0, 0] = [np.nan, np.inf, 0]
         ({"x_train": _SPOILT}, "2 of 900 values are NaN or infinite"),
         ({"x_train": np.zeros((10, 6, 5, 3), dtype=np.float32)}, r"x_train is float32 with .*np.rint\(x \* 255\)"),
         (
-            {"x_train": np.zeros((10, 6, 5, 3), dtype=np.int64)},
-            "x_train is int64 with values 0 to 0; images must be uint8",
+            {"x_train": np.full((10, 6, 5, 3), -1)},
+            "x_train is int64 with values -1 to 2.*; images must be uint8",
         ),
         ({"x_train": np.zeros((10, 90), dtype=np.uint8)}, r"x_train has shape \(10, 90\)"),
         ({"x_train": np.zeros((10, 6, 5, 4), dtype=np.uint8)}, r"x_train has shape \(10, 6, 5, 4\)"),
