@@ -86,12 +86,19 @@ def add_machine_flags(parser: ArgumentParser, *, precision: bool = True) -> None
         parser.add_argument("--precision", choices=CHOICES["precision"], default="auto", help="arithmetic (auto)")
 
 
-def add_reading_flags(parser: ArgumentParser) -> None:
-    """Add the flags that say how to read one's own data, as `wrn train` has them."""
+def add_reading_flags(parser: ArgumentParser, *, class_order: bool = True) -> None:
+    """Add the flags that say how to read one's own data, as `wrn train` has them.
+
+    Args:
+        class_order: False if the order of the classes is given by weights.
+    """
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     for key in ("image_column", "label_column"):
         parser.add_argument(f"--{key.replace('_', '-')}", metavar="NAME", help=FIELDS[key].metadata["help"])
-    parser.add_argument("--class-order", choices=CHOICES["class_order"], help=FIELDS["class_order"].metadata["help"])
+    if class_order:
+        parser.add_argument(
+            "--class-order", choices=CHOICES["class_order"], help=FIELDS["class_order"].metadata["help"]
+        )
 
 
 def typed(args: Namespace) -> str:

@@ -20,7 +20,12 @@ class UnreadableError(ValueError):
 
 def is_deep(image: Image.Image) -> bool:
     """Tell whether an opened image has 16 bits a channel, whose used range the file does not tell."""
-    return image.format in _STRETCHED_FORMATS and (image.mode.startswith("I") or ";16" in str(image.tile))
+    return image.format in _STRETCHED_FORMATS and (image.mode.startswith("I") or ";16" in raw_modes(image))
+
+
+def raw_modes(image: Image.Image) -> str:
+    """Return how the pixels of an opened image are stored, as text; it contains ";16" for 16 bits."""
+    return str(getattr(image, "tile", ""))
 
 
 def loses_bits(image: Image.Image) -> bool:
@@ -59,8 +64,8 @@ def peak_of_color(image: Image.Image, content: bytes) -> int:
     if image.format == "PNG":
         pixels = _decode_png(content)
         return int((pixels[..., :-1] if pixels.shape[2] in (2, 4) else pixels).max())
-    upper = max(image.getchannel(band).getextrema()[1] for band in image.getbands() if band != "A")  # type: ignore[operator]
-    return 256 * int(upper) + 255
+    upper = max(int(np.asarray(image.getchannel(band)).max()) for band in image.getbands() if band != "A")
+    return 256 * upper + 255
 
 
 def stretch(content: bytes, image_format: str, white: int, conversions: set[str]) -> Image.Image:

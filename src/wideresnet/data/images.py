@@ -162,7 +162,7 @@ def decode_quietly(source: Source, channels: int, white: int = WHITE) -> tuple[n
             if getattr(image, "is_animated", False):
                 conversions.add("first frame")
             lossy, image_format = depth.loses_bits(image), image.format or ""
-            if lossy or (";16" in str(image.tile) and image_format != "BMP"):
+            if lossy or (";16" in depth.raw_modes(image) and image_format != "BMP"):
                 conversions.add("16-bit")
             _check_scans(image)
             image.load()
@@ -352,8 +352,8 @@ def _to_eight_bits(image: Image.Image, conversions: set[str], white: int) -> Ima
         conversions.add("palette")
     if image.has_transparency_data:
         conversions.add("alpha")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
     if mode not in {"1", "L", "RGB", "P"}:
         conversions.add(mode)
     return image.convert("L" if mode in {"1", "L"} else "RGB")

@@ -129,18 +129,16 @@ def _duplicates(document: Mapping[str, Any], pictures: Mapping[int, np.ndarray])
     if len(shown) < len(duplicates["groups"]):
         total = duplicates["exact"]["groups"] + duplicates["near"]["groups"]
         body.append(html.paragraph(f"The first {len(shown)} of {total:,} groups; check.json lists more.", "muted"))
+    sets = list[tuple[str, str]]()
     for group in shown:
         kinds = ["equal pixels" if group["exact"] else "nearly equal"]
         kinds += ["in train and test"] * group["across_splits"] + ["of different classes"] * group["across_classes"]
         hidden = group["num_images"] - min(group["num_images"], MAX_SHOWN)
         more = f", {hidden:,} more" if hidden else ""
-        body.append(html.paragraph(", ".join(kinds) + more))
-        body.append(
-            html.captioned(
-                (pictures.get(image["image"]), image["class"], _place(image)) for image in group["images"][:MAX_SHOWN]
-            )
-        )
-    return body
+        images = group["images"][:MAX_SHOWN]
+        tiles = html.captioned((pictures.get(image["image"]), image["class"], _place(image)) for image in images)
+        sets.append((", ".join(kinds) + more, tiles))
+    return [*body, html.groups(sets)] if sets else body
 
 
 def _unreadable(document: Mapping[str, Any]) -> list[str]:

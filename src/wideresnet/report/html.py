@@ -88,6 +88,10 @@ table.matrix .none { color: var(--muted); font-size: .75em; vertical-align: midd
 .tiles .wrong img { border-color: var(--wrong); }
 .tiles .wrong b { color: var(--wrong); }
 .tiles figcaption { overflow-wrap: anywhere; }
+.groups { display: flex; flex-wrap: wrap; gap: 1.4rem 2.2rem; }
+.groups p { margin: 0 0 .3rem; }
+.groups .tiles { display: flex; flex-wrap: wrap; }
+.groups figure { width: 6.5rem; }
 .drawing { display: block; width: 100%; max-width: 50rem; height: auto; }
 .drawing.small { max-width: 25rem; }
 pre { background: var(--soft); padding: .8rem 1rem; overflow-x: auto; font-size: .88rem; }
@@ -216,6 +220,13 @@ def captioned(pictures: Iterable[tuple[np.ndarray | None, str, str]]) -> str:
         for image, line, text in pictures
     )
     return f'<div class="tiles">{"".join(figures)}</div>'
+
+
+def groups(items: Iterable[tuple[str, str]]) -> str:
+    """Write several sets of images side by side, each a line of text and what `captioned` returned."""
+    return (
+        f'<div class="groups">{"".join(f"<section>{paragraph(text)}{tiles}</section>" for text, tiles in items)}</div>'
+    )
 
 
 def table(

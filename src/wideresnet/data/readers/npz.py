@@ -123,8 +123,8 @@ def _pairs(path: Path, members: Iterable[str]) -> dict[str, tuple[str, str]]:
     found: dict[tuple[str, bool], list[str]] = {}
     for name in members:
         words = [_SHORT.get(word.lower(), word.lower()) for word in _WORDS.findall(name)]
-        roles = [role for word in words if (role := role_of(word))]
-        rest = [word for word in words if not role_of(word)]
+        roles = [role for word in words if (role := role_of(str(word)))]
+        rest = [word for word in words if not role_of(str(word))]
         if len(roles) > 1 or len(rest) != 1 or rest[0] not in _IMAGE_WORDS | _LABEL_WORDS:
             continue
         found.setdefault((roles[0] if roles else "", rest[0] in _LABEL_WORDS), []).append(name)
