@@ -280,8 +280,9 @@ def read_peak(source: Source) -> int:
         UnreadableError: as for `read_header`, or it is damaged.
     """
     with _opened(source) as image, _decoding_budget().hold(image.width * image.height * _BYTES_PER_PIXEL):
+        lossy = depth.loses_bits(image)  # loading forgets it
         image.load()
-        if depth.loses_bits(image):
+        if lossy:
             return depth.peak_of_color(image, _content(source))
         return int(np.asarray(image).max())
 

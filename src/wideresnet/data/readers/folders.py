@@ -23,6 +23,7 @@ from wideresnet.data.readers.walk import Found, Place, images_by_class, subfolde
 from wideresnet.data.readers.zips import ZipPath, open_zip
 
 _NUM_LISTED = 5
+_MAX_WITH_TABLES = 10  # folders that are looked into for tables, whatever they are called
 Files = dict[str, list[Any]]
 
 
@@ -49,7 +50,9 @@ def read_folder(path: Path, source: str, options: ReadOptions) -> Catalog:
     if root != folder:
         notes.append(f"read from its only subfolder {root.relative_to(folder)}")
         above = _between(folder, root)
-    tables = find_tables([*above, *(path for name, path in subfolders(root, found).items() if role_of(name))])
+    inside = subfolders(root, found)
+    few = len(inside) <= _MAX_WITH_TABLES
+    tables = find_tables([*above, *(path for name, path in inside.items() if few or role_of(name))])
     if tables and (options.label_column or options.image_column):
         return read_tables(path, folder, tables, source, options, found, notes)
     splits = find_splits(root, found) if not tables else _splits_or_none(root, found)

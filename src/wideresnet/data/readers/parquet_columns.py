@@ -69,7 +69,10 @@ def _pick(path: Path, schema: pa.Schema, like: list[str], known: tuple[str, ...]
 
 def _is_image_like(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return any(_is_image_like(field.type) for field in kind if field.name == "bytes")
+        return any(
+            _is_image_like(field.type) if field.name == "bytes" else field.name == "path" and _is_text(field.type)
+            for field in kind
+        )
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 

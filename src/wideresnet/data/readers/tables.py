@@ -15,7 +15,7 @@ from wideresnet.base.format import counted
 from wideresnet.data.catalog import Catalog, ReadOptions, hold_out
 from wideresnet.data.dataset import check_labels, legible
 from wideresnet.data.decode import Encoded
-from wideresnet.data.labels import number_labels
+from wideresnet.data.labels import check_names, number_labels
 from wideresnet.data.readers.splits import role_of
 from wideresnet.data.readers.table_files import (
     LABEL_COLUMNS,
@@ -65,6 +65,7 @@ def read_tables(
             f"{first.path}: no column of it ({list_columns(first)}) names images in {folder}; give the column with "
             "image_column=, or put the images beside the table"
         )
+    usable = _with_labels_of_train(usable)
     labelled = [table for table in usable if table.label is not None]
     if not labelled:
         raise DataError(no_label(usable[0]))
@@ -78,6 +79,18 @@ def read_tables(
     names_of_tables = {table.path for table in labelled}
     found.others = [other for other in found.others if other not in names_of_tables]
     return _catalog(path, folder, source, rows, labelled, options, [*notes, *more], found)
+
+
+def _with_labels_of_train(tables: list[Table]) -> list[Table]:
+    """Take in every table the columns that are the labels of training images; a table without them has no labels."""
+    first = next((table for table in tables if table.label is not None and table.role != "test"), None)
+    if first is None or first.label is None:
+        return tables
+    names = [first.header[place] for place in first.label]
+    return [
+        table._replace(label=[table.header.index(name) for name in names] if set(names) <= set(table.header) else None)
+        for table in tables
+    ]
 
 
 def is_at_odds(folder: Any, files: Sequence[Any], class_names: Sequence[str]) -> str:
@@ -127,6 +140,11 @@ def _rows(tables: Sequence[Table], images: Images, options: ReadOptions) -> tupl
                 continue
             new = _Row(image, label, role_of_row(row, number))
             old = labels.setdefault(image, new)
+            if old.role != new.role:
+                raise DataError(
+                    f"{table.path} row {number}: {legible(row[table.image])} is a {old.role} and a {new.role} image; "
+                    "keep one"
+                )
             repeated += old is not new
             if old.label != label:
                 raise DataError(
@@ -201,6 +219,8 @@ def _catalog(
     if test_role is None:
         rows.sort(key=lambda row: row.image)
     labels = _numbers([row.label for row in rows], options)
+    if labels.dtype.kind == "U":
+        check_names(np.unique(labels).tolist(), f"{tables[0].path}: two labels")
     if test_role is None:
         is_test, more = hold_out(
             np.unique(labels, return_inverse=True)[1], "no test images in the table", str(tables[0].path)
