@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from wideresnet.engines import optimize as optimize
     from wideresnet.engines import quantize as quantize
     from wideresnet.experiments import fit_seeds as fit_seeds
+    from wideresnet.inference.check import check_data as check_data
     from wideresnet.inference.corruptions import corruption_errors as corruption_errors
     from wideresnet.inference.predict import read_images as read_images
     from wideresnet.networks import create as create
@@ -33,6 +34,7 @@ _HOMES = {
     "UsageError": "base.errors",
     "WRNError": "base.errors",
     "analyze": "analysis",
+    "check_data": "inference.check",
     "corruption_errors": "inference.corruptions",
     "cost": "networks.cost",
     "create": "networks",

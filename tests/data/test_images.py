@@ -166,9 +166,9 @@ def test_only_the_first_frame_of_several_is_kept() -> None:
         ("zero.png", b"", "empty file"),
         ("text.png", b"these are not pixels", "not an image"),
         ("pdf.png", b"%PDF-1.4 ...", "but a PDF; convert it"),
-        ("phone.jpg", b"\x00\x00\x00\x18ftypheic....", "but HEIC; convert it to JPEG or PNG"),
+        ("phone.jpg", b"\x00\x00\x00\x18ftypheic....", "but HEIC; pip install wideresnet"),
         ("page.jpg", b"\n<!DOCTYPE html><html>", "but an HTML page, probably of a failed download"),
-        ("packed.jpg", b"\x1f\x8b\x08\x00", "but compressed; unpack it first"),
+        ("packed.jpg", b"\x1f\x8b\x08\x00", "but compressed with gzip; unpack it first"),
     ],
 )
 def test_what_is_no_image_is_named_with_the_reason(tmp_path: Path, name: str, content: bytes, reason: str) -> None:

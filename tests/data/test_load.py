@@ -12,6 +12,12 @@ from PIL import Image
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data import FACTS, Dataset, Facts, load_dataset
 
+
+def own_notes(dataset: Dataset) -> tuple[str, ...]:
+    """Without those on images that are there twice, as they are in these small sets."""
+    return tuple(note for note in dataset.notes if "wrn check shows" not in note)
+
+
 Write = Callable[..., Path]
 SPLITS = {"train": {"cat": 2, "dog": 3}, "test": {"cat": 2, "dog": 3}}
 
@@ -35,7 +41,7 @@ def test_an_unknown_data_set_is_named_with_the_nearest(data: str, message: str) 
 def test_a_single_file_that_is_no_npz_is_a_usage_error(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     path.touch()
-    with pytest.raises(UsageError, match=r"must be an \.npz"):
+    with pytest.raises(UsageError, match=r"a parquet file; use the folder"):
         load_dataset(path)
 
 
@@ -60,7 +66,7 @@ def test_the_image_size_holds_for_published_sets_and_archives_too(tmp_path: Path
     np.savez(tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     archive = load_dataset(tmp_path / "a.npz")
     assert archive.test.images.shape == (4, 64, 64, 3)
-    assert archive.notes == ("all images resized from 300 x 200 to 64 x 64 px",)
+    assert own_notes(archive) == ("all images resized from 300 x 200 to 64 x 64 px",)
 
 
 def test_a_path_is_never_read_as_a_name(class_folders: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -88,7 +94,7 @@ def test_a_published_set_in_parquet_is_recognized(
     dataset = load_dataset(tmp_path / "fruit", image_size=16, known=[facts])
     assert (dataset.name, dataset.facts, dataset.class_names) == ("tiny", facts, expected)
     assert dataset.train.images.shape == (4, 16, 16, 3)
-    assert dataset.notes == (
+    assert own_notes(dataset) == (
         "recognized as Tiny: counts, size, classes and channel means are equal",
         "all images resized from 8 x 8 to 16 x 16 px",
     )

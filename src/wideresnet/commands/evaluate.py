@@ -13,7 +13,7 @@ from rich.text import Text
 
 from wideresnet.base.errors import UsageError
 from wideresnet.commands.exported import open_weights
-from wideresnet.commands.verbs import WEIGHTS, add_machine_flags, add_verb, show, write_csv
+from wideresnet.commands.verbs import WEIGHTS, add_machine_flags, add_reading_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def add(verbs: Any) -> None:
         "--csv", type=Path, metavar="FILE",
         help="also write a row per class, or with --corruptions per corruption and severity, for spreadsheets",
     )  # fmt: skip
-    evaluate.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
+    add_reading_flags(evaluate, class_order=False)
     evaluate.add_argument(
         "--int8", action="store_true", help="run in 8 bits on a CPU, calibrated on training images: fast, not exact"
     )
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
     from wideresnet.inference.evaluate import evaluate_weights, prepare
 
     weights = open_weights(args)
-    how = {name: getattr(args, name) for name in ("limit", "device", "precision", "skip_unreadable", "int8")}
+    names = ("limit", "device", "precision", "skip_unreadable", "int8", "image_column", "label_column")
+    how = {name: getattr(args, name) for name in names}
     if args.corruptions:
         _run_corrupted(args, prepare(weights, args.data, **how))
         return

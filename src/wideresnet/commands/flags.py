@@ -40,9 +40,9 @@ def given_flags(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _metavar(kind: Any) -> str:
-    return {tuple[int, ...]: "N,N", tuple[tuple[float, float], ...]: "START:SCALE,..."}.get(
-        kind, "N" if int in (kind, *get_args(kind)) else "X"
-    )
+    listed = {tuple[int, ...]: "N,N", tuple[tuple[float, float], ...]: "START:SCALE,..."}
+    kinds = (kind, *get_args(kind))
+    return listed.get(kind, "N" if int in kinds else "NAME" if str in kinds else "X")
 
 
 def _reader(kind: Any) -> Any:
@@ -52,6 +52,8 @@ def _reader(kind: Any) -> Any:
         if text == "none" and type(None) in get_args(kind):
             return None
         try:
+            if str in (kind, *get_args(kind)):
+                return text
             if kind == tuple[int, ...]:
                 return () if text == "none" else tuple(int(part) for part in text.split(","))
             if kind == tuple[tuple[float, float], ...]:

@@ -16,7 +16,20 @@ from wideresnet import __version__
 from wideresnet.base.errors import WRNError
 from wideresnet.base.format import printable
 from wideresnet.base.streams import keep_display_alive, open_missing_streams, silence
-from wideresnet.commands import analyze, bench, cache, evaluate, export, info, paper, predict, report, reproduce, train
+from wideresnet.commands import (
+    analyze,
+    bench,
+    cache,
+    check,
+    evaluate,
+    export,
+    info,
+    paper,
+    predict,
+    report,
+    reproduce,
+    train,
+)  # fmt: skip
 from wideresnet.commands.console import show_progress
 from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import Parser
@@ -138,6 +151,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"wrn {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (train, evaluate, predict, export, analyze, info, paper, reproduce, report, bench, cache):
+    for verb in (check, train, evaluate, predict, export, analyze, info, paper, reproduce, report, bench, cache):
         verb.add(verbs)
     return parser

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import nearest, printable, printable_values
 from wideresnet.spec.files import release_folders, reserve_folder
-from wideresnet.spec.recipe import CHOICES
+from wideresnet.spec.recipe import CHOICES, FIELDS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -100,6 +100,21 @@ def add_machine_flags(parser: ArgumentParser, *, precision: bool = True) -> None
     parser.add_argument("--device", choices=CHOICES["device"], default="auto", help="where to run (auto)")
     if precision:
         parser.add_argument("--precision", choices=CHOICES["precision"], default="auto", help="arithmetic (auto)")
+
+
+def add_reading_flags(parser: ArgumentParser, *, class_order: bool = True) -> None:
+    """Add the flags that say how to read one's own data, as `wrn train` has them.
+
+    Args:
+        class_order: False if the order of the classes is given by weights.
+    """
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
+    for key in ("image_column", "label_column"):
+        parser.add_argument(f"--{key.replace('_', '-')}", metavar="NAME", help=FIELDS[key].metadata["help"])
+    if class_order:
+        parser.add_argument(
+            "--class-order", choices=CHOICES["class_order"], help=FIELDS["class_order"].metadata["help"]
+        )
 
 
 def typed(args: Namespace) -> str:

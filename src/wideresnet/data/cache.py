@@ -29,7 +29,7 @@ from wideresnet.base.paths import (
 from wideresnet.data.limits import check_fits
 
 # Part of every key: increase it when decoding changes, so that older entries are never used.
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 _DRAFT_NAME = re.compile(r"[0-9a-f]{64}\.\d+\.tmp|\.tmp[0-9A-Za-z]{6}")  # ours, and the one safetensors writes first
 _LEFTOVER_S = 3600.0  # a draft is written in seconds; one this old belongs to a process that was killed
@@ -44,12 +44,14 @@ class Entry:
         kept: bool (N,), which of the N images of the source could be read.
         notes: what was done to the images.
         source: the folder that holds the encoded images.
+        white: the value of 16-bit images that became 255; None if there were none.
     """
 
     images: np.ndarray
     kept: np.ndarray
     notes: tuple[str, ...]
     source: str
+    white: int | None = None
 
 
 def key_of(folder: Path, files: Sequence[Path], **options: object) -> str:
@@ -93,7 +95,7 @@ def load(key: str) -> tuple[Entry | None, tuple[str, ...]]:
             images, kept = file.get_tensor("images"), file.get_tensor("kept")
         if about["crc32"] != _checksum(images, kept):
             raise ValueError("checksum")
-        return Entry(images, kept, tuple(about["notes"]), about["source"]), ()
+        return Entry(images, kept, tuple(about["notes"]), about["source"], about["white"]), ()
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None, (f"the cached images {path} were damaged and have been decoded again",)
 
@@ -106,7 +108,10 @@ def store(key: str, entry: Entry) -> tuple[str, ...]:
     """
     path = _folder() / f"{key}.safetensors"
     draft = path.with_suffix(f".{os.getpid()}.tmp")
-    about = {"crc32": _checksum(entry.images, entry.kept), "notes": entry.notes, "source": entry.source}
+    about = {
+        "crc32": _checksum(entry.images, entry.kept), "notes": entry.notes, "source": entry.source,
+        "white": entry.white,
+    }  # fmt: skip
     try:
         _make_private(path.parent)
         _remove_leftovers()

@@ -41,6 +41,8 @@ class Dataset:
         class_names: in the order of the labels.
         facts: what is published about this set; None for the user's own data.
         notes: one line for every decision that was made for the user.
+        layout: what the files were recognized as, a few words.
+        white: the value of 16-bit images that became 255; None if there were none.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Dataset:
     class_names: tuple[str, ...]
     facts: Facts | None
     notes: tuple[str, ...]
+    layout: str = ""
+    white: int | None = None
 
 
 def digest(train: ImageSet, test: ImageSet) -> str:
@@ -60,6 +64,18 @@ def digest(train: ImageSet, test: ImageSet) -> str:
         over.update(part.labels.tobytes())
         over.update(np.ascontiguousarray(part.images).data)
     return over.hexdigest()[:16]
+
+
+def count_repeats(dataset: Dataset) -> tuple[int, int]:
+    """Count test images whose pixels are those of a training image, and images whose pixels are in several classes."""
+    keys = [[hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in part.images]
+            for part in (dataset.train, dataset.test)]  # fmt: skip
+    labels: dict[bytes, set[int]] = {}
+    for part, found in zip((dataset.train, dataset.test), keys, strict=True):
+        for key, label in zip(found, part.labels.tolist(), strict=True):
+            labels.setdefault(key, set()).add(label)
+    trained = set(keys[0])
+    return sum(key in trained for key in keys[1]), sum(len(labels[key]) > 1 for key in (*keys[0], *keys[1]))
 
 
 # One image in five is held out: the same share as in digits, and close to CIFAR's one in six.

@@ -14,12 +14,15 @@ import numpy as np
 from wideresnet.base.errors import DataError
 from wideresnet.base.progress import track
 from wideresnet.data import cache
+from wideresnet.data.depth import WHITE, white_of
 from wideresnet.data.images import (
     Header,
+    Source,
     UnreadableError,
     decode_quietly,
     fit_to_size,
     read_header,
+    read_peak,
     silent_pillow,
 )
 from wideresnet.data.limits import check_fits
@@ -39,10 +42,10 @@ _NUM_LISTED = 10
 
 
 class Encoded(NamedTuple):
-    """One image to decode: its name in messages, and its path or content; None if the source has no content for it."""
+    """One image to decode: its name in messages, and where it is; None if the source has no content for it."""
 
     where: str
-    source: bytes | Path | None
+    source: Source | None
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,13 @@ class Decoded:
         images: uint8 (M, H, W, C), the images that could be read, in order.
         kept: bool (N,), which of all images those are.
         notes: what was done to them.
+        white: the value of 16-bit images that became 255; None if there were none.
     """
 
     images: np.ndarray
     kept: np.ndarray
     notes: tuple[str, ...]
+    white: int | None = None
 
 
 class _Decoding(NamedTuple):
@@ -79,6 +84,7 @@ def decode_all(
     files: list[Path],
     image_size: int | None,
     skip_unreadable: bool,
+    white: int | None = None,
 ) -> Decoded:
     """Decode all images, or read them from the cache if the files have not changed.
 
@@ -91,18 +97,19 @@ def decode_all(
         files: the files that hold the images, in order; their names, sizes and times are the key of the cache.
         image_size: side, px, of images that do not stay as they are.
         skip_unreadable: leave out images that cannot be read, with a note, instead of raising.
+        white: the value of 16-bit images that becomes 255; None for the used range of them all.
 
     Raises:
         DataError: images cannot be read (the message counts them all and lists the first ten), or they do not fit in
             memory.
     """
-    key = cache.key_of(folder, files, image_size=image_size, skip_unreadable=skip_unreadable)
+    key = cache.key_of(folder, files, image_size=image_size, skip_unreadable=skip_unreadable, white=white)
     entry, cache_notes = cache.load(key)
     if entry is None:
-        decoded = _decode_now(read, total, image_size, skip_unreadable)
-        entry = cache.Entry(decoded.images, decoded.kept, decoded.notes, source=str(folder))
+        decoded = _decode_now(read, total, image_size, skip_unreadable, white)
+        entry = cache.Entry(decoded.images, decoded.kept, decoded.notes, str(folder), decoded.white)
         cache_notes += cache.store(key, entry)
-    return Decoded(entry.images, entry.kept, entry.notes + cache_notes)
+    return Decoded(entry.images, entry.kept, entry.notes + cache_notes, entry.white)
 
 
 def resize_all(images: np.ndarray, size: int) -> np.ndarray:
@@ -116,17 +123,24 @@ def resize_all(images: np.ndarray, size: int) -> np.ndarray:
         uint8 (N, size, size, C).
     """
     resized = _allocate(len(images), size, size, images.shape[3])
-    jobs = _in_threads(lambda image: fit_to_size(image, size), images)
+    jobs = in_threads(lambda image: fit_to_size(image, size), images)
     for row, image in enumerate(track(jobs, "resizing images", len(images))):
         resized[row] = image
     return resized
 
 
 def _decode_now(
-    read: Callable[[], Iterable[Encoded]], total: int, image_size: int | None, skip_unreadable: bool
+    read: Callable[[], Iterable[Encoded]],
+    total: int,
+    image_size: int | None,
+    skip_unreadable: bool,
+    wanted_white: int | None,
 ) -> Decoded:
     with silent_pillow():
-        headers = [h for h in track(_in_threads(_header, read()), "reading image sizes", total) if h is not None]
+        found = track(in_threads(measure, read()), "reading image sizes", total)
+        measured = [each for each in found if each is not None]
+        headers, peaks = [header for header, _ in measured], [peak for _, peak in measured if peak is not None]
+        white = wanted_white or white_of(peaks) or WHITE
         sizes = {(header.height, header.width) for header in headers}
         gray = bool(headers) and all(header.is_gray for header in headers)
         side = image_size or DEFAULT_SIDE_PX
@@ -141,12 +155,12 @@ def _decode_now(
             try:
                 if encoded.source is None:
                     raise UnreadableError("no image bytes in this row")
-                pixels, done = decode_quietly(encoded.source, images.shape[3])
+                pixels, done = decode_quietly(encoded.source, images.shape[3], white)
                 return _Decoding(fit_to_size(pixels, (height, width)), done, "")
             except UnreadableError as error:
                 return _Decoding(None, frozenset(), f"{encoded.where} ({error})")
 
-        for row, decoding in enumerate(track(_in_threads(decode_one, read()), "decoding images", total)):
+        for row, decoding in enumerate(track(in_threads(decode_one, read()), "decoding images", total)):
             if decoding.pixels is None:
                 num_failed += 1
                 failures += [decoding.failure] if num_failed <= _NUM_LISTED else []
@@ -173,13 +187,25 @@ def _decode_now(
             f"resized to {side} x {side} px: shorter side scaled, center cropped"
         )
     notes += [_conversion_note(name, count) for name, count in sorted(conversions.items())]
-    return Decoded(images[:num_kept], kept, tuple(notes))
+    if peaks and (white < WHITE or wanted_white):
+        notes.append(white_note(max(peaks), white, given=wanted_white is not None))
+    return Decoded(images[:num_kept], kept, tuple(notes), white if peaks else None)
 
 
-def _header(encoded: Encoded) -> Header | None:
-    """Size and color of an image; None if it cannot be read, since decoding it will say why."""
+def white_note(peak: int, white: int, *, given: bool = False) -> str:
+    """Say how 16-bit images are scaled."""
+    bits = f" ({white.bit_length()} bits)" if (white + 1) & white == 0 else ""
+    how = "as asked" if given else "white= chooses another value"
+    return f"the 16-bit images hold values up to {peak:,}: {white:,}{bits} becomes white; {how}"
+
+
+def measure(encoded: Encoded) -> tuple[Header, int | None] | None:
+    """Header of an image, and of 16 bits the largest value; None if it cannot be read, since decoding says why."""
     try:
-        return None if encoded.source is None else read_header(encoded.source)
+        if encoded.source is None:
+            return None
+        header = read_header(encoded.source)
+        return header, read_peak(encoded.source) if header.is_deep else None
     except UnreadableError:
         return None
 
@@ -219,7 +245,7 @@ def _jobs(items: Iterable[T]) -> Iterator[list[T]]:
         yield job
 
 
-def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Map in order over threads; unlike Executor.map, it takes items only as needed, which bounds the memory."""
     workers = usable_cpus()
     pending: deque[Future[list[R]]] = deque()

@@ -11,23 +11,17 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wideresnet.base.errors import DataError
 from wideresnet.base.format import human_bytes
+from wideresnet.data import depth, formats
+from wideresnet.data.depth import WHITE, UnreadableError
 from wideresnet.data.limits import ByteBudget
 from wideresnet.machine.host_memory import available_host_memory_bytes
-
-# The formats that Pillow may try. Its other readers are not exposed to files of unknown origin.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-
-EXTENSIONS = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm"}
-)
 
 # 8000 x 8000: more than cameras take, and 192 MB when decoded. Checked in the header, before anything is decoded.
 MAX_PIXELS = 64_000_000
@@ -56,38 +50,25 @@ _UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
 }  # EXIF 2.3, tag 0x0112: the operation that turns the stored image upright
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 
-
-# What else comes under the names of images, by its first bytes
-_OTHER_FORMATS = tuple(
-    (re.compile(pattern, re.DOTALL | re.IGNORECASE), what)
-    for pattern, what in (
-        (rb".{4}ftyp(heic|heix|hevc|hevx|mif1|msf1)", "HEIC; convert it to JPEG or PNG"),
-        (rb".{4}ftypavi[fs]", "AVIF; convert it to JPEG or PNG"),
-        (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000; convert it to JPEG or PNG"),
-        (rb"\s*<(!doctype html|html)", "an HTML page, probably of a failed download; download it again"),
-        (rb"\s*(<\?xml|<svg)", "XML or SVG; convert it to PNG"),
-        (rb"\x1f\x8b|PK\x03\x04", "compressed; unpack it first"),
-        (rb"%PDF", "a PDF; convert it to PNG"),
-        (rb"version https://git-lfs", "a pointer of Git LFS; download the file itself"),
-    )
-)
-
 _NO_HANDLER = logging.NullHandler()
 
 
-class UnreadableError(ValueError):
-    """An image cannot be used; the message gives the reason without the image's name."""
+Source = bytes | Path | Any
+"""Where an image is: its content, its path, or a member of an archive with `read_bytes()`."""
 
 
 class Header(NamedTuple):
-    """The size of an image when upright, px, and whether it is grayscale."""
+    """The size of an image when upright, px, whether it is grayscale, its format, mode, and whether it has 16 bits."""
 
     height: int
     width: int
     is_gray: bool
+    format: str = ""
+    mode: str = ""
+    is_deep: bool = False
 
 
-def decode(source: bytes | Path, channels: int = 3) -> tuple[np.ndarray, frozenset[str]]:
+def decode(source: Source, channels: int = 3) -> tuple[np.ndarray, frozenset[str]]:
     """Decode one image: upright, with eight bits, transparent pixels on white.
 
     Args:
@@ -144,7 +125,7 @@ def _libtiff_setters() -> tuple[Callable[[int | None], int | None], ...]:
     return tuple(setters)
 
 
-def read_header(source: bytes | Path) -> Header:
+def read_header(source: Source) -> Header:
     """Read the size and color of an image without decoding it.
 
     Args:
@@ -158,14 +139,15 @@ def read_header(source: bytes | Path) -> Header:
         # a square image is as wide when rotated; that spares a PNG, whose EXIF is only known after decoding
         if width != height and image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS:
             width, height = height, width
-        return Header(height, width, _is_gray(image))
+        return Header(height, width, _is_gray(image), image.format or "", image.mode, depth.is_deep(image))
 
 
-def decode_quietly(source: bytes | Path, channels: int) -> tuple[np.ndarray, frozenset[str]]:
+def decode_quietly(source: Source, channels: int, white: int = WHITE) -> tuple[np.ndarray, frozenset[str]]:
     """Do the work of `decode`, inside `silent_pillow`. Threads that do it at once share a budget of memory.
 
     Args:
         source, channels: as for `decode`.
+        white: the value of 16-bit images that becomes 255.
 
     Returns:
         As for `decode`.
@@ -179,14 +161,16 @@ def decode_quietly(source: bytes | Path, channels: int) -> tuple[np.ndarray, fro
         with _decoding_budget().hold(width * height * _BYTES_PER_PIXEL):
             if getattr(image, "is_animated", False):
                 conversions.add("first frame")
-            # Pillow reads 16-bit color as eight bits on its own and shows that only in the raw mode
-            if ";16" in image.mode or ";16" in str(getattr(image, "tile", "")):
+            lossy, image_format = depth.loses_bits(image), image.format or ""
+            if lossy or (";16" in depth.raw_modes(image) and image_format != "BMP"):
                 conversions.add("16-bit")
             _check_scans(image)
             image.load()
             orientation = image.getexif().get(_EXIF_ORIENTATION)
             gray = _is_gray(image)
-            pixels = _to_array(image, channels, conversions)
+            if lossy and white < WHITE:
+                image = depth.stretch(_content(source), image_format, white, conversions)
+            pixels = _to_array(image, channels, conversions, white)
             if turn := _UPRIGHT.get(orientation or 1):
                 conversions.add("EXIF rotation")
                 pixels = np.ascontiguousarray(turn(pixels))
@@ -255,14 +239,17 @@ class _MeteredFile(_Metered, io.BufferedReader):
 
 
 @contextmanager
-def _opened(source: bytes | Path) -> Iterator[Image.Image]:
+def _opened(source: Source) -> Iterator[Image.Image]:
     """Open an image; every error until it is closed becomes an UnreadableError."""
     try:
         if isinstance(source, Path):
             if not source.is_file():
                 raise UnreadableError("not a file" if source.exists() else "no such file")
+            if source.suffix.lower() in formats.RAW_EXTENSIONS:
+                raise UnreadableError("a camera's raw format, whose preview is not the picture; export it as JPEG")
             size = source.stat().st_size
         else:
+            source = _content(source)
             size = len(source)
         if size == 0:
             raise UnreadableError("empty file")
@@ -270,7 +257,7 @@ def _opened(source: bytes | Path) -> Iterator[Image.Image]:
             raise UnreadableError(f"a file of {human_bytes(size)}, the limit is {human_bytes(MAX_ENCODED_BYTES)}")
         with (
             _MeteredFile(io.FileIO(source)) if isinstance(source, Path) else _MeteredBytes(source) as file,
-            Image.open(file, formats=FORMATS) as image,
+            Image.open(file, formats=formats.pillow_formats()) as image,
         ):
             _check_size(image)
             file.reads_left = _MAX_HEADER_READS + min(image.width * image.height, _MAX_SLOW_PIXELS)
@@ -286,14 +273,28 @@ def _opened(source: bytes | Path) -> Iterator[Image.Image]:
         raise UnreadableError(" ".join(reason.split())) from error
 
 
+def _content(source: Source) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
+
+
 def _what_it_is(source: bytes | Path) -> str:
     """Say what a file is that is none of the formats, by its first bytes."""
     with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
-        start = file.read(64)
-    for pattern, what in _OTHER_FORMATS:
-        if pattern.match(start):
-            return f"not an image of a known format but {what}"
-    return f"not an image ({', '.join(FORMATS)})"
+        return formats.describe(file.read(formats.START_BYTES))
+
+
+def read_peak(source: Source) -> int:
+    """Return the largest value of a 16-bit image.
+
+    Raises:
+        UnreadableError: as for `read_header`, or it is damaged.
+    """
+    with _opened(source) as image, _decoding_budget().hold(image.width * image.height * _BYTES_PER_PIXEL):
+        lossy = depth.loses_bits(image)  # loading forgets it
+        image.load()
+        if lossy:
+            return depth.peak_of_color(image, _content(source))
+        return int(np.asarray(image).max())
 
 
 def _check_size(image: Image.Image) -> None:
@@ -332,7 +333,7 @@ def _is_gray(image: Image.Image) -> bool:
     return image.getbands()[0] in {"1", "L", "I", "F"}
 
 
-def _to_array(image: Image.Image, channels: int, conversions: set[str]) -> np.ndarray:
+def _to_array(image: Image.Image, channels: int, conversions: set[str], white: int = WHITE) -> np.ndarray:
     """Convert a decoded image to uint8 (H, W, channels), and add what was done to `conversions`.
 
     It goes by strips of rows, so that a large image is not held again in every step of the conversion.
@@ -342,12 +343,12 @@ def _to_array(image: Image.Image, channels: int, conversions: set[str]) -> np.nd
     rows = max(1, _PIXELS_PER_STRIP // width)
     for top in range(0, height, rows):
         strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
-        flat = _to_eight_bits(strip, conversions).convert("RGB" if channels == 3 else "L")
+        flat = _to_eight_bits(strip, conversions, white).convert("RGB" if channels == 3 else "L")
         pixels[top : top + rows] = np.asarray(flat).reshape(-1, width, channels)
     return pixels
 
 
-def _to_eight_bits(image: Image.Image, conversions: set[str]) -> Image.Image:
+def _to_eight_bits(image: Image.Image, conversions: set[str], white: int) -> Image.Image:
     """Return a decoded image in mode L or RGB, and add what was done to `conversions`."""
     mode = image.mode
     if mode == "F":
@@ -357,13 +358,13 @@ def _to_eight_bits(image: Image.Image, conversions: set[str]) -> Image.Image:
         if values.min() < 0 or values.max() > 65535:
             raise UnreadableError(f"pixels from {values.min()} to {values.max()}, beyond 16 bits; save as 8 bits")
         conversions.add("16-bit")
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8))  # 257 = 65535 / 255
+        return Image.fromarray(depth.to_eight_bits(values, white))
     if mode.startswith("P"):
         conversions.add("palette")
     if image.has_transparency_data:
         conversions.add("alpha")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
     if mode not in {"1", "L", "RGB", "P"}:
         conversions.add(mode)
     return image.convert("L" if mode in {"1", "L"} else "RGB")

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from wideresnet.base.errors import DataError, UsageError, WRNError
-from wideresnet.base.format import nearest
-from wideresnet.data.dataset import Dataset, ImageSet, legible
+from wideresnet.base.format import counted, nearest
+from wideresnet.data.catalog import Catalog, ReadOptions
+from wideresnet.data.dataset import Dataset, ImageSet, count_repeats, legible
 from wideresnet.data.decode import DEFAULT_SIDE_PX, is_native, resize_all
+from wideresnet.data.depth import WHITE
 from wideresnet.data.facts import FACTS, Facts, recognize
 from wideresnet.data.images import MAX_PIXELS
+from wideresnet.data.readers.binaries import find_binaries, read_binaries
 from wideresnet.data.readers.folders import read_folder
+from wideresnet.data.readers.kinds import describe_file
 from wideresnet.data.readers.npz import read_npz
 from wideresnet.data.readers.parquet import find_parquet, read_parquet
 from wideresnet.data.readers.published import download, find_layout, read_digits, read_layout
@@ -31,17 +36,26 @@ def load_dataset(
     extra_data: bool = False,
     image_size: int | None = None,
     skip_unreadable: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    class_order: str | None = None,
+    white: int | None = None,
     known: Iterable[Facts] = tuple(FACTS.values()),
 ) -> Dataset:
     """Load a data set into memory.
 
     Args:
-        data: "digits", "cifar10", "cifar100" or "svhn"; or the path of an `.npz`, or of a folder with class folders,
-            parquet files or torchvision's files. A Path is never read as a name.
+        data: "digits", "cifar10", "cifar100" or "svhn"; or the path of an `.npz`, of a folder with class folders,
+            images and a table of labels, parquet files, MNIST's, STL-10's or torchvision's files, or of a `.zip` of
+            the first two. A Path is never read as a name.
         extra_data: SVHN only: train on the extra images, too, as the paper does.
         image_size: side, px, to which images are resized (shorter side scaled, center cropped); None keeps images that
             all have one size of at most 128 px and resizes others to 64.
         skip_unreadable: leave out images that cannot be read, with a note, instead of raising.
+        image_column, label_column: of a table or of parquet files; None for the one that is clearly meant.
+        class_order: "text" or "number", of classes that are called by numbers; None for "text" of folders (1, 10, 2)
+            and "number" of labels in tables.
+        white: the value of 16-bit images that becomes 255; None for the largest of as many bits as they all use.
         known: published sets to recognize in the user's files.
 
     Returns:
@@ -51,32 +65,68 @@ def load_dataset(
         UsageError: there is no such data set, or an option does not apply to it.
         DataError: the files cannot be used; the message names the file, the reason and the fix.
     """
-    if image_size is not None and not 1 <= image_size <= _MAX_SIDE_PX:
-        raise UsageError(f"image_size={image_size}: must be 1 to {_MAX_SIDE_PX} px")
+    options = ReadOptions(
+        image_size=image_size, skip_unreadable=skip_unreadable, image_column=image_column, label_column=label_column,
+        class_order=class_order, white=white,
+    )  # fmt: skip
+    with _legible_errors(data):
+        opened = open_data(data, options, extra_data=extra_data)
+        dataset = opened if isinstance(opened, Dataset) else opened.decode(options)
+    if dataset.facts is None:
+        dataset = _recognized(dataset, Path(os.path.expanduser(data)), known)
+    dataset = replace(dataset, name=legible(dataset.name), notes=tuple(map(legible, dataset.notes)))
+    return _fitted(dataset, image_size)
+
+
+def open_data(data: str | Path, options: ReadOptions, *, extra_data: bool = False) -> Catalog | Dataset:
+    """Find out what a data set is, as `load_dataset` does before it decodes images.
+
+    Args:
+        data, extra_data: as for `load_dataset`.
+        options: its other arguments.
+
+    Returns:
+        A catalog of images to decode, or a data set that is stored as arrays and has been read.
+
+    Raises:
+        UsageError, DataError: as for `load_dataset`.
+    """
+    if options.image_size is not None and not 1 <= options.image_size <= _MAX_SIDE_PX:
+        raise UsageError(f"image_size={options.image_size}: must be 1 to {_MAX_SIDE_PX} px")
+    if options.class_order not in (None, "text", "number"):
+        raise UsageError(f"class_order={options.class_order!r}: must be 'text' or 'number'")
+    if options.white is not None and not 1 <= options.white <= WHITE:
+        raise UsageError(f"white={options.white}: must be 1 to {WHITE:,}, the largest value of 16 bits")
     name = re.sub(r"[-_ ]", "", data.lower()) if isinstance(data, str) else ""
     path = Path(os.path.expanduser(data))
     if not str(data).strip() or (name not in FACTS and not path.exists()):
         raise UsageError(_unknown(str(data), name))
-    layout = find_layout(path) if name not in FACTS else None
-    if extra_data and name != "svhn" and not (layout and layout.name == "svhn"):
-        raise UsageError(f"extra_data=True: only svhn has extra images, not {data}; leave out extra_data=True")
-    try:
+    with _legible_errors(data):
+        layout = find_layout(path) if name not in FACTS else None
+        if extra_data and name != "svhn" and not (layout and layout.name == "svhn"):
+            raise UsageError(f"extra_data=True: only svhn has extra images, not {data}; leave out extra_data=True")
         if name == "digits":
-            dataset = read_digits(str(data))
+            opened = read_digits(str(data))
         elif name in FACTS:
-            dataset = download(name, str(data), extra=extra_data)
+            opened = download(name, str(data), extra=extra_data)
         elif layout is not None:
-            dataset = read_layout(layout, str(data), extra=extra_data)
+            opened = read_layout(layout, str(data), extra=extra_data)
         else:
-            dataset = _read_own(path, str(data), image_size, skip_unreadable, known)
+            opened = _open_own(path, str(data), options)
+    if name in FACTS and path.exists():
+        opened = replace(opened, notes=(*opened.notes, f"{path} exists, too; use ./{path} to read it instead"))
+    return opened
+
+
+@contextmanager
+def _legible_errors(data: str | Path) -> Iterator[None]:
+    """Turn errors of the system into ours, and write what is no text in them as escapes."""
+    try:
+        yield
     except OSError as error:
         raise DataError(legible(f"{error.filename or data}: {error.strerror or error}")) from error
     except WRNError as error:  # names of files can hold line breaks and worse
         raise type(error)(legible(str(error))) from error
-    if name in FACTS and path.exists():
-        dataset = _noted(dataset, f"{path} exists, too; use ./{path} to read it instead")
-    dataset = replace(dataset, name=legible(dataset.name), notes=tuple(map(legible, dataset.notes)))
-    return _fitted(dataset, image_size)
 
 
 def load_for(recipe: Recipe) -> Dataset:
@@ -86,6 +136,10 @@ def load_for(recipe: Recipe) -> Dataset:
         extra_data=recipe.feed.extra_data,
         image_size=recipe.feed.image_size,
         skip_unreadable=recipe.feed.skip_unreadable,
+        image_column=recipe.feed.image_column,
+        label_column=recipe.feed.label_column,
+        class_order=recipe.feed.class_order,
+        white=recipe.feed.white,
     )
 
 
@@ -100,20 +154,27 @@ def _unknown(data: str, name: str) -> str:
     return f"{data}: no such data set, file or folder; {nearest(data, FACTS)}, or a path"
 
 
-def _read_own(
-    path: Path, source: str, image_size: int | None, skip_unreadable: bool, known: Iterable[Facts]
-) -> Dataset:
-    """Read the user's own files, and check whether they are a published set after all."""
-    if not path.is_dir():
-        if path.suffix.lower() != ".npz":
-            raise UsageError(f"{path}: a single file must be an .npz; for images or parquet files use their folder")
-        dataset = read_npz(path, source)
-    elif (parquet := find_parquet(path)) is not None:
-        dataset = read_parquet(parquet, source, image_size=image_size, skip_unreadable=skip_unreadable)
-        if parquet != path:
-            dataset = _noted(dataset, f"parquet files found in the subfolder {parquet.name}")
-    else:
-        dataset = read_folder(path, source, image_size=image_size, skip_unreadable=skip_unreadable)
+def _open_own(path: Path, source: str, options: ReadOptions) -> Catalog | Dataset:
+    """Open the user's own files by what they are."""
+    if path.is_dir():
+        if (parquet := find_parquet(path)) is not None:
+            catalog = read_parquet(parquet, path, source, options)
+            if parquet == path:
+                return catalog
+            note = f"parquet files found in the subfolder {parquet.name}"
+            return replace(catalog, notes=(*catalog.notes, note))
+        if (binaries := find_binaries(path)) is not None:
+            return read_binaries(binaries, source)
+        return read_folder(path, source, options)
+    if path.suffix.lower() == ".npz":
+        return read_npz(path, source, options.white)
+    if path.suffix.lower() == ".zip":
+        return read_folder(path, source, options)
+    raise UsageError(describe_file(path))
+
+
+def _recognized(dataset: Dataset, path: Path, known: Iterable[Facts]) -> Dataset:
+    """Check whether the user's own files are a published set after all, and name them."""
     own_name = path.resolve().stem if path.is_file() else path.resolve().name
     facts = recognize(dataset.train.images, len(dataset.test), len(dataset.class_names), known)
     if facts is not None:
@@ -124,8 +185,17 @@ def _read_own(
     if own_name in FACTS:
         title = FACTS[own_name].title
         dataset = replace(dataset, name=f"{own_name}-own")
-        return _noted(dataset, f"called {own_name} but not the published {title}: treated as your own data")
-    return replace(dataset, name=own_name)
+        dataset = _noted(dataset, f"called {own_name} but not the published {title}: treated as your own data")
+    else:
+        dataset = replace(dataset, name=own_name)
+    shared, crossing = count_repeats(dataset)
+    if shared:
+        images = f"{counted(shared, 'test image')} {'is' if shared == 1 else 'are'}"
+        dataset = _noted(dataset, f"{images} also in the training set; wrn check shows them")
+    if crossing:
+        images = "1 image is" if crossing == 1 else f"{crossing:,} images are"
+        dataset = _noted(dataset, f"{images} in two classes or more; wrn check shows them")
+    return dataset
 
 
 def _fitted(dataset: Dataset, image_size: int | None) -> Dataset:

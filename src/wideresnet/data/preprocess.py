@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.progress import track
+from wideresnet.data.depth import WHITE
 
 GCN_SCALE = 55.0
 """Norm of an image after contrast normalization. Source: pylearn2's make_cifar10_gcn_whitened, which the authors'
@@ -36,6 +37,7 @@ class Preprocessing:
             for exported models, which do it inside; no configuration has it.
         mean, std: gray levels 0..255, one per channel; only for mean_std.
         zca_mean: float32 (D,) and `zca_matrix` float32 (D, D), D = H*W*C; only for zca.
+        white: the value of 16-bit image files that becomes 255; None if there were none in training.
     """
 
     kind: str
@@ -43,6 +45,7 @@ class Preprocessing:
     std: tuple[float, ...] = ()
     zca_mean: Tensor | None = None
     zca_matrix: Tensor | None = None
+    white: int | None = None
 
     @classmethod
     def fit(
@@ -128,7 +131,8 @@ class Preprocessing:
 
     def to_config(self) -> dict[str, Any]:
         """Return what `config.json` holds."""
-        return {"kind": self.kind, "mean": list(self.mean), "std": list(self.std), "range": "0..255"}
+        config = {"kind": self.kind, "mean": list(self.mean), "std": list(self.std), "range": "0..255"}
+        return config if self.white is None else {**config, "white": self.white}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what is too large for `config.json`: nothing, or ZCA's mean and matrix."""
@@ -145,18 +149,21 @@ class Preprocessing:
             KeyError: something is missing.
         """
         kind, mean, std = config["kind"], tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
+        white = config.get("white")
+        if white is not None and not (type(white) is int and 1 <= white <= WHITE):
+            raise DataError(f"white {white!r}: must be a whole number from 1 to {WHITE:,}")
         if kind == "scale":
-            return cls(kind)
+            return cls(kind, white=white)
         if kind == "zca":
             zca_mean, matrix = tensors["zca_mean"], tensors["zca_matrix"]
             if zca_mean.ndim != 1 or matrix.shape != (len(zca_mean), len(zca_mean)):
                 raise DataError(f"zca_mean {tuple(zca_mean.shape)} and zca_matrix {tuple(matrix.shape)} do not match")
-            return cls(kind, zca_mean=zca_mean, zca_matrix=matrix)
+            return cls(kind, zca_mean=zca_mean, zca_matrix=matrix, white=white)
         if kind != "mean_std":
             raise DataError(f"preprocessing {kind!r}: must be one of mean_std, zca, scale")
         if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
             raise DataError(f"mean {mean} and std {std}: must have one finite number per channel, std above 0")
-        return cls(kind, mean, std)
+        return cls(kind, mean, std, white=white)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -28,7 +28,7 @@ from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES, Quantized
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights, read_weights
-from wideresnet.weights.matching import data_of_run, fit_images, load_matching, run_of
+from wideresnet.weights.matching import columns_of_run, data_of_run, fit_images, load_matching, run_of
 from wideresnet.weights.pretrained import weights_name
 
 MIN_CLASSES_FOR_TOP5 = 10
@@ -99,6 +99,8 @@ def prepare(
     precision: str = "auto",
     skip_unreadable: bool = False,
     int8: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> Subject:
     """Read weights and data, and optimize the network; arguments and errors are those of `evaluate_weights`."""
     if int8 and (device == "cuda" or precision == "bf16"):
@@ -115,7 +117,10 @@ def prepare(
         if isinstance(weights, Weights):
             raise UsageError(f"{where}: weights in memory know no data; name it with data=")
         data = data_of_run(weights)
-    dataset, notes = load_matching(read, data, skip_unreadable=skip_unreadable)
+    columns = {"image_column": image_column, "label_column": label_column}
+    given = {name: column for name, column in columns.items() if column is not None}
+    columns = {**(columns_of_run(run, data) if run is not None else {}), **given}
+    dataset, notes = load_matching(read, data, skip_unreadable=skip_unreadable, **columns)
     if run is not None:
         notes += _check_unseen(run, dataset)
     num_all, test = len(dataset.test), dataset.test
@@ -146,6 +151,8 @@ def evaluate_weights(
     precision: str = "auto",
     skip_unreadable: bool = False,
     int8: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate trained weights on every test image once, with the preprocessing stored in them.
 
@@ -163,6 +170,7 @@ def evaluate_weights(
             in fp32 on a CPU, and as `pick_precision` says on a GPU.
         skip_unreadable: leave out images that cannot be read, with a note.
         int8: quantize the network to int8 by training images of the data, and run it on the CPU.
+        image_column, label_column: as for `load_dataset`; None for those of the run, if it is the run's data.
 
     Returns:
         Values for JSON: weights, network, dataset, num_images, num_errors, error_pct, top5_error_pct (None below 10
@@ -176,8 +184,9 @@ def evaluate_weights(
         DataError: the weights or the data cannot be read.
     """
     subject = prepare(
-        weights, data, limit=limit, device=device, precision=precision, skip_unreadable=skip_unreadable, int8=int8
-    )
+        weights, data, limit=limit, device=device, precision=precision, skip_unreadable=skip_unreadable, int8=int8,
+        image_column=image_column, label_column=label_column,
+    )  # fmt: skip
     with progress.task("evaluating", total=len(subject.images)) as task:
         return measure(subject, lambda num: task.update(advance=num))
 

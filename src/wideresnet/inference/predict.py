@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.format import counted
+from wideresnet.data.decode import Encoded, measure
+from wideresnet.data.depth import WHITE, white_of
 from wideresnet.data.feeds.resident import evaluation_batches
-from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, kept_size, silent_pillow
+from wideresnet.data.formats import EXTENSIONS
+from wideresnet.data.images import UnreadableError, decode_quietly, fit_to_size, kept_size, silent_pillow
 from wideresnet.engines import optimize
 from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
@@ -179,7 +182,7 @@ def _read(
     channels = weights.network.in_channels
     if channels not in (1, 3):
         raise UsageError(f"{weights.network.name}: takes images of {channels} channels, but image files have 1 or 3")
-    pixels, notes, failures = _decode(files, weights.input_size, channels)
+    pixels, notes, failures = _decode(files, weights.input_size, channels, weights.preprocessing.white)
     unreadable = [f"{file} ({failure})" for file, failure in zip(files, failures, strict=True) if failure]
     if unreadable and (not skip_unreadable or len(unreadable) == len(files)):
         advice = "" if skip_unreadable else "; remove them, or leave them out with skip_unreadable=True"
@@ -216,7 +219,7 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def _decode(
-    files: list[Path], size: tuple[int, int], channels: int
+    files: list[Path], size: tuple[int, int], channels: int, white: int | None
 ) -> tuple[list[np.ndarray], list[list[str]], list[str]]:
     """Decode files to images of a size, uint8 (height, width, channels).
 
@@ -224,9 +227,11 @@ def _decode(
         The readable images; for every file its notes; for every file why it cannot be read, or "".
     """
 
+    used = white or WHITE
+
     def decode_one(file: Path) -> tuple[np.ndarray | None, list[str], str]:
         try:
-            image, conversions = decode_quietly(file, channels)
+            image, conversions = decode_quietly(file, channels, used)
         except UnreadableError as error:
             return None, [], str(error)
         notes = [_NOTES.get(name, f"converted from {name}") for name in sorted(conversions)]
@@ -235,6 +240,9 @@ def _decode(
         return fit_to_size(image, size), notes, ""
 
     with silent_pillow(), ThreadPoolExecutor(usable_cpus()) as pool:
+        if white is None:  # none in training: as many bits as these use
+            measured = pool.map(measure, (Encoded("", file) for file in files))
+            used = white_of(peak for each in measured if each is not None and (peak := each[1]) is not None) or WHITE
         decoded = list(progress.track(pool.map(decode_one, files), "reading images", len(files)))
     images, notes, failures = zip(*decoded, strict=True)
     return [image for image in images if image is not None], list(notes), list(failures)

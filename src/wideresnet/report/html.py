@@ -88,6 +88,10 @@ table.matrix .none { color: var(--muted); font-size: .75em; vertical-align: midd
 .tiles .wrong img { border-color: var(--wrong); }
 .tiles .wrong b { color: var(--wrong); }
 .tiles figcaption { overflow-wrap: anywhere; }
+.groups { display: flex; flex-wrap: wrap; gap: 1.4rem 2.2rem; }
+.groups p { margin: 0 0 .3rem; }
+.groups .tiles { display: flex; flex-wrap: wrap; }
+.groups figure { width: 6.5rem; }
 .drawing { display: block; width: 100%; max-width: 50rem; height: auto; }
 .drawing.small { max-width: 25rem; }
 pre { background: var(--soft); padding: .8rem 1rem; overflow-x: auto; font-size: .88rem; }
@@ -199,6 +203,29 @@ def _tile(tile: Tile) -> str:
         f'<img alt="image of {escape(tile.true)}" src="{_data_uri(image_to_png(tile.image), "image/png")}"><figcaption>'
         f"<b>{escape(tile.predicted)}</b> {100 * tile.probability:.1f}&nbsp;%<br>"
         f"<small>true: {escape(tile.true)}</small></figcaption></figure>"
+    )
+
+
+def captioned(pictures: Iterable[tuple[np.ndarray | None, str, str]]) -> str:
+    """Write images, each with a line in bold and small text below; a frame stays empty if there is no image.
+
+    Args:
+        pictures: uint8 (H, W, C) or None, the line, and the text.
+    """
+    blank = np.full((1, 1, 3), 255, dtype=np.uint8)
+    figures = (
+        f'<figure><img alt="{escape(line)}, {escape(text)}" '
+        f'src="{_data_uri(image_to_png(blank if image is None else image), "image/png")}"><figcaption>'
+        f"<b>{escape(line)}</b><br><small>{escape(text)}</small></figcaption></figure>"
+        for image, line, text in pictures
+    )
+    return f'<div class="tiles">{"".join(figures)}</div>'
+
+
+def groups(items: Iterable[tuple[str, str]]) -> str:
+    """Write several sets of images side by side, each a line of text and what `captioned` returned."""
+    return (
+        f'<div class="groups">{"".join(f"<section>{paragraph(text)}{tiles}</section>" for text, tiles in items)}</div>'
     )
 
 

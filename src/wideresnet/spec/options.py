@@ -187,6 +187,21 @@ class FeedOptions:
     skip_unreadable: bool = option(
         False, "leave out images that cannot be read (listed) instead of stopping", "own choice"
     )
+    image_column: str | None = option(None, "own tables and parquet: the column of images", "own choice")
+    label_column: str | None = option(None, "own tables and parquet: the column of labels", "own choice")
+    class_order: str | None = option(
+        None,
+        "own classes called by numbers: order them as text (1, 10, 2) or by number; folders: text, tables: number",
+        "own choice",
+        choices=("text", "number"),
+    )
+    white: int | None = option(
+        None,
+        "own 16-bit images: the value that becomes white (the largest of as many bits as they all use)",
+        "own choice",
+        low=1,
+        high=65_535,
+    )
     eval_every: int = option(
         1, "epochs between evaluations; the last is always evaluated", "own choice; the paper has 1", low=1
     )

@@ -141,7 +141,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "feed": (
         "drop_last", "flip", "crop_padding", "padding_mode", "auto_augment", "cutout", "image_scales",
-        "preprocessing", "image_size", "extra_data", "limit", "holdout", "skip_unreadable", "eval_every",
+        "preprocessing", "image_size", "extra_data", "limit", "holdout", "skip_unreadable", "image_column",
+        "label_column", "class_order", "white", "eval_every",
     ),
     "network": (
         "family", "dropout", "activation", "norm", "bn_momentum", "bn_eps", "sync_bn", "init", "bn_scale",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -105,6 +105,7 @@ def build_feed(
     preprocessing = preprocessing or Preprocessing.fit(
         feed.preprocessing, train.images, facts.mean if facts else None, facts.std if facts else None
     )
+    preprocessing = replace(preprocessing, white=dataset.white)
     _check_room(recipe, train, device)
     batch_size, _ = shared_batch(recipe.schedule, world.size)
     resident = Feed(

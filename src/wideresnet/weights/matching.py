@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from wideresnet.base.errors import UsageError
-from wideresnet.data import Dataset, load_dataset
+from wideresnet.data import Dataset, ImageSet, load_dataset
 from wideresnet.data.images import fit_to_size
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights
@@ -15,14 +17,22 @@ from wideresnet.weights.pretrained import find_weights, shipped_name
 
 
 def load_matching(
-    weights: Weights, data: str | Path | Dataset, *, skip_unreadable: bool = False
+    weights: Weights,
+    data: str | Path | Dataset,
+    *,
+    skip_unreadable: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> tuple[Dataset, list[str]]:
     """Load a data set with the classes of the weights, at the size that they were trained on if that is square.
+
+    Classes in another order are brought into that of the weights, and 16-bit images are scaled as in training.
 
     Args:
         weights: the network, its class names and input size.
         data: as for `load_dataset`, or what that returned.
         skip_unreadable: leave out images that cannot be read, with a note.
+        image_column, label_column: as for `load_dataset`.
 
     Returns:
         The data, whose images `fit_images` converts; and the notes on weights and data.
@@ -34,11 +44,34 @@ def load_matching(
     if isinstance(data, Dataset):
         dataset = data
     else:
-        dataset = load_dataset(data, skip_unreadable=skip_unreadable)
+        load = partial(
+            load_dataset, data, skip_unreadable=skip_unreadable, image_column=image_column, label_column=label_column,
+            white=weights.preprocessing.white,
+        )  # fmt: skip
+        dataset = load()
         height, width = weights.input_size
         if dataset.test.images.shape[1:3] != (height, width) and height == width:
-            dataset = load_dataset(data, image_size=height, skip_unreadable=skip_unreadable)
-    return dataset, [*weights.notes, *dataset.notes, *_check_names(weights, dataset)]
+            dataset = load(image_size=height)
+    dataset, notes = _in_order_of(weights, dataset)
+    return dataset, [*weights.notes, *dataset.notes, *notes, *_check_names(weights, dataset)]
+
+
+def columns_of_run(run: RunFolder, data: str | Path | Dataset) -> dict[str, str | None]:
+    """Return the columns that a run was told to read, if its own data is read again."""
+    if not run.is_run() or (recipe := run.read_recipe()).data != str(data):
+        return {}
+    return {"image_column": recipe.feed.image_column, "label_column": recipe.feed.label_column}
+
+
+def _in_order_of(weights: Weights, dataset: Dataset) -> tuple[Dataset, list[str]]:
+    """Number the classes as the weights do, if they have the same names in another order."""
+    known, found = weights.class_names, dataset.class_names
+    if known == found or sorted(known) != sorted(found) or len(set(known)) < len(known):
+        return dataset, []
+    labels = np.array([known.index(name) for name in found])
+    train, test = (ImageSet(part.images, labels[part.labels]) for part in (dataset.train, dataset.test))
+    ordered = replace(dataset, train=train, test=test, class_names=known)
+    return ordered, [f"the classes are numbered as in the weights, by their names: {_listed(known)}"]
 
 
 def run_of(weights: str | Path) -> RunFolder:

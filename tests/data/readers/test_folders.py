@@ -47,7 +47,7 @@ def test_nested_folders_belong_to_their_class_and_hidden_files_to_none(class_fol
     (folder / ".cache").mkdir()
     dataset = load_dataset(folder)
     assert np.bincount(dataset.train.labels).tolist() == [3, 3]
-    assert dataset.notes == ()
+    assert dataset.notes == ("not read: 1 hidden image: train/cat/.hidden.png",)
 
 
 def test_files_that_are_not_read_are_counted_and_named(class_folders: Write) -> None:
@@ -66,16 +66,18 @@ def test_files_that_are_not_read_are_counted_and_named(class_folders: Write) -> 
     [
         ({}, "accepted are class folders"),
         ({"": {"cat": 3}}, "accepted are class folders"),
-        ({"train": {"cat": 3}, "test": {"cat": 1}}, "1 class folders, at least 2 are needed"),
+        (
+            {"train": {"cat": 3}, "test": {"cat": 1}},
+            "1 class folder, at least 2 are needed: it holds cat/ .3 images, no folders in it",
+        ),
         ({"test": TWO}, "has test/ but no train/"),
         ({"train": {"cat": 2, "dog": 0}, "test": TWO}, "train/dog: a class folder without images"),
-        ({"train": TWO, "test": {"cat": 1, "dog": 0}}, "test/dog: a class folder without images"),
+        ({"": TWO}, r"no class has 5 images, of which one would be held out \(the largest has 3\)"),
         ({"": {"cat": 9, "dog": 0}}, "pets/dog: a class folder without images"),
         (
             {"train": TWO, "test": {"cat": 1, "emu": 1}},
             r"test/emu: train has no such class \(only cat, dog\)",
         ),
-        ({"": TWO}, "no test images"),
     ],
 )
 def test_folders_that_cannot_be_used_are_named(
@@ -87,7 +89,7 @@ def test_folders_that_cannot_be_used_are_named(
 
 
 def test_a_class_without_test_images_is_noted(class_folders: Write) -> None:
-    dataset = load_dataset(class_folders({"train": TWO, "test": {"cat": 2}}))
+    dataset = load_dataset(class_folders({"train": TWO, "test": {"cat": 2, "dog": 0}}))
     assert dataset.notes == ("1 class has no test image: dog",)
 
 
@@ -245,8 +247,8 @@ def test_what_tools_leave_behind_is_no_class_and_is_named(class_folders: Write) 
     dataset = load_dataset(folder)
     assert np.bincount(dataset.train.labels).tolist() == [4, 4]
     assert dataset.notes[1:] == (
-        "1 file not read: no image extension, or not in a class folder: dog/Thumbs.db",
-        "ignored 3 folders that tools leave behind: __MACOSX, cat/.ipynb_checkpoints, cat/@eaDir",
+        "ignored 4 folders and files that tools leave behind: __MACOSX, cat/.ipynb_checkpoints, cat/@eaDir, "
+        "dog/Thumbs.db",
         "not read: 1 hidden folder with images: .trash",
     )
 
@@ -265,5 +267,5 @@ def test_names_in_two_forms_of_unicode_are_one_class_across_splits_and_two_are_r
 def test_numbered_classes_out_of_order_are_noted(class_folders: Write) -> None:
     dataset = load_dataset(class_folders({"train": {"1": 2, "2": 2, "10": 2}, "test": {"1": 1, "2": 1, "10": 1}}))
     assert dataset.class_names == ("1", "10", "2")
-    assert dataset.notes == ("class names are ordered as text: 1, 10, 2, ...",)
+    assert dataset.notes == ("class names are ordered as text: 1, 10, 2, ...; class_order='number' changes that",)
     assert load_dataset(class_folders({"train": {"3": 2}}, 8, 8)).class_names == ("1", "10", "2", "3")

@@ -10,7 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from wideresnet.base.errors import DataError
-from wideresnet.data import load_dataset
+from wideresnet.data import Dataset, load_dataset
+
+
+def own_notes(dataset: Dataset) -> tuple[str, ...]:
+    """Without those on images that are there twice, as they are in these small sets."""
+    return tuple(note for note in dataset.notes if "wrn check shows" not in note)
 
 
 @pytest.mark.parametrize("image_column", ["img", "image"])
@@ -32,7 +37,7 @@ def test_images_labels_and_names_come_back_in_order(
     parquet_file(folder / "test-00000-of-00001.parquet", [1, 0], class_names=names, **columns)
     dataset = load_dataset(folder)
     assert (dataset.name, dataset.class_names, dataset.facts) == ("pets", ("cat", "dog"), None)
-    assert dataset.notes == ()
+    assert own_notes(dataset) == ()
     assert dataset.train.labels.tolist() == [0, 1, 0, 1, 1, 1]
     assert dataset.test.labels.tolist() == [1, 0]
     assert dataset.train.labels.dtype == np.int64
@@ -55,13 +60,13 @@ def test_a_validation_split_stands_in_for_a_missing_test_split(
     parquet_file(tmp_path / f"d/{split}-0.parquet", [1, 0])
     dataset = load_dataset(tmp_path / "d")
     assert dataset.test.labels.tolist() == [1, 0]
-    assert dataset.notes == (f"no test-*.parquet: {split}-*.parquet is the test set",)
+    assert own_notes(dataset) == (f"no test-*.parquet: {split}-*.parquet is the test set",)
 
 
 def test_files_of_other_splits_are_named(tmp_path: Path, parquet_file: Callable[..., Path]) -> None:
     for name in ("train", "test", "validation", "extra"):
         parquet_file(tmp_path / f"d/{name}-0.parquet")
-    assert load_dataset(tmp_path / "d").notes == ("not read: extra-0.parquet, validation-0.parquet",)
+    assert own_notes(load_dataset(tmp_path / "d")) == ("not read: extra-0.parquet, validation-0.parquet",)
 
 
 def test_without_any_test_split_every_fifth_row_of_a_class_is_held_out(
@@ -71,7 +76,7 @@ def test_without_any_test_split_every_fifth_row_of_a_class_is_held_out(
     dataset = load_dataset(tmp_path / "d")
     assert dataset.test.labels.tolist() == [0, 1]
     assert len(dataset.train) == 10
-    assert dataset.notes == ("no test-*.parquet: every 5th image of each class is held out, 2 images",)
+    assert own_notes(dataset) == ("no test-*.parquet: every 5th image of each class is held out, 2 images",)
 
 
 def test_files_in_one_subfolder_are_found_and_in_several_refused(
@@ -80,7 +85,7 @@ def test_files_in_one_subfolder_are_found_and_in_several_refused(
     for split in ("train", "test"):
         parquet_file(tmp_path / f"pets/data/{split}-0.parquet")
     dataset = load_dataset(tmp_path / "pets")
-    assert (dataset.name, dataset.notes) == ("pets", ("parquet files found in the subfolder data",))
+    assert (dataset.name, own_notes(dataset)) == ("pets", ("parquet files found in the subfolder data",))
     parquet_file(tmp_path / "pets/other/train-0.parquet")
     with pytest.raises(DataError, match=r"several subfolders \(data, other\)"):
         load_dataset(tmp_path / "pets")
@@ -96,17 +101,16 @@ def test_a_missing_shard_stops_the_run(tmp_path: Path, parquet_file: Callable[..
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_column": "picture"}, "no image column img or image; its columns are picture, label"),
-        ({"label_column": "coarse"}, "no label column label or fine_label; its columns are image, coarse"),
+        ({"label_column": "image", "image_column": "x"}, "column image is int64; it must hold the content"),
         ({"labels": [0, None, 1]}, "row 1: label is null"),
         ({"labels": [0.0, 1.0, float("nan")], "label_type": pa.float64()}, "row 2: label is NaN"),
         (
-            {"labels": [0.0, 1.0], "label_type": pa.float32()},
-            "column label is float; labels must be integers",
+            {"labels": [0.5, 1.0], "label_type": pa.float32()},
+            "row 0: label is 0.5; labels must be integers",
         ),
         (
             {"labels": ["a", "b"], "label_type": pa.string()},
-            "column label is string; labels must be integers",
+            "labels are names in some files and numbers in others",
         ),
         ({"labels": [0, 1, -3]}, "row 2: label -3 is negative"),
         (
@@ -144,10 +148,10 @@ def test_files_that_disagree_on_class_names_are_refused(tmp_path: Path, parquet_
         load_dataset(tmp_path / "d")
 
 
-def test_an_image_column_without_bytes_is_refused(tmp_path: Path) -> None:
+def test_one_row_is_too_few(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     pq.write_table(pa.table({"image": ["a.png"], "label": [0]}), tmp_path / "d/train-0.parquet")
-    with pytest.raises(DataError, match="column image is string; it must hold the content"):
+    with pytest.raises(DataError, match="no test images: no test-"):
         load_dataset(tmp_path / "d")
 
 
@@ -196,7 +200,7 @@ def test_unreadable_rows_are_counted_and_can_be_left_out(
     dataset = load_dataset(tmp_path / "d", skip_unreadable=True)
     assert dataset.train.labels.tolist() == [0, 1]
     np.testing.assert_array_equal(dataset.train.images[1], pixels(seed=3))
-    assert dataset.notes[0].startswith("left out, 2 of 6 images cannot be read")
+    assert own_notes(dataset)[0].startswith("left out, 2 of 6 images cannot be read")
 
 
 def test_leaving_out_all_images_of_a_class_stops_the_run(tmp_path: Path, parquet_file: Callable[..., Path]) -> None:

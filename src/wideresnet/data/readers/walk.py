@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wideresnet.base.errors import DataError
-from wideresnet.data.images import EXTENSIONS
-
-# What tools leave next to and inside class folders, in lower case: macOS's zip, Synology, QNAP, Windows, Jupyter, ext4
-_LITTER = frozenset(
-    {"__macosx", "@eadir", "#recycle", "@recycle", "#snapshot", "@tmp", "$recycle.bin", "system volume information"}
-    | {".ipynb_checkpoints", "__pycache__", "lost+found"}
+from wideresnet.base.format import counted
+from wideresnet.data.depth import UnreadableError
+from wideresnet.data.formats import (
+    EXTENSIONS,
+    RAW_EXTENSIONS,
+    START_BYTES,
+    UNFINISHED_EXTENSIONS,
+    is_worth_a_look,
+    may_be_image,
 )
+from wideresnet.data.readers.zips import ZipPath
+
+Place = Path | ZipPath
+"""A file or folder on disk or in an archive."""
+
+# What tools leave next to and inside class folders, in lower case: macOS, Synology, QNAP, Windows, Linux, Jupyter,
+# photo programs, version control
+_LITTER_FOLDERS = frozenset(
+    {"__macosx", ".appledouble", ".spotlight-v100", ".trashes", ".fseventsd", ".temporaryitems"}
+    | {"@eadir", "#recycle", "#snapshot", "@tmp", "@recycle", "@recently-snapshot", ".@__thumb", "@sharebin"}
+    | {"$recycle.bin", "recycler", "system volume information", ".trash-0", ".trash-1000", "lost+found"}
+    | {".ipynb_checkpoints", "__pycache__", ".git", ".svn", ".hg", ".idea", ".vscode", ".dvc"}
+    | {".thumbnails", "thumbnails", "_thumbnails", "_thumbs", ".thumbs", ".picasaoriginals", ".dropbox.cache"}
+)  # fmt: skip
+_LITTER_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r"})
+_LITTER_STARTS = ("._", "synofile_", "synophoto_", ".ds_store", ".localized", ".picasa.ini", ".directory", ".nomedia")
 _MAX_PEEKED = 1000  # entries of a hidden folder that are looked at for images
 _NUM_LISTED = 5
 
@@ -26,56 +47,79 @@ class Found:
 
     Attributes:
         others: files that are no images.
-        litter: folders that tools leave behind.
-        hidden: folders whose names begin with a dot and that hold images.
+        litter: folders and files that tools leave behind.
+        hidden: files and folders whose names begin with a dot and that are or hold images.
+        unnamed: images without the extension of one, found by their first bytes.
         num_outside: links to outside the folder that were followed.
         num_repeated: links that were not followed, because their folder is read already.
     """
 
-    others: list[Path] = field(default_factory=list)
-    litter: dict[Path, None] = field(default_factory=dict)
-    hidden: dict[Path, None] = field(default_factory=dict)
+    others: list[Place] = field(default_factory=list)
+    litter: dict[Place, None] = field(default_factory=dict)
+    hidden: dict[Place, None] = field(default_factory=dict)
+    unnamed: list[Place] = field(default_factory=list)
     num_outside: int = 0
     num_repeated: int = 0
 
-    def notes(self, folder: Path) -> list[str]:
+    def notes(self, folder: Place) -> list[str]:
         """Say it, one line each, with paths relative to a folder."""
         notes = []
-        if self.others:
+        kinds = {
+            "a camera's raw format, which is not read": RAW_EXTENSIONS,
+            "downloads that have not finished": UNFINISHED_EXTENSIONS,
+        }
+        others = list(dict.fromkeys(self.others))
+        for reason, extensions in kinds.items():
+            if chosen := [path for path in others if path.suffix.lower() in extensions]:
+                notes.append(f"{counted(len(chosen), 'file')} not read: {reason}: {listed(chosen, folder)}")
+                others = [path for path in others if path.suffix.lower() not in extensions]
+        if others:
             reason = "no image extension, or not in a class folder"
-            notes.append(f"{_counted(len(self.others), 'file')} not read: {reason}: {_listed(self.others, folder)}")
+            notes.append(f"{counted(len(others), 'file')} not read: {reason}: {listed(others, folder)}")
+        if self.unnamed:
+            count = counted(len(self.unnamed), "image")
+            notes.append(f"{count} without the extension of one, known by content: {listed(self.unnamed, folder)}")
         if self.litter:
-            count = _counted(len(self.litter), "folder")
-            notes.append(f"ignored {count} that tools leave behind: {_listed(self.litter, folder)}")
+            count = counted(len(self.litter), "folder or file", "folders and files")
+            notes.append(f"ignored {count} that tools leave behind: {listed(self.litter, folder)}")
         if self.hidden:
-            notes.append(f"not read: {_counted(len(self.hidden), 'hidden folder')} with images: "
-                         f"{_listed(self.hidden, folder)}")  # fmt: skip
+            counts = Counter("folder" if path.is_dir() else "image" for path in self.hidden)
+            what = " and ".join(
+                counted(counts[kind], text) for kind, text in (("folder", "hidden folder"), ("image", "hidden image"))
+                if counts[kind]
+            )  # fmt: skip
+            what += " with images" if counts["folder"] and not counts["image"] else ""
+            notes.append(f"not read: {what}: {listed(self.hidden, folder)}")
         if self.num_outside:
-            notes.append(f"followed {_counted(self.num_outside, 'link')} to outside the folder")
+            notes.append(f"followed {counted(self.num_outside, 'link')} to outside the folder")
         if self.num_repeated:
-            notes.append(f"did not follow {_counted(self.num_repeated, 'link')} to folders that are read already")
+            notes.append(f"did not follow {counted(self.num_repeated, 'link')} to folders that are read already")
         return notes
 
 
-def visible(folder: Path, found: Found) -> list[Path]:
+def visible(folder: Place, found: Found) -> list[Any]:
     """List what is in a folder, sorted, without hidden files and folders and without litter."""
     paths = []
     for path in sorted(folder.iterdir()):
-        if path.name.lower() in _LITTER and path.is_dir():
+        name = path.name.lower()
+        is_folder = path.is_dir()
+        if name in _LITTER_FOLDERS if is_folder else name in _LITTER_FILES or name.startswith(_LITTER_STARTS):
             found.litter[path] = None
-        elif not path.name.startswith("."):
+        elif not name.startswith("."):
             paths.append(path)
-        elif path.is_dir() and not path.is_symlink() and _holds_images(path):
+        elif path.is_symlink():
+            continue
+        elif _holds_images(path) if is_folder else has_image_name(path):
             found.hidden[path] = None
     return paths
 
 
-def subfolders(folder: Path, found: Found) -> dict[str, Path]:
+def subfolders(folder: Place, found: Found) -> dict[str, Any]:
     """The visible folders in a folder by name."""
     return {path.name: path for path in visible(folder, found) if path.is_dir()}
 
 
-def images_by_class(folder: Path, tops: Mapping[str, Path], found: Found) -> dict[str, list[Path]]:
+def images_by_class(folder: Place, tops: Mapping[str, Place], found: Found) -> dict[str, list[Any]]:
     """List the images in and below the folder of each class, in the order of their paths.
 
     Real folders come first, so that each belongs to the class that contains it. Folders behind links come after that,
@@ -86,10 +130,10 @@ def images_by_class(folder: Path, tops: Mapping[str, Path], found: Found) -> dic
         tops: the folder of each class.
         found: takes what else is found.
     """
-    classes: dict[str, list[Path]] = {name: [] for name in tops}
-    within = os.path.realpath(folder)
-    seen = {_identity(folder), *(_identity(top.parent) for top in tops.values())}
-    links: list[tuple[str, Path]] = []
+    classes: dict[str, list[Any]] = {name: [] for name in tops}
+    within = os.path.realpath(folder) if isinstance(folder, Path) else ""
+    seen = {_identity(folder), *(_identity(top.parent) for top in tops.values())} - set(map(_identity, tops.values()))
+    links: list[tuple[str, Place]] = []
     for name, path in tops.items():
         if path.is_symlink():
             links.append((name, path))
@@ -109,7 +153,12 @@ def images_by_class(folder: Path, tops: Mapping[str, Path], found: Found) -> dic
     return classes
 
 
-def _walk(top: Path, images: list[Path], seen: set[tuple[int, int]], found: Found) -> list[Path]:
+def all_images(folder: Place, found: Found) -> list[Any]:
+    """List the images in and below a folder, in the order of their paths."""
+    return images_by_class(folder, {"": folder}, found)[""]
+
+
+def _walk(top: Place, images: list[Any], seen: set[tuple[int, int]], found: Found) -> list[Any]:
     """Add the images in and below a folder to `images`. Return the links to folders, which are not followed."""
     folders, links = [top], []
     while folders:
@@ -119,24 +168,48 @@ def _walk(top: Path, images: list[Path], seen: set[tuple[int, int]], found: Foun
                     links.append(path)
                 elif _is_new(path, seen):
                     folders.append(path)
-            elif _is_image(path):
+            elif is_image(path, found):
                 images.append(path)
             else:
                 found.others.append(path)
     return links
 
 
-def _holds_images(folder: Path) -> bool:
-    """Tell whether there are images in a folder or its subfolders, no deeper."""
-    paths = (path for place in (folder, *filter(Path.is_dir, folder.iterdir())) for path in place.iterdir())
-    return any(map(_is_image, itertools.islice(paths, _MAX_PEEKED)))
+def is_image(path: Place, found: Found) -> bool:
+    """Tell whether a file is an image, by its extension, or else by its first bytes, which is noted."""
+    if has_image_name(path):
+        return True
+    if not is_worth_a_look(path.suffix) or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(START_BYTES)
+    except (OSError, UnreadableError):
+        return False
+    if not may_be_image(start):
+        return False
+    found.unnamed.append(path)
+    return True
 
 
-def _is_image(path: Path) -> bool:
+def has_image_name(path: Place) -> bool:
+    """Tell whether a file is called like an image."""
     return path.suffix.lower() in EXTENSIONS
 
 
-def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
+def has_images(folder: Place, found: Found) -> bool:
+    """Tell whether there is an image directly in a folder."""
+    return any(not path.is_dir() and is_image(path, found) for path in visible(folder, found))
+
+
+def _holds_images(folder: Place) -> bool:
+    """Tell whether there are images in a folder or its subfolders, no deeper."""
+    inside = list(itertools.islice(folder.iterdir(), _MAX_PEEKED))
+    paths = (path for place in (folder, *(p for p in inside if p.is_dir())) for path in place.iterdir())
+    return any(map(has_image_name, itertools.islice(paths, _MAX_PEEKED)))
+
+
+def _is_new(folder: Place, seen: set[tuple[int, int]]) -> bool:
     """Tell whether a folder has not been read yet, and remember it."""
     identity = _identity(folder)
     is_new = identity not in seen
@@ -144,19 +217,16 @@ def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
     return is_new
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: Place) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
 
 
-def _leads_out(path: Path, folder: str) -> bool:
-    return path.is_symlink() and path.exists() and not Path(os.path.realpath(path)).is_relative_to(folder)
+def _leads_out(path: Place, folder: str) -> bool:
+    return path.is_symlink() and path.exists() and not Path(os.path.realpath(str(path))).is_relative_to(folder)
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _listed(paths: Iterable[Path], folder: Path) -> str:
-    first = [str(path.relative_to(folder)) for path in itertools.islice(paths, _NUM_LISTED + 1)]
+def listed(paths: Iterable[Place], folder: Place) -> str:
+    """The first few paths, relative to a folder."""
+    first = [str(path.relative_to(folder)) for path in itertools.islice(paths, _NUM_LISTED + 1)]  # type: ignore[arg-type]
     return ", ".join(first[:_NUM_LISTED]) + (", ..." if len(first) > _NUM_LISTED else "")
