@@ -29,7 +29,7 @@ from wideresnet.commands import (
     report,
     reproduce,
     train,
-)  # fmt: skip
+)
 from wideresnet.commands.console import show_progress
 from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import Parser
