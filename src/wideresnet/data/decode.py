@@ -38,11 +38,45 @@ _BYTES_PER_JOB = 4 * 2**20
 _NUM_LISTED = 10
 
 
+class Member(NamedTuple):
+    """A part of a file, such as a member of a tar shard."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return its content.
+
+        Raises:
+            UnreadableError: the file ends before it, or cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise UnreadableError(error.strerror or str(error)) from error
+        if len(content) < self.size:
+            raise UnreadableError(f"the shard ends after {len(content):,} of {self.size:,} bytes")
+        return content
+
+
 class Encoded(NamedTuple):
-    """One image to decode: its name in messages, and its path or content; None if the source has no content for it."""
+    """One image to decode: its name in messages, and its path, its place in a file, or its content, if there is any."""
 
     where: str
-    source: bytes | Path | None
+    source: bytes | Path | Member | None
+
+    def content(self) -> bytes | Path:
+        """Return what is decoded.
+
+        Raises:
+            UnreadableError: there is none, or it cannot be read.
+        """
+        if self.source is None:
+            raise UnreadableError("no image bytes in this row")
+        return self.source.read() if isinstance(self.source, Member) else self.source
 
 
 @dataclass(frozen=True)
@@ -116,7 +150,7 @@ def resize_all(images: np.ndarray, size: int) -> np.ndarray:
         uint8 (N, size, size, C).
     """
     resized = _allocate(len(images), size, size, images.shape[3])
-    jobs = _in_threads(lambda image: fit_to_size(image, size), images)
+    jobs = in_threads(lambda image: fit_to_size(image, size), images)
     for row, image in enumerate(track(jobs, "resizing images", len(images))):
         resized[row] = image
     return resized
@@ -126,7 +160,7 @@ def _decode_now(
     read: Callable[[], Iterable[Encoded]], total: int, image_size: int | None, skip_unreadable: bool
 ) -> Decoded:
     with silent_pillow():
-        headers = [h for h in track(_in_threads(_header, read()), "reading image sizes", total) if h is not None]
+        headers = [h for h in track(in_threads(_header, read()), "reading image sizes", total) if h is not None]
         sizes = {(header.height, header.width) for header in headers}
         gray = bool(headers) and all(header.is_gray for header in headers)
         side = image_size or DEFAULT_SIDE_PX
@@ -139,14 +173,12 @@ def _decode_now(
 
         def decode_one(encoded: Encoded) -> _Decoding:
             try:
-                if encoded.source is None:
-                    raise UnreadableError("no image bytes in this row")
-                pixels, done = decode_quietly(encoded.source, images.shape[3])
+                pixels, done = decode_quietly(encoded.content(), images.shape[3])
                 return _Decoding(fit_to_size(pixels, (height, width)), done, "")
             except UnreadableError as error:
                 return _Decoding(None, frozenset(), f"{encoded.where} ({error})")
 
-        for row, decoding in enumerate(track(_in_threads(decode_one, read()), "decoding images", total)):
+        for row, decoding in enumerate(track(in_threads(decode_one, read()), "decoding images", total)):
             if decoding.pixels is None:
                 num_failed += 1
                 failures += [decoding.failure] if num_failed <= _NUM_LISTED else []
@@ -179,7 +211,7 @@ def _decode_now(
 def _header(encoded: Encoded) -> Header | None:
     """Size and color of an image; None if it cannot be read, since decoding it will say why."""
     try:
-        return None if encoded.source is None else read_header(encoded.source)
+        return read_header(encoded.content())
     except UnreadableError:
         return None
 
@@ -219,7 +251,7 @@ def _jobs(items: Iterable[T]) -> Iterator[list[T]]:
         yield job
 
 
-def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Map in order over threads; unlike Executor.map, it takes items only as needed, which bounds the memory."""
     workers = usable_cpus()
     pending: deque[Future[list[R]]] = deque()

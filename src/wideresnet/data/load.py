@@ -15,11 +15,13 @@ from wideresnet.base.format import nearest
 from wideresnet.data.dataset import Dataset, ImageSet, legible
 from wideresnet.data.decode import DEFAULT_SIDE_PX, is_native, resize_all
 from wideresnet.data.facts import FACTS, Facts, recognize
+from wideresnet.data.feeds.loading import Decoding, check_test_images
 from wideresnet.data.images import MAX_PIXELS
 from wideresnet.data.readers.folders import read_folder
 from wideresnet.data.readers.npz import read_npz
 from wideresnet.data.readers.parquet import find_parquet, read_parquet
 from wideresnet.data.readers.published import download, find_layout, read_digits, read_layout
+from wideresnet.data.readers.shards import find_shards, read_shards
 from wideresnet.spec.recipe import Recipe
 
 _MAX_SIDE_PX = int(MAX_PIXELS**0.5)
@@ -32,8 +34,9 @@ def load_dataset(
     image_size: int | None = None,
     skip_unreadable: bool = False,
     known: Iterable[Facts] = tuple(FACTS.values()),
+    feed: str = "auto",
 ) -> Dataset:
-    """Load a data set into memory.
+    """Load a data set into memory, or find its files if it is too large for that.
 
     Args:
         data: "digits", "cifar10", "cifar100" or "svhn"; or the path of an `.npz`, or of a folder with class folders,
@@ -43,6 +46,8 @@ def load_dataset(
             all have one size of at most 128 px and resizes others to 64.
         skip_unreadable: leave out images that cannot be read, with a note, instead of raising.
         known: published sets to recognize in the user's files.
+        feed: "resident": decode all images of class folders and tar shards at once; "stream": decode them when they are
+            needed; "auto": the former if they take at most a quarter of the free memory.
 
     Returns:
         The data; its `notes` name every decision that was made.
@@ -68,7 +73,8 @@ def load_dataset(
         elif layout is not None:
             dataset = read_layout(layout, str(data), extra=extra_data)
         else:
-            dataset = _read_own(path, str(data), image_size, skip_unreadable, known)
+            dataset = _read_own(path, str(data), image_size, skip_unreadable, known, Decoding(feed))
+            dataset = check_test_images(dataset, skip_unreadable=skip_unreadable)
     except OSError as error:
         raise DataError(legible(f"{error.filename or data}: {error.strerror or error}")) from error
     except WRNError as error:  # names of files can hold line breaks and worse
@@ -86,14 +92,15 @@ def load_for(recipe: Recipe) -> Dataset:
         extra_data=recipe.feed.extra_data,
         image_size=recipe.feed.image_size,
         skip_unreadable=recipe.feed.skip_unreadable,
+        feed="stream" if recipe.feed.streams and recipe.machine.feed == "auto" else recipe.machine.feed,
     )
 
 
 def _unknown(data: str, name: str) -> str:
     if name == "imagenet":
         return (
-            "imagenet: not supported by name yet; use a folder with train/<class>/ and val/<class>/, which must fit "
-            "in memory at its image_size="
+            "imagenet: not supported by name, because it cannot be downloaded without an account; use a folder with "
+            "train/<class>/ and val/<class>/, or with tar shards such as train-0000.tar and val-0000.tar"
         )
     if "/" in data or "\\" in data or data.endswith((".npz", ".parquet")):
         return f"{data}: no such file or folder"
@@ -101,19 +108,33 @@ def _unknown(data: str, name: str) -> str:
 
 
 def _read_own(
-    path: Path, source: str, image_size: int | None, skip_unreadable: bool, known: Iterable[Facts]
+    path: Path,
+    source: str,
+    image_size: int | None,
+    skip_unreadable: bool,
+    known: Iterable[Facts],
+    decode: Decoding,
 ) -> Dataset:
     """Read the user's own files, and check whether they are a published set after all."""
-    if not path.is_dir():
+    if path.is_file() and path.suffix.lower() == ".tar":
+        how = {"image_size": image_size, "skip_unreadable": skip_unreadable, "decode": decode}
+        dataset = read_shards(path, find_shards(path), source, **how)
+    elif not path.is_dir():
         if path.suffix.lower() != ".npz":
-            raise UsageError(f"{path}: a single file must be an .npz; for images or parquet files use their folder")
+            raise UsageError(
+                f"{path}: a single file must be an .npz or a .tar; for images or parquet files use their folder"
+            )
         dataset = read_npz(path, source)
     elif (parquet := find_parquet(path)) is not None:
         dataset = read_parquet(parquet, source, image_size=image_size, skip_unreadable=skip_unreadable)
         if parquet != path:
             dataset = _noted(dataset, f"parquet files found in the subfolder {parquet.name}")
+    elif shards := find_shards(path):
+        dataset = read_shards(
+            path, shards, source, image_size=image_size, skip_unreadable=skip_unreadable, decode=decode
+        )
     else:
-        dataset = read_folder(path, source, image_size=image_size, skip_unreadable=skip_unreadable)
+        dataset = read_folder(path, source, image_size=image_size, skip_unreadable=skip_unreadable, decode=decode)
     own_name = path.resolve().stem if path.is_file() else path.resolve().name
     facts = recognize(dataset.train.images, len(dataset.test), len(dataset.class_names), known)
     if facts is not None:

@@ -23,7 +23,10 @@ else invalidates runs."""
 SVHN_DROPOUT = 0.4
 """Dropout on SVHN if a row has any. Source: paper, section 3."""
 
-NOT_IN_KEY = ("data", "seed", "recipe", "device", "kernels", "layout", "threads", "compile", "eval_every", "family")
+NOT_IN_KEY = (
+    "data", "seed", "recipe", "device", "kernels", "layout", "threads", "compile", "eval_every", "family",
+    "feed", "workers",
+)  # fmt: skip
 """Flat keys that do not decide a result: names, where it is computed, how often it is looked at. The seed is apart."""
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.format import counted
+from wideresnet.data.feeds.decoder import fitted
 from wideresnet.data.feeds.resident import evaluation_batches
-from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, fit_to_size, silent_pillow
+from wideresnet.data.images import EXTENSIONS, UnreadableError, decode_quietly, silent_pillow
 from wideresnet.engines import optimize
 from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
@@ -105,7 +106,7 @@ def _read(
     channels = weights.network.in_channels
     if channels not in (1, 3):
         raise UsageError(f"{weights.network.name}: takes images of {channels} channels, but image files have 1 or 3")
-    pixels, notes, failures = _decode(files, weights.input_size, channels)
+    pixels, notes, failures = _decode(files, weights.input_size, channels, weights.resize)
     unreadable = [f"{file} ({failure})" for file, failure in zip(files, failures, strict=True) if failure]
     if unreadable and (not skip_unreadable or len(unreadable) == len(files)):
         advice = "" if skip_unreadable else "; remove them, or leave them out with skip_unreadable=True"
@@ -137,7 +138,7 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def _decode(
-    files: list[Path], size: tuple[int, int], channels: int
+    files: list[Path], size: tuple[int, int], channels: int, resize: int | None
 ) -> tuple[list[np.ndarray], list[list[str]], list[str]]:
     """Decode files to images of a size, uint8 (height, width, channels).
 
@@ -153,7 +154,7 @@ def _decode(
         notes = [_NOTES.get(name, f"converted from {name}") for name in sorted(conversions)]
         if image.shape[:2] != size:
             notes.append(f"resized from {image.shape[1]} x {image.shape[0]} to {size[1]} x {size[0]} px")
-        return fit_to_size(image, size), notes, ""
+        return fitted(image, size, resize), notes, ""
 
     with silent_pillow(), ThreadPoolExecutor(usable_cpus()) as pool:
         decoded = list(progress.track(pool.map(decode_one, files), "reading images", len(files)))

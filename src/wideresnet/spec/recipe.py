@@ -120,14 +120,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "label_smoothing", "clip_grad_norm", "sam_rho", "ema_decay",
     ),
     "feed": (
-        "drop_last", "flip", "crop_padding", "padding_mode", "auto_augment", "cutout", "image_scales",
-        "preprocessing", "image_size", "extra_data", "limit", "holdout", "skip_unreadable", "eval_every",
+        "drop_last", "flip", "crop_padding", "padding_mode", "auto_augment", "cutout", "random_resized_crop",
+        "color_jitter", "pca_lighting", "random_erasing", "mixup", "cutmix", "repeated_augmentation", "image_scales",
+        "preprocessing", "image_size", "eval_size", "eval_resize", "extra_data", "limit", "holdout",
+        "skip_unreadable", "eval_every",
     ),
     "network": (
         "family", "dropout", "activation", "norm", "bn_momentum", "bn_eps", "sync_bn", "init", "bn_scale",
         "stochastic_depth",
     ),
-    "machine": ("seed", "device", "precision", "kernels", "layout", "threads", "compile", "deterministic"),
+    "machine": (
+        "seed", "device", "precision", "kernels", "layout", "threads", "compile", "deterministic", "feed", "workers",
+    ),
 }  # fmt: skip
 """The flat keys as people see them: groups of flags, rows of the announcement and the page, order in `recipe.json`."""
 

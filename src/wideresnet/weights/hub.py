@@ -50,6 +50,7 @@ class Weights:
         class_names: in the order of the network's outputs.
         input_size: (H, W) of the images that it was trained on, px.
         notes: what the reader of its numbers should know, one line each.
+        resize: shorter side, px, to which images are scaled before the center crop; None: until they just cover it.
     """
 
     network: Network
@@ -57,6 +58,7 @@ class Weights:
     class_names: tuple[str, ...]
     input_size: tuple[int, int]
     notes: tuple[str, ...] = ()
+    resize: int | None = None
 
 
 def write_weights(folder: Path, weights: Weights) -> dict[str, str]:
@@ -98,6 +100,7 @@ def write_config(folder: Path, weights: Weights, digests: dict[str, str] | None 
         "options": weights.network.options,
         "class_names": list(weights.class_names),
         "input_size": list(weights.input_size),
+        **({"resize": weights.resize} if weights.resize is not None else {}),
         "preprocessing": weights.preprocessing.to_config(),
     }
     return {**digests, CONFIG: digest(write_json(folder / CONFIG, seal(config, CONFIG, digests)))}
@@ -121,13 +124,13 @@ def read_weights(path: str | Path) -> Weights:
         notes.append(note)
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{model}: no {CONFIG} next to it, so that network, classes and preprocessing are unknown")
-    digests, network, preprocessing, names, size = _read_config(folder / CONFIG)
+    digests, network, preprocessing, names, size, resize = _read_config(folder / CONFIG)
     if tensors is None:
         if model.name not in digests.values:
             notes.append(f"{folder}: holds no SHA-256 of {model.name}, so damage to it would not be noticed")
         tensors = _read_tensors(model, digests)
     _load_into(network, tensors, model)
-    return Weights(network.eval(), preprocessing, names, size, tuple(notes))
+    return Weights(network.eval(), preprocessing, names, size, tuple(notes), resize)
 
 
 def _unfinished(path: Path) -> tuple[dict[str, Tensor], Path, str]:
@@ -146,11 +149,13 @@ def _unfinished(path: Path) -> tuple[dict[str, Tensor], Path, str]:
     return averaged or found.part("network"), run.checkpoint, note
 
 
-def _read_config(path: Path) -> tuple[Digests, Network, Preprocessing, tuple[str, ...], tuple[int, int]]:
+def _read_config(
+    path: Path,
+) -> tuple[Digests, Network, Preprocessing, tuple[str, ...], tuple[int, int], int | None]:
     """Read `config.json`: digests of the files beside it, and a network of shapes alone with all but its values."""
     config, digests = unseal(read_json(path), path)
     try:
-        names, (height, width) = _class_names(config), _input_size(config)
+        names, (height, width), resize = _class_names(config), _input_size(config), _resize(config)
         # shapes only: no memory is allocated before the file is known to hold such a network; warnings about options
         # without effect were shown in training
         with torch.device("meta"), warnings.catch_warnings():
@@ -170,7 +175,7 @@ def _read_config(path: Path) -> tuple[Digests, Network, Preprocessing, tuple[str
     if needed != len(preprocessing.mean) + len(matrices.get("zca_mean", ())):
         raise DataError(f"{path}: its {kind} is not for images of {height}x{width} with {channels} channels")
     _check_memory(network, (height, width), path)
-    return digests, network, preprocessing, names, (height, width)
+    return digests, network, preprocessing, names, (height, width), resize
 
 
 def _refusal(path: Path, error: Exception) -> DataError:
@@ -191,6 +196,13 @@ def _input_size(config: dict[str, Any]) -> tuple[int, int]:
     if not 1 <= min(size) <= max(size) <= MAX_SIDE_PX:
         raise ValueError(f"input_size {size[0]}x{size[1]}: sides must be 1 to {MAX_SIDE_PX} px")
     return size[0], size[1]
+
+
+def _resize(config: dict[str, Any]) -> int | None:
+    resize, size = config.get("resize"), _input_size(config)
+    if resize is not None and not (type(resize) is int and max(size) <= resize <= MAX_SIDE_PX):
+        raise ValueError(f"resize must be a whole number from {max(size)} to {MAX_SIDE_PX} px")
+    return resize
 
 
 def _check_memory(network: Network, size: tuple[int, int], path: Path) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 
 from wideresnet.base.errors import UsageError
 from wideresnet.data import Dataset, load_dataset
+from wideresnet.data.feeds.lazy import as_array, lazy
+from wideresnet.data.feeds.workers import chosen_workers
 from wideresnet.data.images import fit_to_size
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights
@@ -32,6 +34,8 @@ def load_matching(
     """
     if isinstance(data, Dataset):
         dataset = data
+    elif weights.resize is not None:  # a center crop needs whole images
+        dataset = load_dataset(data, image_size=max(weights.input_size), skip_unreadable=skip_unreadable, feed="stream")
     else:
         dataset = load_dataset(data, skip_unreadable=skip_unreadable)
         height, width = weights.input_size
@@ -67,6 +71,10 @@ def fit_images(weights: Weights, dataset: Dataset, images: np.ndarray) -> tuple[
     """
     notes: list[str] = []
     channels, wanted = images.shape[3], weights.network.in_channels
+    if (stream := lazy(images)) is not None and channels <= wanted <= 3:
+        return as_array(
+            stream.fitted(weights.input_size, weights.resize, chosen_workers(None, "cpu", 1), wanted)
+        ), notes
     if channels == 1 and wanted == 3:
         images = np.repeat(images, 3, axis=3)
         notes.append("the images are grayscale and the network takes RGB: gray repeated in all three channels")

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from wideresnet.base.errors import DataError
 from wideresnet.data.dataset import Dataset, check_labels, every_fifth, split_images
-from wideresnet.data.decode import Encoded, decode_all
+from wideresnet.data.decode import Decoded, Encoded, decode_all
 from wideresnet.data.readers.splits import LAYOUTS, find_splits
 from wideresnet.data.readers.walk import Found, images_by_class
 
 _NUM_LISTED = 5
 
 
-def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unreadable: bool) -> Dataset:
+def read_folder(
+    folder: Path,
+    source: str,
+    *,
+    image_size: int | None,
+    skip_unreadable: bool,
+    decode: Callable[..., Decoded] = decode_all,
+) -> Dataset:
     """Read a folder of class folders. Subfolders of a class belong to it; hidden files do not.
 
     Links are followed, also to outside the folder (counted in a note), but a folder is read once: not again through
@@ -29,6 +37,7 @@ def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unrea
         source: what the user asked for.
         image_size: side, px, of images that do not all have one size of at most 128 px.
         skip_unreadable: leave out images that cannot be read, with a note.
+        decode: `decode_all`, or what takes its place.
 
     Raises:
         DataError: there are no class folders, a class has no images, a test class is not in train, or images cannot
@@ -74,7 +83,7 @@ def read_folder(folder: Path, source: str, *, image_size: int | None, skip_unrea
 
     paths = [path for path, _ in files]
     labels = np.array([label for _, label in files])
-    decoded = decode_all(
+    decoded = decode(
         lambda: (Encoded(str(path.relative_to(folder)), path) for path in paths),
         len(paths),
         folder=folder,
