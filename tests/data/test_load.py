@@ -28,7 +28,10 @@ SPLITS = {"train": {"cat": 2, "dog": 3}, "test": {"cat": 2, "dog": 3}}
         ("cifar1O", "cifar1O: no such data set, file or folder; did you mean cifar10"),
         ("mnist", "mnist: no such data set"),
         ("", "no such data set"),
-        ("imagenet", "imagenet: not supported by name yet; use a folder"),
+        (
+            "imagenet",
+            "imagenet: not supported by name, because it cannot be downloaded without an account; use a folder",
+        ),
         ("photos/none", "photos/none: no such file or folder"),
         ("none.npz", "none.npz: no such file or folder"),
     ],

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.spec.execution import ELSEWHERE, SETTLED, Execution
 from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
-from wideresnet.spec.recipe import CHOICES, FIELDS, GROUPS, INITIAL, Recipe
+from wideresnet.spec.recipe import ADDED, CHOICES, FIELDS, GROUPS, INITIAL, Recipe
 
 PARTS = (Recipe, ScheduleOptions, OptimizerOptions, FeedOptions, NetworkOptions, MachineOptions)
 ORDER = [
@@ -67,9 +67,19 @@ def test_every_field_has_help_and_one_group(key: str) -> None:
 
 
 def test_recipe_json_has_the_keys_that_it_always_had_in_their_order() -> None:
-    assert list(Recipe().to_json()) == [key for key in FIELDS if key not in INITIAL] == ORDER
+    assert list(Recipe().to_json()) == [key for key in FIELDS if key not in ADDED] == ORDER
     started = Recipe.flat(init_from="runs/before", init_sha256="0" * 64)
-    assert list(started.to_json()) == list(FIELDS)
+    assert list(started.to_json()) == [key for key in FIELDS if key in INITIAL or key not in ADDED]
+
+
+def test_recipe_json_has_what_was_added_since_then_where_it_is_used() -> None:
+    used = Recipe.flat(
+        init_from="before", init_sha256="0" * 64, image_column="a", label_column="b", class_order="text", white=255,
+        random_resized_crop=0.1, color_jitter=0.1, pca_lighting=0.1, random_erasing=0.1, mixup=0.1, cutmix=0.1,
+        repeated_augmentation=2, eval_size=32, eval_resize=36, feed="stream", workers=1,
+    )  # fmt: skip
+    assert list(used.to_json()) == list(FIELDS)
+    assert Recipe.from_json(used.to_json()) == used
 
 
 def test_the_default_recipe_passes_its_own_checks_unchanged() -> None:
@@ -165,10 +175,10 @@ def test_an_upper_bound_that_is_no_value_itself_is_refused(key: str, bound: floa
 def test_the_ranges_are_those_of_the_quantities() -> None:
     assert {key for key, _ in rules("above")} == {"bn_momentum", "bn_eps", "stochastic_depth"}
     assert {key for key, _ in rules("below")} == {"dropout"}
-    counts = {"epochs", "batch_size", "accumulate", "limit", "eval_every", "threads"}
+    counts = {"epochs", "batch_size", "accumulate", "limit", "eval_every", "threads", "repeated_augmentation", "white"}
     assert {key for key, low in rules("low") if low == 1} == counts
     shares = {"lr_drop_factor", "warmup_fraction", "momentum", "dampening", "label_smoothing", "ema_decay",
-              "bn_momentum", "stochastic_depth"}  # fmt: skip
+              "bn_momentum", "stochastic_depth", "random_resized_crop", "color_jitter", "random_erasing"}  # fmt: skip
     assert {key for key, high in rules("high") if high == 1} == shares
 
 
@@ -298,7 +308,7 @@ def test_a_recipe_survives_json_text_exactly(recipe: Recipe) -> None:
 def test_a_recipe_file_holds_every_field(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(Recipe.flat(lr=0.3).to_json()))
-    assert set(json.loads(path.read_text())) == set(FIELDS) - set(INITIAL)
+    assert set(json.loads(path.read_text())) == set(FIELDS) - set(ADDED)
     assert Recipe.from_file(path) == Recipe.flat(lr=0.3)
 
 

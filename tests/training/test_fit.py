@@ -18,7 +18,7 @@ from small_runs import MakeNpz, metrics, small, weights
 from wideresnet.base.errors import UsageError
 from wideresnet.data import load_dataset
 from wideresnet.spec.execution import SETTLED
-from wideresnet.spec.recipe import FIELDS, INITIAL, Recipe
+from wideresnet.spec.recipe import ADDED, FIELDS, Recipe
 from wideresnet.spec.record import RunFolder
 from wideresnet.training import Job, Plan, fit, resolve_for_data
 from wideresnet.weights.hub import load
@@ -48,7 +48,7 @@ def test_recipe_json_holds_what_was_asked_for_and_what_the_machine_decided(make_
     asked, seen = small(make_npz(), device="auto"), list[tuple[Job, Plan]]()
     fit(asked, tmp_path / "run", announce=lambda job, plan: seen.append((job, plan)))
     stored = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    assert list(stored) == [key for key in FIELDS if key not in INITIAL]
+    assert list(stored) == [key for key in FIELDS if key not in ADDED]
     ((job, plan),) = seen
     assert plan.num_steps == 12
     assert stored == {**asked.to_json(), "family": "cifar", **job.execution.settled()}

@@ -14,6 +14,10 @@ NUM_ECE_BINS = 15
 """Source: Guo et al. 2017, "On calibration of modern neural networks", Table 1."""
 
 
+MIN_CLASSES_FOR_TOP5 = 10
+"""With fewer classes, five guesses would be more than half of all classes. This package's choice."""
+
+
 @dataclass(frozen=True)
 class ClassErrors:
     """Errors by true class.

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wideresnet.base.errors import UsageError
-from wideresnet.base.format import human_seconds, printable
+from wideresnet.base.format import counted, human_seconds, printable
 from wideresnet.commands.console import console, hide_progress, print_line
 from wideresnet.commands.flags import add_recipe_flags, given_flags
 from wideresnet.commands.translate import translator
@@ -24,6 +24,9 @@ from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import RECIPES
 from wideresnet.spec.record import RunFolder, SeedsFolder
 from wideresnet.weights.pretrained import find_weights, other_names
+
+MOST_WAITING_PCT = 5
+"""From this share of the time on, waiting for images is named. Own choice."""
 
 if TYPE_CHECKING:
     from wideresnet.distributed.world import World
@@ -157,10 +160,29 @@ def render(result: dict[str, Any], folder: RunFolder) -> str:
     ece = result.get("test_ece_pct")  # a run that an older version finished lacks it
     more = f"NLL {result['test_loss']:.4f} nats" + ("" if ece is None else f", expected calibration error {ece:.2f} %")
     lines = [f"test error {result['test_error_pct']:.2f} % ({about})", more]
+    if (top5 := result.get("test_top5_error_pct")) is not None and "data_wait_pct" in result:
+        lines.append(f"top-5 error {top5:.2f} %")
+    lines += _feed_lines(result)
     for label, path in (("curves", folder.curves), ("predictions", folder.pictures), ("run page", folder.report)):
         if path.is_file():
             lines.append(f"{label:<12} {printable(str(path))}")
     return "\n".join(lines)
+
+
+def _feed_lines(result: dict[str, Any]) -> list[str]:
+    """Say how long steps waited for the images of a stream, and what helps; and how many could not be read."""
+    if "data_wait_pct" not in result:
+        return []
+    waited, workers = result["data_wait_pct"], result["workers"]
+    lines = [f"training waited for images {waited:.1f} % of its time ({counted(workers, 'worker')})"]
+    if waited > MOST_WAITING_PCT:
+        lines[0] += (
+            f": above {MOST_WAITING_PCT} %; use more --workers if there are idle CPUs, or scale the images "
+            "down on the disk"
+        )
+    if unreadable := result["num_unreadable"]:
+        lines.append(f"{counted(unreadable, 'training image')} could not be read; the next ones took their places")
+    return lines
 
 
 def _announce(args: argparse.Namespace, job: Job, plan: Plan, base: Recipe | None) -> None:

@@ -32,7 +32,9 @@ class EpochPlan:
     flip: Tensor
 
 
-def plan_epoch(seed: int, epoch: int, num_images: int, *, padding: int, flip: bool, device: str = "cpu") -> EpochPlan:
+def plan_epoch(
+    seed: int, epoch: int, num_images: int, *, padding: int, flip: bool, repeats: int = 1, device: str = "cpu"
+) -> EpochPlan:
     """Draw an epoch's order, crops and flips.
 
     Args:
@@ -41,10 +43,11 @@ def plan_epoch(seed: int, epoch: int, num_images: int, *, padding: int, flip: bo
         num_images: N, the size of the training set.
         padding: px; crops start at 0..2*padding in each direction; 0 means no crop.
         flip: mirror an image with probability 1/2.
+        repeats: times that an image follows itself; the order then has so many fewer different images.
         device: where the plan's tensors are.
     """
     generator = torch.Generator().manual_seed(seed_of(seed, "epoch", epoch))
-    order = torch.randperm(num_images, generator=generator)
+    order = torch.randperm(num_images, generator=generator).repeat_interleave(repeats)[:num_images]
     top, left = torch.randint(0, 2 * padding + 1, (2, num_images), generator=generator)
     mirrored = torch.rand(num_images, generator=generator) < (0.5 if flip else 0.0)
     return EpochPlan(*(draw.to(device) for draw in (order, top, left, mirrored)))

@@ -10,7 +10,7 @@ import numpy as np
 
 from wideresnet.base.errors import DataError
 from wideresnet.data.dataset import HOLD_OUT_EVERY, Dataset, check_labels, every_fifth, split_images
-from wideresnet.data.decode import Encoded, decode_all
+from wideresnet.data.decode import Decoded, Encoded, decode_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class Catalog:
         folder: what the paths of `files` are relative to.
         files: the files that hold the images; their names, sizes and times are the key of the cache.
         notes: one line for every decision that was made.
+        can_stay: whether the images are files or parts of files, which any process can read at any time.
     """
 
     name: str
@@ -52,14 +53,19 @@ class Catalog:
     folder: Path
     files: list[Path]
     notes: tuple[str, ...]
+    can_stay: bool = False
 
-    def decode(self, options: ReadOptions) -> Dataset:
-        """Decode all images into memory.
+    def decode(self, options: ReadOptions, how: Callable[..., Decoded] = decode_all) -> Dataset:
+        """Decode all images.
+
+        Args:
+            options: how to read them.
+            how: `decode_all`, or what takes its place.
 
         Raises:
             DataError: images cannot be read, or a class has none left.
         """
-        decoded = decode_all(
+        decoded = how(
             self.read,
             len(self.labels),
             folder=self.folder,

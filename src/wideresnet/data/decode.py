@@ -41,11 +41,45 @@ _BYTES_PER_JOB = 4 * 2**20
 _NUM_LISTED = 10
 
 
+class Member(NamedTuple):
+    """A part of a file, such as a member of a tar shard."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read_bytes(self) -> bytes:
+        """Return its content.
+
+        Raises:
+            UnreadableError: the file ends before it, or cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise UnreadableError(error.strerror or str(error)) from error
+        if len(content) < self.size:
+            raise UnreadableError(f"the shard ends after {len(content):,} of {self.size:,} bytes")
+        return content
+
+
 class Encoded(NamedTuple):
     """One image to decode: its name in messages, and where it is; None if the source has no content for it."""
 
     where: str
     source: Source | None
+
+    def place(self) -> Source:
+        """Return where the image is.
+
+        Raises:
+            UnreadableError: it is nowhere.
+        """
+        if self.source is None:
+            raise UnreadableError("no image bytes in this row")
+        return self.source
 
 
 @dataclass(frozen=True)
@@ -153,9 +187,7 @@ def _decode_now(
 
         def decode_one(encoded: Encoded) -> _Decoding:
             try:
-                if encoded.source is None:
-                    raise UnreadableError("no image bytes in this row")
-                pixels, done = decode_quietly(encoded.source, images.shape[3], white)
+                pixels, done = decode_quietly(encoded.place(), images.shape[3], white)
                 return _Decoding(fit_to_size(pixels, (height, width)), done, "")
             except UnreadableError as error:
                 return _Decoding(None, frozenset(), f"{encoded.where} ({error})")
@@ -202,10 +234,8 @@ def white_note(peak: int, white: int, *, given: bool = False) -> str:
 def measure(encoded: Encoded) -> tuple[Header, int | None] | None:
     """Header of an image, and of 16 bits the largest value; None if it cannot be read, since decoding says why."""
     try:
-        if encoded.source is None:
-            return None
-        header = read_header(encoded.source)
-        return header, read_peak(encoded.source) if header.is_deep else None
+        header = read_header(encoded.place())
+        return header, read_peak(encoded.place()) if header.is_deep else None
     except UnreadableError:
         return None
 

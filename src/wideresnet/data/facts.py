@@ -200,7 +200,7 @@ def recognize(
         if (
             shape == (num_train, height, width, channels)
             and (facts.num_test, len(facts.class_names)) == (num_test, num_classes)
-            and np.abs(train_images.mean(axis=(0, 1, 2)) - facts.true_mean).max() <= _MEAN_TOLERANCE
+            and np.abs(np.asarray(train_images).mean(axis=(0, 1, 2)) - facts.true_mean).max() <= _MEAN_TOLERANCE
         ):
             return facts
     return None

@@ -36,7 +36,8 @@ _MAX_HEADER_READS = 40_000  # the largest color profile in GIF's or JPEG's small
 _MAX_SCANNED_PIXELS = 2_000_000_000  # of a progressive JPEG: 30 scans of the largest image; common are 10 scans
 _MAX_REASON = 300  # some of Pillow's messages quote the file
 _PIXELS_PER_STRIP = 2**20
-_BYTES_PER_PIXEL = 16  # while decoding: 4 in Pillow's image, 3 in the result, up to 12 in WebP's decoder
+LARGE_BYTES = 2**28  # of memory while decoding, from which on an image waits for the budget that all share
+BYTES_PER_PIXEL = 16  # while decoding: 4 in Pillow's image, 3 in the result, up to 12 in WebP's decoder
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -142,6 +143,23 @@ def read_header(source: Source) -> Header:
         return Header(height, width, _is_gray(image), image.format or "", image.mode, depth.is_deep(image))
 
 
+def plain_jpeg(source: Source) -> bytes | None:
+    """Return the content of an ordinary image: an upright JPEG in color, with few scans; None for any other.
+
+    Every decoder of JPEG returns its pixels without further rules.
+
+    Raises:
+        UnreadableError: the file is missing, empty, damaged, not an image or too large.
+    """
+    with _opened(source) as image:
+        if image.format != "JPEG" or image.mode != "RGB" or image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+            return None
+        _check_scans(image)
+        if image.width * image.height * BYTES_PER_PIXEL > LARGE_BYTES:
+            return None
+        return _content(source)
+
+
 def decode_quietly(source: Source, channels: int, white: int = WHITE) -> tuple[np.ndarray, frozenset[str]]:
     """Do the work of `decode`, inside `silent_pillow`. Threads that do it at once share a budget of memory.
 
@@ -158,7 +176,7 @@ def decode_quietly(source: Source, channels: int, white: int = WHITE) -> tuple[n
     conversions: set[str] = set()
     with _opened(source) as image:
         width, height = image.size
-        with _decoding_budget().hold(width * height * _BYTES_PER_PIXEL):
+        with _decoding_budget().hold(width * height * BYTES_PER_PIXEL):
             if getattr(image, "is_animated", False):
                 conversions.add("first frame")
             lossy, image_format = depth.loses_bits(image), image.format or ""
@@ -289,7 +307,7 @@ def read_peak(source: Source) -> int:
     Raises:
         UnreadableError: as for `read_header`, or it is damaged.
     """
-    with _opened(source) as image, _decoding_budget().hold(image.width * image.height * _BYTES_PER_PIXEL):
+    with _opened(source) as image, _decoding_budget().hold(image.width * image.height * BYTES_PER_PIXEL):
         lossy = depth.loses_bits(image)  # loading forgets it
         image.load()
         if lossy:

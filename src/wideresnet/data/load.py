@@ -18,6 +18,8 @@ from wideresnet.data.dataset import Dataset, ImageSet, count_repeats, legible
 from wideresnet.data.decode import DEFAULT_SIDE_PX, is_native, resize_all
 from wideresnet.data.depth import WHITE
 from wideresnet.data.facts import FACTS, Facts, recognize
+from wideresnet.data.feeds.lazy import as_array, lazy
+from wideresnet.data.feeds.loading import Decoding, check_test_images
 from wideresnet.data.images import MAX_PIXELS
 from wideresnet.data.readers.binaries import find_binaries, read_binaries
 from wideresnet.data.readers.folders import read_folder
@@ -25,6 +27,7 @@ from wideresnet.data.readers.kinds import describe_file
 from wideresnet.data.readers.npz import read_npz
 from wideresnet.data.readers.parquet import find_parquet, read_parquet
 from wideresnet.data.readers.published import download, find_layout, read_digits, read_layout
+from wideresnet.data.readers.shards import find_shards, read_shards
 from wideresnet.spec.recipe import Recipe
 
 _MAX_SIDE_PX = int(MAX_PIXELS**0.5)
@@ -41,13 +44,14 @@ def load_dataset(
     class_order: str | None = None,
     white: int | None = None,
     known: Iterable[Facts] = tuple(FACTS.values()),
+    feed: str = "auto",
 ) -> Dataset:
-    """Load a data set into memory.
+    """Load a data set into memory, or find its files if it is too large for that.
 
     Args:
         data: "digits", "cifar10", "cifar100" or "svhn"; or the path of an `.npz`, of a folder with class folders,
-            images and a table of labels, parquet files, MNIST's, STL-10's or torchvision's files, or of a `.zip` of
-            the first two. A Path is never read as a name.
+            images and a table of labels, tar shards, parquet files, MNIST's, STL-10's or torchvision's files, or of a
+            `.zip` of the first two. A Path is never read as a name.
         extra_data: SVHN only: train on the extra images, too, as the paper does.
         image_size: side, px, to which images are resized (shorter side scaled, center cropped); None keeps images that
             all have one size of at most 128 px and resizes others to 64.
@@ -57,6 +61,8 @@ def load_dataset(
             and "number" of labels in tables.
         white: the value of 16-bit images that becomes 255; None for the largest of as many bits as they all use.
         known: published sets to recognize in the user's files.
+        feed: "resident": decode all images at once; "stream": decode those that are files, or members of tar shards,
+            when they are needed; "auto": the former if they take at most a quarter of the free memory.
 
     Returns:
         The data; its `notes` name every decision that was made.
@@ -71,7 +77,7 @@ def load_dataset(
     )  # fmt: skip
     with _legible_errors(data):
         opened = open_data(data, options, extra_data=extra_data)
-        dataset = opened if isinstance(opened, Dataset) else opened.decode(options)
+        dataset = opened if isinstance(opened, Dataset) else _decoded(opened, options, feed)
     if dataset.facts is None:
         dataset = _recognized(dataset, Path(os.path.expanduser(data)), known)
     dataset = replace(dataset, name=legible(dataset.name), notes=tuple(map(legible, dataset.notes)))
@@ -140,16 +146,17 @@ def load_for(recipe: Recipe) -> Dataset:
         label_column=recipe.feed.label_column,
         class_order=recipe.feed.class_order,
         white=recipe.feed.white,
+        feed="stream" if recipe.feed.streams and recipe.machine.feed == "auto" else recipe.machine.feed,
     )
 
 
 def _unknown(data: str, name: str) -> str:
     if name == "imagenet":
         return (
-            "imagenet: not supported by name yet; use a folder with train/<class>/ and val/<class>/, which must fit "
-            "in memory at its image_size="
+            "imagenet: not supported by name, because it cannot be downloaded without an account; use a folder with "
+            "train/<class>/ and val/<class>/, or with tar shards such as train-0000.tar and val-0000.tar"
         )
-    if "/" in data or "\\" in data or data.endswith((".npz", ".parquet")):
+    if "/" in data or "\\" in data or data.endswith((".npz", ".parquet", ".zip", ".tar")):
         return f"{data}: no such file or folder"
     return f"{data}: no such data set, file or folder; {nearest(data, FACTS)}, or a path"
 
@@ -165,12 +172,25 @@ def _open_own(path: Path, source: str, options: ReadOptions) -> Catalog | Datase
             return replace(catalog, notes=(*catalog.notes, note))
         if (binaries := find_binaries(path)) is not None:
             return read_binaries(binaries, source)
+        if shards := find_shards(path):
+            return read_shards(path, shards, source)
         return read_folder(path, source, options)
+    if path.suffix.lower() == ".tar":
+        return read_shards(path, find_shards(path), source)
     if path.suffix.lower() == ".npz":
         return read_npz(path, source, options.white)
     if path.suffix.lower() == ".zip":
         return read_folder(path, source, options)
     raise UsageError(describe_file(path))
+
+
+def _decoded(catalog: Catalog, options: ReadOptions, feed: str) -> Dataset:
+    """Decode the images of a catalog at once, or leave them where they are until they are needed."""
+    if not catalog.can_stay:  # each is found in its file only together with others, or is compressed
+        dataset = catalog.decode(options)
+        note = f"feed='stream': images in {catalog.layout} are decoded at once, and a stream is made of the result"
+        return _noted(dataset, note) if feed == "stream" else dataset
+    return check_test_images(catalog.decode(options, Decoding(feed)), skip_unreadable=options.skip_unreadable)
 
 
 def _recognized(dataset: Dataset, path: Path, known: Iterable[Facts]) -> Dataset:
@@ -188,6 +208,8 @@ def _recognized(dataset: Dataset, path: Path, known: Iterable[Facts]) -> Dataset
         dataset = _noted(dataset, f"called {own_name} but not the published {title}: treated as your own data")
     else:
         dataset = replace(dataset, name=own_name)
+    if lazy(dataset.train.images) is not None:
+        return _noted(dataset, "images that are there twice are not looked for in a stream; wrn check shows them")
     shared, crossing = count_repeats(dataset)
     if shared:
         images = f"{counted(shared, 'test image')} {'is' if shared == 1 else 'are'}"
@@ -204,12 +226,15 @@ def _fitted(dataset: Dataset, image_size: int | None) -> Dataset:
     size = image_size or (None if is_native(height, width) else DEFAULT_SIDE_PX)
     if size is None or (height, width) == (size, size):
         return dataset
-    train, test = (
-        ImageSet(np.ascontiguousarray(resize_all(split.images, size)), split.labels)
-        for split in (dataset.train, dataset.test)
-    )
+    train, test = (ImageSet(_resized(split.images, size), split.labels) for split in (dataset.train, dataset.test))
     fitted = replace(dataset, train=train, test=test)
     return _noted(fitted, f"all images resized from {width} x {height} to {size} x {size} px")
+
+
+def _resized(images: np.ndarray, size: int) -> np.ndarray:
+    if (stream := lazy(images)) is not None:
+        return as_array(stream.fitted((size, size), stream.resize, stream.workers))
+    return np.ascontiguousarray(resize_all(images, size))
 
 
 def _noted(dataset: Dataset, note: str) -> Dataset:

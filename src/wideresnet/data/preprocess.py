@@ -177,10 +177,20 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     Returns:
         Gray levels 0..255: C means and C standard deviations.
     """
+    return statistics_of(level_counts(images))
+
+
+def level_counts(images: np.ndarray) -> np.ndarray:
+    """Count the gray levels of uint8 (N, H, W, C): int64 (C, 256)."""
+    channels = range(images.shape[3])
+    return np.stack([np.bincount(images[..., channel].ravel(), minlength=256) for channel in channels])
+
+
+def statistics_of(level_counts: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return means and standard deviations from counts, int64 (C, 256), of all images together."""
     levels = np.arange(256, dtype=np.float64)
     means, stds = [], []
-    for channel in range(images.shape[3]):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+    for counts in level_counts:
         mean = float((counts * levels).sum() / counts.sum())
         means.append(mean)
         stds.append(float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum())))

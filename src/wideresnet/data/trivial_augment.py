@@ -60,7 +60,7 @@ class Operations:
     number: Tensor
     strength: Tensor
 
-    def __getitem__(self, part: slice) -> Operations:
+    def __getitem__(self, part: slice | Tensor) -> Operations:
         """Return those of some of the images."""
         return Operations(self.number[part], self.strength[part])
 

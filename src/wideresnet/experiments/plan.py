@@ -25,6 +25,7 @@ SVHN_DROPOUT = 0.4
 
 NOT_IN_KEY = (
     "data", "seed", "recipe", "init_from", "device", "kernels", "layout", "threads", "compile", "eval_every", "family",
+    "feed", "workers",
 )  # fmt: skip
 """Flat keys that do not decide a result: names (weights to start from have a digest beside their name), where it is
 computed, how often it is looked at. The seed is apart."""

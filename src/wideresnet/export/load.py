@@ -55,7 +55,13 @@ def read_exported(path: str | Path) -> Weights:
     network = ExportedNetwork(about.name, len(about.class_names), about.channels, run, path)
     note = f"{path}: {about.precision}, run by {RUNTIMES[format]} on the CPU"
     return Weights(
-        network.eval(), Preprocessing("pixels"), about.class_names, about.input_size, (note,), precision=about.precision
+        network.eval(),
+        Preprocessing("pixels"),
+        about.class_names,
+        about.input_size,
+        (note,),
+        precision=about.precision,
+        resize=about.resize,
     )
 
 
@@ -71,7 +77,14 @@ def reopen_written(path: Path, weights: Weights) -> Weights:
         weights.network.name, weights.network.num_classes, weights.network.in_channels,
         lambda images: program(images.transpose(0, 3, 1, 2)), path,
     )  # fmt: skip
-    return Weights(network.eval(), Preprocessing("pixels"), weights.class_names, weights.input_size, (), "fp32")
+    return Weights(
+        network.eval(),
+        Preprocessing("pixels"),
+        weights.class_names,
+        weights.input_size,
+        precision="fp32",
+        resize=weights.resize,
+    )
 
 
 class ExportedNetwork(Network):

@@ -24,7 +24,8 @@ PRECISIONS = ("fp32", "int8")
 COLORS = {1: "gray", 3: "RGB"}
 
 RESIZE = "scale (bilinear, antialiased) until the image just covers height x width, crop the center"
-"""What is left to whoever runs the model; see `fit_to_size`."""
+RESIZE_TO = "scale (bilinear, antialiased) until the shorter side has {resize} px, crop height x width from the center"
+"""What is left to whoever runs the model; see `fit_to_size` and `decoder.fitted`."""
 
 
 def describe(weights: Weights, format: str, precision: str, dynamic: tuple[str, ...]) -> dict[str, Any]:
@@ -54,8 +55,9 @@ def describe(weights: Weights, format: str, precision: str, dynamic: tuple[str, 
             "height": height,
             "width": width,
             "dynamic": list(dynamic),
+            **({} if weights.resize is None else {"resize": weights.resize}),
         },
-        "resize_before": RESIZE,
+        "resize_before": RESIZE if weights.resize is None else RESIZE_TO.format(resize=weights.resize),
         "preprocessing_inside": {
             "mean_std": "(x - mean) / std, per channel",
             "scale": "x / 255",
@@ -81,6 +83,7 @@ class Described:
         class_names: in the order of the outputs.
         channels: of the images, 1 or more.
         input_size: (H, W), px.
+        resize: as in `Weights`.
     """
 
     name: NetworkName
@@ -88,6 +91,7 @@ class Described:
     class_names: tuple[str, ...]
     channels: int
     input_size: tuple[int, int]
+    resize: int | None = None
 
 
 def read_texts(texts: Mapping[str, str], where: str) -> Described:
@@ -112,6 +116,9 @@ def read_texts(texts: Mapping[str, str], where: str) -> Described:
             raise ValueError(f"{len(names)} class names")
         if not all(type(side) is int and 1 <= side <= MAX_SIDE_PX for side in size):
             raise ValueError(f"size {size[0]}x{size[1]}: sides must be 1 to {MAX_SIDE_PX} px")
+        resize = image.get("resize")
+        if resize is not None and not (type(resize) is int and max(size) <= resize <= MAX_SIDE_PX):
+            raise ValueError(f"resize {resize!r}: must be a whole number from {max(size)} to {MAX_SIDE_PX}")
         if type(channels) is not int or not 1 <= channels <= MAX_COUNT:
             raise ValueError(f"channels {channels!r}: must be a whole number of at least 1")
         if (image["name"], image["type"], image["layout"]) != (INPUT, "uint8", "NHWC"):
@@ -122,4 +129,4 @@ def read_texts(texts: Mapping[str, str], where: str) -> Described:
     except (ValueError, KeyError, TypeError, RecursionError, WRNError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(f"{where}: its metadata is damaged ({reason}); export it again") from None
-    return Described(name, precision, tuple(map(legible, names)), channels, size)
+    return Described(name, precision, tuple(map(legible, names)), channels, size, resize)

@@ -126,7 +126,7 @@ def _corrupted_logits(subject: Subject, name: str, severity: int, advance: Calla
     parts = []
     for start in range(0, len(subject.images), size):
         part = slice(start, start + size)
-        images = corrupt(subject.images[part], name, severity, subject.index[part])
+        images = corrupt(np.asarray(subject.images[part]), name, severity, subject.index[part])
         parts.append(subject.run(images, part, advance))
     return torch.cat(parts)
 

@@ -18,8 +18,15 @@ from wideresnet.base import progress
 from wideresnet.base.arithmetic import spread
 from wideresnet.base.errors import DataError, UsageError, WRNError
 from wideresnet.base.format import counted
-from wideresnet.base.metrics import class_errors, confusion, expected_calibration_error, top_k_error
+from wideresnet.base.metrics import (
+    MIN_CLASSES_FOR_TOP5,
+    class_errors,
+    confusion,
+    expected_calibration_error,
+    top_k_error,
+)
 from wideresnet.data import Dataset, ImageSet
+from wideresnet.data.feeds.lazy import lazy
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.load import load_for
 from wideresnet.engines import optimize, quantize
@@ -30,9 +37,6 @@ from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights, read_weights
 from wideresnet.weights.matching import columns_of_run, data_of_run, fit_images, load_matching, run_of
 from wideresnet.weights.pretrained import weights_name
-
-MIN_CLASSES_FOR_TOP5 = 10
-"""With fewer classes, five guesses would be more than half of all classes. This package's choice."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,8 @@ def _check_unseen(run: RunFolder, dataset: Dataset) -> list[str]:
         else:  # somewhere else, or a published set, which is not downloaded for this
             return []
     except WRNError:
+        return []
+    if lazy(train) is not None or lazy(dataset.test.images) is not None:  # too many to compare
         return []
     if train.shape[1:] != dataset.test.images.shape[1:]:
         return []

@@ -13,6 +13,7 @@ from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data.catalog import Catalog
 from wideresnet.data.decode import Encoded, in_threads
 from wideresnet.data.depth import WHITE, UnreadableError
+from wideresnet.data.feeds.decoder import fitted
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.images import decode_quietly, fit_to_size, silent_pillow
 from wideresnet.data.inspection.findings import image_at
@@ -100,7 +101,7 @@ def _probabilities(weights: Weights, opened: Opened, total: int, device: str, wh
         rows.clear()
 
     with silent_pillow():
-        decoded = _decoded(opened, channels, weights.input_size, white or WHITE)
+        decoded = _decoded(opened, channels, weights, white or WHITE)
         for row, pixels in enumerate(progress.track(decoded, "classifying images", total)):
             if pixels is not None:
                 images.append(pixels)
@@ -112,14 +113,15 @@ def _probabilities(weights: Weights, opened: Opened, total: int, device: str, wh
     return probabilities
 
 
-def _decoded(opened: Opened, channels: int, size: tuple[int, int], white: int) -> Iterator[np.ndarray | None]:
-    """Yield images, uint8 (H, W, channels), at the size that the network takes."""
+def _decoded(opened: Opened, channels: int, weights: Weights, white: int) -> Iterator[np.ndarray | None]:
+    """Yield images, uint8 (H, W, channels), scaled and cropped to the size that the network takes."""
+    size = weights.input_size
 
     def one(encoded: Encoded) -> np.ndarray | None:
         try:
             if encoded.source is None:
                 return None
-            return fit_to_size(decode_quietly(encoded.source, channels, white)[0], size)
+            return fitted(decode_quietly(encoded.source, channels, white)[0], size, weights.resize)
         except UnreadableError:
             return None
 

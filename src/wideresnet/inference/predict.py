@@ -17,9 +17,10 @@ from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.format import counted
 from wideresnet.data.decode import Encoded, measure
 from wideresnet.data.depth import WHITE, white_of
+from wideresnet.data.feeds.decoder import fitted
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.formats import EXTENSIONS
-from wideresnet.data.images import UnreadableError, decode_quietly, fit_to_size, kept_size, silent_pillow
+from wideresnet.data.images import UnreadableError, decode_quietly, kept_size, silent_pillow
 from wideresnet.engines import optimize
 from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
@@ -182,7 +183,7 @@ def _read(
     channels = weights.network.in_channels
     if channels not in (1, 3):
         raise UsageError(f"{weights.network.name}: takes images of {channels} channels, but image files have 1 or 3")
-    pixels, notes, failures = _decode(files, weights.input_size, channels, weights.preprocessing.white)
+    pixels, notes, failures = _decode(files, weights, channels)
     unreadable = [f"{file} ({failure})" for file, failure in zip(files, failures, strict=True) if failure]
     if unreadable and (not skip_unreadable or len(unreadable) == len(files)):
         advice = "" if skip_unreadable else "; remove them, or leave them out with skip_unreadable=True"
@@ -218,15 +219,14 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def _decode(
-    files: list[Path], size: tuple[int, int], channels: int, white: int | None
-) -> tuple[list[np.ndarray], list[list[str]], list[str]]:
+def _decode(files: list[Path], weights: Weights, channels: int) -> tuple[list[np.ndarray], list[list[str]], list[str]]:
     """Decode files to images of a size, uint8 (height, width, channels).
 
     Returns:
         The readable images; for every file its notes; for every file why it cannot be read, or "".
     """
 
+    size, white = weights.input_size, weights.preprocessing.white
     used = white or WHITE
 
     def decode_one(file: Path) -> tuple[np.ndarray | None, list[str], str]:
@@ -236,8 +236,8 @@ def _decode(
             return None, [], str(error)
         notes = [_NOTES.get(name, f"converted from {name}") for name in sorted(conversions)]
         if image.shape[:2] != size:
-            notes.append(_resizing(image.shape, size))
-        return fit_to_size(image, size), notes, ""
+            notes.append(_resizing(image.shape, size, weights.resize))
+        return fitted(image, size, weights.resize), notes, ""
 
     with silent_pillow(), ThreadPoolExecutor(usable_cpus()) as pool:
         if white is None:  # none in training: as many bits as these use
@@ -248,9 +248,13 @@ def _decode(
     return [image for image in images if image is not None], list(notes), list(failures)
 
 
-def _resizing(shape: tuple[int, ...], size: tuple[int, int]) -> str:
-    """Say how `fit_to_size` fits an image of a shape (H, W, C) to a size (height, width)."""
-    height, width = map(round, kept_size(shape, size))
+def _resizing(shape: tuple[int, ...], size: tuple[int, int], resize: int | None) -> str:
+    """Say how `fitted` fits an image of a shape (H, W, C) to a size (height, width)."""
+    if resize is None:
+        height, width = map(round, kept_size(shape, size))
+    else:
+        scale = min(shape[:2]) / resize
+        height, width = (round(side * scale) for side in size)
     cropped = f", center crop of {width} x {height}" if (height, width) != shape[:2] else ""
     return f"resized from {shape[1]} x {shape[0]} to {size[1]} x {size[0]} px{cropped}"
 

@@ -29,7 +29,9 @@ def find_changes(
     if recipe.name not in recipes.RECIPES:
         return None
     try:
-        base = recipes.base_of(recipe.name, recipe.network, recipe.data, known_as=data_name, num_train=num_train)
+        base = recipes.base_of(
+            recipe.name, recipe.network, recipe.data, known_as=data_name, num_train=num_train, family=recipe.family
+        )
     except UsageError:  # the recipe depends on the number of images
         return None
     return recipes.changes_in_record(recipe, base, asked)

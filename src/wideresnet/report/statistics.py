@@ -86,7 +86,7 @@ def settings_of(recipe: Recipe, data_name: str) -> dict[str, Any]:
         data_name: the name of the data set, which stands in for the path that it was read from.
     """
     settings = recipe.values()
-    for name in ("seed", "eval_every", *ELSEWHERE):
+    for name in ("seed", "eval_every", "feed", *ELSEWHERE):
         del settings[name]
     return settings | {"data": data_name}
 

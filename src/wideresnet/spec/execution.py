@@ -8,7 +8,7 @@ from typing import Any
 SETTLED = ("precision", "kernels", "layout", "threads", "compile")
 """The fields of a recipe that the machine decides if they are "auto" or None; `recipe.json` holds what it decided."""
 
-ELSEWHERE = ("device", "kernels", "layout", "threads", "compile")
+ELSEWHERE = ("device", "kernels", "layout", "threads", "compile", "workers")
 """The fields that may differ when a run is resumed: where it runs, and what changes its numbers by rounding alone."""
 
 AUTOTUNE_MODES = ("cached", "again", "off")

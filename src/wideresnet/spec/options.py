@@ -152,10 +152,49 @@ class FeedOptions:
     cutout: int = option(
         0,
         "side in pixels of a square at a random place that is set to 0 after preprocessing; 0: off",
-        "DeVries & Taylor 2017; 16 on CIFAR-10, 8 on CIFAR-100 there",
+        "DeVries & Taylor 2017; 16 on CIFAR-10, 8 on CIFAR-100 there", low=0, high=1024,
+    )  # fmt: skip
+    random_resized_crop: float = option(
+        0.0,
+        "cut a part of at least this share of the area, aspect 3/4 to 4/3, and scale it to image_size; 0: off",
+        "Szegedy et al. 2015; 0.08 there",
         low=0,
-        high=1024,
+        high=1,
     )
+    color_jitter: float = option(
+        0.0,
+        "change brightness, contrast and saturation by up to this share, in random order; 0: off",
+        "fb.resnet.torch, datasets/imagenet.lua; 0.4 there",
+        low=0,
+        high=1,
+    )
+    pca_lighting: float = option(
+        0.0,
+        "add colors along the principal components of ImageNet's, with this standard deviation; 0: off",
+        "Krizhevsky et al. 2012; 0.1 there",
+        low=0,
+        high=10,
+    )
+    random_erasing: float = option(
+        0.0,
+        "probability of setting a random rectangle to 0 after preprocessing; 0: off",
+        "Zhong et al. 2020; 0.1 in torchvision's recipe", low=0, high=1,
+    )  # fmt: skip
+    mixup: float = option(
+        0.0,
+        "alpha of mixup, blends of two images and of their labels; 0: off; with cutmix, one of the two per batch",
+        "Zhang et al. 2018", low=0, high=100,
+    )  # fmt: skip
+    cutmix: float = option(
+        0.0,
+        "alpha of cutmix, a rectangle of another image and a share of its label; 0: off",
+        "Yun et al. 2019; 1 there", low=0, high=100,
+    )  # fmt: skip
+    repeated_augmentation: int = option(
+        1,
+        "times that an image is in a batch, augmented differently; an epoch then has fewer different images",
+        "Hoffer et al. 2020; 4 in torchvision's recipe", low=1, high=64,
+    )  # fmt: skip
     image_scales: tuple[tuple[float, float], ...] = option(
         ((0.0, 1.0),),
         "pairs (from this share of the epochs, train on images scaled by this)",
@@ -173,6 +212,17 @@ class FeedOptions:
         "own choice; the paper has 32",
         low=8,
         high=1024,
+    )
+    eval_size: int | None = option(
+        None, "side of the center crop of test images, px (none: image_size)", "fb.resnet.torch; 224 there",
+        low=8, high=1024,
+    )  # fmt: skip
+    eval_resize: int | None = option(
+        None,
+        "shorter side, px, to which test images are scaled before the crop (none: eval_size)",
+        "fb.resnet.torch; 256 there",
+        low=8,
+        high=2048,
     )
     extra_data: bool = option(False, "svhn: train on its 531,131 extra images too", PAPER)
     limit: int | None = option(
@@ -213,6 +263,15 @@ class FeedOptions:
                 f"auto_augment={self.auto_augment!r}: changes pixels of 0..255, but preprocessing='zca' whitens the "
                 "whole set in advance; use preprocessing='mean_std'"
             )
+        if self.preprocessing == "zca" and (self.streams or self.pca_lighting):
+            raise UsageError(
+                "preprocessing='zca': whitens the whole set in advance, so random_resized_crop, color_jitter, "
+                "pca_lighting, eval_size and eval_resize cannot be used; use preprocessing='mean_std'"
+            )
+        if self.eval_resize is not None and self.eval_resize < (size := self.eval_size or self.image_size or 0):
+            raise UsageError(
+                f"eval_resize={self.eval_resize}: smaller than the crop of {size} px; use eval_resize={size} or more"
+            )
         _check_length("image_scales", self.image_scales)
         starts = [start for start, _ in self.image_scales]
         if (
@@ -225,6 +284,16 @@ class FeedOptions:
                 f"image_scales={self.image_scales}: pairs (start, scale) with the first start 0, starts rising and "
                 "below 1, 0 < scale <= 2"
             )
+
+    @property
+    def streams(self) -> bool:
+        """Whether images are needed as they are on the disk, at every use again."""
+        return bool(self.random_resized_crop or self.color_jitter or self.eval_size or self.eval_resize)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images and labels of a batch are mixed."""
+        return bool(self.mixup or self.cutmix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +361,20 @@ class MachineOptions:
         "convolutions on a CPU by this package's Winograd kernels or by PyTorch; auto: measured",
         "Lavin & Gray 2015",
         choices=("auto", "winograd", "pytorch"),
+    )
+    feed: str = option(
+        "auto",
+        "resident: decoded images stay in memory; stream: they are decoded when they are needed, by other processes; "
+        "auto: resident if they take at most a quarter of the free memory",
+        "own choice",
+        choices=("auto", "resident", "stream"),
+    )
+    workers: int | None = option(
+        None,
+        "processes that decode images of a stream; 0: none (none: one per CPU with a GPU, else one per four)",
+        "own choice",
+        low=0,
+        high=256,
     )
     layout: str = option(
         "auto", "memory layout of feature maps; auto: measured", "own choice",

@@ -93,9 +93,10 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """Return the flat recipe as plain JSON values; `Recipe.from_json` is the inverse.
 
-        A run that starts from random weights has no word of others in its record.
+        What came after the first release is there only if it is used, so that records stay as they were.
         """
-        values = {key: value for key, value in self.values().items() if not (key in INITIAL and value is None)}
+        values, defaults = self.values(), _DEFAULTS
+        values = {key: value for key, value in values.items() if key not in ADDED or value != defaults[key]}
         return json.loads(json.dumps(values))
 
     @classmethod
@@ -127,7 +128,14 @@ def overridden(recipe: Recipe, base: Recipe) -> dict[str, tuple[Any, Any]]:
 
 
 INITIAL = ("init_from", "init_sha256")
-"""The flat keys that `recipe.json` has only for a run that starts from trained weights."""
+"""The flat keys of trained weights to start from."""
+
+ADDED = (
+    *INITIAL, "image_column", "label_column", "class_order", "white",
+    "random_resized_crop", "color_jitter", "pca_lighting", "random_erasing", "mixup", "cutmix",
+    "repeated_augmentation", "eval_size", "eval_resize", "feed", "workers",
+)  # fmt: skip
+"""The flat keys that `recipe.json` has only if they are not at their defaults, with which all was done before them."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "what": ("network", "data", "recipe", *INITIAL),
@@ -140,15 +148,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "label_smoothing", "clip_grad_norm", "sam_rho", "ema_decay",
     ),
     "feed": (
-        "drop_last", "flip", "crop_padding", "padding_mode", "auto_augment", "cutout", "image_scales",
-        "preprocessing", "image_size", "extra_data", "limit", "holdout", "skip_unreadable", "image_column",
-        "label_column", "class_order", "white", "eval_every",
+        "drop_last", "flip", "crop_padding", "padding_mode", "auto_augment", "cutout", "random_resized_crop",
+        "color_jitter", "pca_lighting", "random_erasing", "mixup", "cutmix", "repeated_augmentation", "image_scales",
+        "preprocessing", "image_size", "eval_size", "eval_resize", "extra_data", "limit", "holdout",
+        "skip_unreadable", "image_column", "label_column", "class_order", "white", "eval_every",
     ),
     "network": (
         "family", "dropout", "activation", "norm", "bn_momentum", "bn_eps", "sync_bn", "init", "bn_scale",
         "stochastic_depth",
     ),
-    "machine": ("seed", "device", "precision", "kernels", "layout", "threads", "compile", "deterministic"),
+    "machine": (
+        "seed", "device", "precision", "kernels", "layout", "threads", "compile", "deterministic", "feed", "workers",
+    ),
 }  # fmt: skip
 """The flat keys as people see them: groups of flags, rows of the announcement and the page, order in `recipe.json`."""
 
@@ -188,6 +199,8 @@ def _flat_fields() -> dict[str, FlatField]:
 
 FIELDS: dict[str, FlatField] = _flat_fields()
 """Every flat key, in the order of `GROUPS`."""
+
+_DEFAULTS = Recipe().values()
 
 CHOICES: dict[str, tuple[str, ...]] = {
     key: field.metadata["choices"] for key, field in FIELDS.items() if field.metadata["choices"]

@@ -13,7 +13,8 @@ from wideresnet.base.format import nearest
 from wideresnet.spec.execution import SETTLED
 from wideresnet.spec.files import read_json
 from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
-from wideresnet.spec.recipe import FIELDS, INITIAL, Recipe, overridden
+from wideresnet.spec.recipe import ADDED, FIELDS, Recipe, overridden
+from wideresnet.spec.recipes_imagenet import is_imagenet_network, modern, paper_imagenet
 
 NUM_TRAIN = {"digits": 1437, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
 """Training images of the sets that are known by name. A test compares them with `data.facts`."""
@@ -23,14 +24,19 @@ GROWING = ((0.0, 0.625), (8 / 18, 0.75), (13 / 18, 1.0))
 """Sizes of the images of `quick` and `long`, from a share of the run on, as factors. Own choice, see LOG.md."""
 
 
-def paper(network: str, data: str, known_as: str = "", num_train: int | None = None) -> Recipe:
+def paper(
+    network: str, data: str, known_as: str = "", num_train: int | None = None, *, family: str | None = None
+) -> Recipe:
     """Return what Zagoruyko & Komodakis ran: CIFAR's values, or SVHN's; for other data CIFAR's schedule.
+
+    For ImageNet's networks it is ImageNet's recipe, see `recipes_imagenet`, except on the small sets known by name.
 
     Args:
         network: name of the network.
         data: as for `--data`; it is kept in the recipe.
         known_as: the data set that `data` turned out to be ("cifar10", "svhn", ...), if that is known.
         num_train: not used, the paper's schedule counts epochs.
+        family: reading of a name that has two.
 
     CIFAR: 200 epochs of 390 steps of 128 images; lr 0.1 for 59 epochs, then 0.02 from the 60th, 0.004 from the 120th,
     0.0008 from the 160th. BN scales start from U(0, 1).
@@ -42,6 +48,8 @@ def paper(network: str, data: str, known_as: str = "", num_train: int | None = N
     """
     del num_train
     known = _known(known_as, data)
+    if known not in NUM_TRAIN and is_imagenet_network(network, family):
+        return paper_imagenet(network, data)
     if known == "svhn":
         return Recipe(
             network=network, data=data, name="paper",
@@ -214,7 +222,7 @@ def _known(*names: str) -> str:
 
 
 RECIPES: dict[str, Callable[[str, str, str, int | None], Recipe]] = {
-    "paper": paper, "quick": quick, "fast": fast, "long": long, "strong": strong, "sam": sam,
+    "paper": paper, "quick": quick, "fast": fast, "long": long, "strong": strong, "sam": sam, "modern": modern,
 }  # fmt: skip
 
 
@@ -242,7 +250,8 @@ def resolve(
     values = {} if recipe in RECIPES else _file_values(recipe)
     if "init_from" in (overrides or {}):
         values.pop("init_sha256", None)  # of the weights that the file starts from
-    base = base_of(recipe, network, data, known_as=known_as, num_train=num_train)
+    family = (overrides or {}).get("family", values.get("family"))
+    base = base_of(recipe, network, data, known_as=known_as, num_train=num_train, family=family)
     changes = {**values, "network": network, "data": data, **(overrides or {})}
     changed = base.replace(**changes)
     if "eval_every" in changes:
@@ -252,7 +261,15 @@ def resolve(
     return changed.replace(eval_every=max(1, every))
 
 
-def base_of(recipe: str, network: str, data: str, *, known_as: str = "", num_train: int | None = None) -> Recipe:
+def base_of(
+    recipe: str,
+    network: str,
+    data: str,
+    *,
+    known_as: str = "",
+    num_train: int | None = None,
+    family: str | None = None,
+) -> Recipe:
     """Return the named recipe, or the one that a recipe file starts from, without any change.
 
     Raises:
@@ -263,12 +280,15 @@ def base_of(recipe: str, network: str, data: str, *, known_as: str = "", num_tra
         values = _file_values(recipe)
         name = values.get("recipe", "paper")
         if not isinstance(name, str) or name not in RECIPES:
-            if missing := sorted(FIELDS.keys() - values.keys() - {"network", "data", *INITIAL}):
+            if missing := sorted(FIELDS.keys() - values.keys() - {"network", "data", *ADDED}):
                 raise UsageError(
                     f"{recipe}: its recipe {name!r}: {nearest(str(name), RECIPES)}; {len(missing)} fields that the "
                     f"file leaves out ({missing[0]}, ...) come from a named recipe"
                 )
             return Recipe.flat(**values)
+    if name in ("paper", "modern"):
+        make = paper if name == "paper" else modern
+        return make(network, data, known_as, num_train, family=family)
     return RECIPES[name](network, data, known_as, num_train)
 
 
@@ -292,11 +312,14 @@ def changes_in_record(recipe: Recipe, base: Recipe, asked_for: Iterable[str] = (
         Flat key -> (base's value, recipe's value).
     """
     changed, asked, by_hand = overridden(recipe, base), base.values(), list(asked_for)
-    decided = {key for key in ("family", *SETTLED) if asked[key] in ("auto", None) and key not in by_hand}
+    decided = {key for key in ("family", "feed", *SETTLED) if asked[key] in ("auto", None) and key not in by_hand}
     return {key: pair for key, pair in changed.items() if key not in decided}
 
 
 def _file_values(recipe: str) -> dict[str, Any]:
     if not Path(recipe).is_file():
         raise UsageError(f"recipe {recipe!r}: {nearest(recipe, RECIPES)}, or the path of a recipe.json")
-    return read_json(Path(recipe))
+    values = read_json(Path(recipe))
+    if FIELDS.keys() - {"network", "data", *ADDED} <= values.keys():  # whole, as a run writes it: see `Recipe.to_json`
+        values = {**{key: value for key, value in Recipe().values().items() if key in ADDED}, **values}
+    return values

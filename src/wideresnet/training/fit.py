@@ -14,6 +14,7 @@ from wideresnet.base import progress
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import human_bytes
 from wideresnet.data import Dataset
+from wideresnet.data.feeds.stream import StreamFeed
 from wideresnet.data.load import load_for
 from wideresnet.distributed.collectives import LostProcess
 from wideresnet.distributed.sync_norm import synchronize_norms
@@ -40,7 +41,7 @@ from wideresnet.training.schedules import make_schedule, shared_batch
 from wideresnet.training.setup import Job, build_feed, build_network, check_smallest_part, notes_on
 from wideresnet.training.track import Tracker, Tracking, check_tracker
 from wideresnet.weights.checkpoint import list_checkpoints
-from wideresnet.weights.hub import Weights, write_config
+from wideresnet.weights.hub import write_config
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +198,9 @@ def prepare(
     # feed: the training set on the device
     data = build_feed(recipe, dataset, device, world, initial.preprocessing if initial else None)
 
+    if isinstance(data.feed, StreamFeed) and recipe.machine.feed != "stream":
+        recipe = recipe.replace(feed="stream")  # a resumed run keeps it, whatever memory is left then
+
     # network: with its initial weights
     num_images, in_channels = data.feed.num_images, dataset.train.images.shape[3]
     network, network_notes = build_network(recipe, len(data.class_names), in_channels)
@@ -293,6 +297,8 @@ def _resume(folder: RunFolder, asked: Recipe, world: World) -> tuple[Recipe, tup
     if not folder.is_run():
         raise _nothing_to_resume(folder)
     stored = folder.read_recipe()
+    if stored.machine.feed == "auto":
+        stored = stored.replace(feed="resident")
     note = "" if folder.result.is_file() else check_processes(folder, stored, world.size)
     # threads are those of one process: with more or fewer processes the machine decides anew
     return resumed_recipe(folder.path, stored, asked, keep_threads=not note), (note,) if note else ()
@@ -323,7 +329,7 @@ def _open_folder(
         env["asked"] = list(asked_of_machine(job.recipe) if asked is None else asked)
         write_json(folder.env, env)  # before the recipe, with which the run begins: only now it is known what was asked
         write_json(folder.recipe, {**job.recipe.to_json(), **job.execution.settled()})
-    write_config(folder.path, Weights(job.network, job.data.preprocessing, job.data.class_names, job.data.feed.size))
+    write_config(folder.path, job.data.weights(job.network))
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from torch import Tensor
 from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError, WRNError
 from wideresnet.base.format import human_seconds
-from wideresnet.base.metrics import expected_calibration_error
+from wideresnet.base.metrics import MIN_CLASSES_FOR_TOP5, expected_calibration_error, top_k_error
 from wideresnet.data import ImageSet
+from wideresnet.data.feeds.stream import StreamFeed
 from wideresnet.distributed.gradients import make_exchange
 from wideresnet.engines import optimize
 from wideresnet.engines.evaluate import EVALUATION_BATCH, Evaluation, evaluate
@@ -37,7 +38,7 @@ from wideresnet.training.setup import Job
 from wideresnet.training.step import Meter
 from wideresnet.training.track import Tracking
 from wideresnet.weights.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
-from wideresnet.weights.hub import Weights, write_weights
+from wideresnet.weights.hub import write_weights
 
 Watch = Callable[[int, float, float], None]
 """Called with the steps done, the epoch's loss so far, and its training error so far in percent."""
@@ -116,6 +117,7 @@ class Run:
             StopRequest() as stop,
             torch.random.fork_rng(devices=cuda),
             progress.task("training", total=total, fields=("loss", "error", "rate")) as task,
+            feed.running(),
         ):
             if resume:
                 self.restore()
@@ -276,13 +278,16 @@ class Run:
             "device": self.device,
             "precision": self.job.execution.precision,
             "num_processes": self.world.size,
+            **self.feed_result(),
         }
+        if len(self.data.class_names) >= MIN_CLASSES_FOR_TOP5:
+            result["test_top5_error_pct"] = top_k_error(test.logits.numpy(), self.data.test.labels, 5)
         if self.world.is_first:
             folder, predictions = (
                 self.folder,
                 save({"logits": test.logits, "labels": torch.from_numpy(self.data.test.labels)}),
             )
-            digests = write_weights(folder.path, Weights(network, data.preprocessing, data.class_names, data.feed.size))
+            digests = write_weights(folder.path, data.weights(network))
             write_atomic(folder.predictions, predictions)
             digests[folder.predictions.name] = digest(predictions)
             digests[folder.metrics.name] = digest(self.metrics)
@@ -290,6 +295,17 @@ class Run:
             folder.write_result(result, digests)
             folder.remove_leftovers()
         return self.world.agree(result)
+
+    def feed_result(self) -> dict[str, Any]:
+        """Return the result's fields about a stream: the share of the training time that steps waited for images."""
+        feed = self.data.feed
+        if not isinstance(feed, StreamFeed):
+            return {}
+        return {
+            "data_wait_pct": round(100 * feed.waited_s / max(self.train_s, 1e-9), 2),
+            "workers": feed.workers,
+            "num_unreadable": len(feed.unreadable),
+        }
 
     def save(self) -> None:
         """Write a checkpoint of everything that decides the rest of the run; the first process's, for all."""
@@ -309,6 +325,7 @@ class Run:
             "evaluation_s": self.evaluation_s,
             "data": self.data.digest,
             "recipe": self.recipe_digest,
+            "feed": self.data.feed.progress(),
         }
         save_checkpoint(self.folder.checkpoint, Checkpoint(self.step, tensors, values))
         self.folder.forget_replaced()
@@ -351,6 +368,8 @@ class Run:
         self.saved_at = time.monotonic()
         self.meter.restore(found.progress["meter"])
         self.step = found.step
+        if values := found.progress.get("feed"):
+            self.data.feed.restore(values)
         self.train_s, self.evaluation_s = found.progress["train_s"], found.progress["evaluation_s"]
         epochs_done, within = divmod(self.step, self.data.feed.num_batches)
         self.metrics = found.tensors[METRICS].numpy().tobytes()

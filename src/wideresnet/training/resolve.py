@@ -41,7 +41,8 @@ def resolve_for_data(
     limit = first.feed.limit or len(dataset.train)
     num_train = max(1, min(len(dataset.train), limit) - first.feed.holdout)
     known: dict[str, Any] = {"known_as": dataset.name, "num_train": num_train}
-    return resolve(recipe, network, data, overrides, **known), base_of(recipe, network, data, **known), dataset
+    base = base_of(recipe, network, data, **known, family=overrides.get("family"))
+    return resolve(recipe, network, data, overrides, **known), base, dataset
 
 
 def recipe_for(recipe: str, network: str, data: str, **overrides: Any) -> Recipe:
@@ -85,7 +86,7 @@ def resumed_recipe(path: Path, stored: Recipe, asked: Recipe, *, keep_threads: b
     """
     wanted = asked.values()
     for key, (old, new) in overridden(asked, stored).items():
-        if key in ("family", *SETTLED) and new in ("auto", None):  # leaves it to the run
+        if key in ("family", "feed", *SETTLED) and new in ("auto", None):  # leaves it to the run
             wanted[key] = old
         elif key not in ELSEWHERE and _canonical(key, new, stored.family) != old:
             argument = key if key == "network" else f"{key}="  # it is no flag

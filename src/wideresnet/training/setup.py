@@ -15,6 +15,8 @@ from wideresnet.base.format import human_bytes
 from wideresnet.base.seeding import seed_of
 from wideresnet.data import Dataset, ImageSet
 from wideresnet.data.dataset import digest
+from wideresnet.data.feeds.later import Later
+from wideresnet.data.feeds.lazy import lazy
 from wideresnet.data.feeds.resident import Feed, hold_out
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.data.trivial_augment import LARGEST_SHIFT_PX
@@ -27,8 +29,10 @@ from wideresnet.spec.execution import Execution
 from wideresnet.spec.fields import show_value
 from wideresnet.spec.names import parse
 from wideresnet.spec.recipe import Recipe
+from wideresnet.training.choose_feed import feed_kind, fit_preprocessing, for_evaluation, is_streamed
 from wideresnet.training.resolve import SMALLEST_IMAGENET_PX
 from wideresnet.training.schedules import Schedule, shared_batch
+from wideresnet.weights.hub import Weights
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,14 @@ class TrainingData:
     name: str
     digest: str
     notes: tuple[str, ...]
+
+    def weights(self, network: Network) -> Weights:
+        """Return a network with what it needs to read images as the test images are read."""
+        test = lazy(self.test.images)
+        size = self.feed.size if test is None else test.size
+        return Weights(
+            network, self.preprocessing, self.class_names, size, resize=None if test is None else test.resize
+        )
 
 
 @dataclass(frozen=True)
@@ -102,14 +114,17 @@ def build_feed(
             f"auto_augment trivial shifts images by up to {LARGEST_SHIFT_PX} pixels, which leaves nothing of some of "
             f"these {height}x{width}"
         )
-    preprocessing = preprocessing or Preprocessing.fit(
-        feed.preprocessing, train.images, facts.mean if facts else None, facts.std if facts else None
-    )
+    if preprocessing is None:
+        preprocessing, told = fit_preprocessing(recipe, dataset, train.images)
+        notes += told
     preprocessing = replace(preprocessing, white=dataset.white)
-    _check_room(recipe, train, device)
     batch_size, _ = shared_batch(recipe.schedule, world.size)
-    resident = Feed(
-        train.images,
+    later = Later(feed.pca_lighting, feed.random_erasing, feed.mixup, feed.cutmix, len(dataset.class_names))
+    how = feed_kind(recipe, train.images, device, world)
+    if not is_streamed(recipe, train.images):
+        _check_room(recipe, train, device)
+    made = how.kind(
+        how.images,
         train.labels,
         preprocessing,
         batch_size=batch_size,
@@ -119,17 +134,20 @@ def build_feed(
         flip=feed.flip,
         auto_augment=feed.auto_augment,
         cutout=feed.cutout,
+        later=later,
+        repeats=feed.repeated_augmentation,
         seed=recipe.seed,
         device=device,
         rank=world.rank,
         num_ranks=world.size,
+        **how.arguments,
     )
     _check_smallest_batch(recipe, batch_size, len(train), world.size)
     return TrainingData(
-        feed=resident,
+        feed=made,
         preprocessing=preprocessing,
-        validation=validation,
-        test=dataset.test,
+        validation=for_evaluation(recipe, validation, made),
+        test=for_evaluation(recipe, dataset.test, made),
         class_names=dataset.class_names,
         name=dataset.name,
         digest=digest(train, dataset.test),
@@ -259,7 +277,8 @@ def _check_room(recipe: Recipe, train: ImageSet, device: str) -> None:
 
 
 def _take(images: ImageSet, index: np.ndarray) -> ImageSet:
-    return ImageSet(np.ascontiguousarray(images.images[index]), images.labels[index])
+    taken = images.images[index]
+    return ImageSet(taken if lazy(taken) is not None else np.ascontiguousarray(taken), images.labels[index])
 
 
 def _notes_on_processes(recipe: Recipe) -> list[str]:

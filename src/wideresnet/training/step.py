@@ -22,7 +22,7 @@ def training_loss(
     Args:
         forward: the network's forward pass, see `configure.make_forward`.
         images: float32 (B, C, H, W), channels last as a feed yields them.
-        labels: int64 (B,).
+        labels: int64 (B,), or the share of each class, float32 (B, classes).
     """
     if execution.layout == "contiguous":
         images = images.contiguous()
@@ -32,8 +32,8 @@ def training_loss(
 
 
 def count_errors(logits: Tensor, labels: Tensor) -> Tensor:
-    """Count the images whose highest logit is not their label's."""
-    return (logits.argmax(1) != labels).sum()
+    """Count the images whose highest logit is not their label's; of mixed labels the largest one counts."""
+    return (logits.argmax(1) != (labels if labels.ndim == 1 else labels.argmax(1))).sum()
 
 
 class Meter:

@@ -56,6 +56,7 @@ class Weights:
         notes: what the reader of its numbers should know, one line each.
         sha256: of the file that the network was read from; None if there is none, or only a checkpoint, which will go.
         precision: the only one that the network computes in, if it is an exported model: "fp32" or "int8".
+        resize: shorter side, px, to which images are scaled before the center crop; None: until they just cover it.
     """
 
     network: Network
@@ -65,6 +66,7 @@ class Weights:
     notes: tuple[str, ...] = ()
     sha256: str | None = None
     precision: str | None = None
+    resize: int | None = None
 
 
 def write_weights(folder: Path, weights: Weights, *, half: bool = False) -> dict[str, str]:
@@ -110,6 +112,7 @@ def write_config(folder: Path, weights: Weights, digests: dict[str, str] | None 
         "options": weights.network.options,
         "class_names": list(weights.class_names),
         "input_size": list(weights.input_size),
+        **({"resize": weights.resize} if weights.resize is not None else {}),
         "preprocessing": weights.preprocessing.to_config(),
     }
     return {**digests, CONFIG: digest(write_json(folder / CONFIG, seal(config, CONFIG, digests)))}
@@ -136,7 +139,7 @@ def read_weights(path: str | Path) -> Weights:
         notes.append(note)
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{model}: no {CONFIG} next to it, so that network, classes and preprocessing are unknown")
-    digests, network, preprocessing, names, size = _read_config(folder / CONFIG)
+    digests, network, preprocessing, names, size, resize = _read_config(folder / CONFIG)
     if tensors is None:
         if model.name not in digests.values:
             notes.append(f"{folder}: holds no SHA-256 of {model.name}, so damage to it would not be noticed")
@@ -144,7 +147,7 @@ def read_weights(path: str | Path) -> Weights:
     stored = _load_into(network, tensors, model)
     if stored and not is_shipped:
         notes.append(f"{model}: stored in {stored}, computed in float32")
-    return Weights(network.eval(), preprocessing, names, size, tuple(notes), sha256)
+    return Weights(network.eval(), preprocessing, names, size, tuple(notes), sha256, resize=resize)
 
 
 def read_preprocessing(folder: Path) -> Preprocessing:
@@ -180,11 +183,13 @@ def _unfinished(path: Path) -> tuple[dict[str, Tensor], Path, str]:
     return averaged or found.part("network"), run.checkpoint, note
 
 
-def _read_config(path: Path) -> tuple[Digests, Network, Preprocessing, tuple[str, ...], tuple[int, int]]:
+def _read_config(
+    path: Path,
+) -> tuple[Digests, Network, Preprocessing, tuple[str, ...], tuple[int, int], int | None]:
     """Read `config.json`: digests of the files beside it, and a network of shapes alone with all but its values."""
     config, digests = unseal(read_json(path), path)
     try:
-        names, (height, width) = _class_names(config), _input_size(config)
+        names, (height, width), resize = _class_names(config), _input_size(config), _resize(config)
         # shapes only: no memory is allocated before the file is known to hold such a network; warnings about options
         # without effect were shown in training
         with torch.device("meta"), warnings.catch_warnings():
@@ -204,7 +209,7 @@ def _read_config(path: Path) -> tuple[Digests, Network, Preprocessing, tuple[str
     if needed != len(preprocessing.mean) + len(matrices.get("zca_mean", ())):
         raise DataError(f"{path}: its {kind} is not for images of {height}x{width} with {channels} channels")
     _check_memory(network, (height, width), path)
-    return digests, network, preprocessing, names, (height, width)
+    return digests, network, preprocessing, names, (height, width), resize
 
 
 def _refusal(path: Path, error: Exception) -> DataError:
@@ -225,6 +230,13 @@ def _input_size(config: dict[str, Any]) -> tuple[int, int]:
     if not 1 <= min(size) <= max(size) <= MAX_SIDE_PX:
         raise ValueError(f"input_size {size[0]}x{size[1]}: sides must be 1 to {MAX_SIDE_PX} px")
     return size[0], size[1]
+
+
+def _resize(config: dict[str, Any]) -> int | None:
+    resize, size = config.get("resize"), _input_size(config)
+    if resize is not None and not (type(resize) is int and max(size) <= resize <= MAX_SIDE_PX):
+        raise ValueError(f"resize must be a whole number from {max(size)} to {MAX_SIDE_PX} px")
+    return resize
 
 
 def _check_memory(network: Network, size: tuple[int, int], path: Path) -> None:

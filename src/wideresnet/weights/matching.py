@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wideresnet.base.errors import UsageError
+from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data import Dataset, ImageSet, load_dataset
+from wideresnet.data.feeds.lazy import as_array, lazy
+from wideresnet.data.feeds.workers import chosen_workers
 from wideresnet.data.images import fit_to_size
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights
@@ -48,8 +50,9 @@ def load_matching(
             load_dataset, data, skip_unreadable=skip_unreadable, image_column=image_column, label_column=label_column,
             white=weights.preprocessing.white,
         )  # fmt: skip
-        dataset = load()
         height, width = weights.input_size
+        whole = weights.resize is not None  # a center crop needs whole images
+        dataset = load(image_size=max(height, width), feed="stream") if whole else load()
         if dataset.test.images.shape[1:3] != (height, width) and height == width:
             dataset = load(image_size=height)
     dataset, notes = _in_order_of(weights, dataset)
@@ -57,8 +60,11 @@ def load_matching(
 
 
 def columns_of_run(run: RunFolder, data: str | Path | Dataset) -> dict[str, str | None]:
-    """Return the columns that a run was told to read, if its own data is read again."""
-    if not run.is_run() or (recipe := run.read_recipe()).data != str(data):
+    """Return the columns that a run was told to read, if its own data is read again; none of a damaged record."""
+    try:
+        if not run.is_run() or (recipe := run.read_recipe()).data != str(data):
+            return {}
+    except DataError:
         return {}
     return {"image_column": recipe.feed.image_column, "label_column": recipe.feed.label_column}
 
@@ -110,6 +116,10 @@ def fit_images(weights: Weights, dataset: Dataset, images: np.ndarray) -> tuple[
     """
     notes: list[str] = []
     channels, wanted = images.shape[3], weights.network.in_channels
+    if (stream := lazy(images)) is not None and channels <= wanted <= 3:
+        return as_array(
+            stream.fitted(weights.input_size, weights.resize, chosen_workers(None, "cpu", 1), wanted)
+        ), notes
     if channels == 1 and wanted == 3:
         images = np.repeat(images, 3, axis=3)
         notes.append("the images are grayscale and the network takes RGB: gray repeated in all three channels")

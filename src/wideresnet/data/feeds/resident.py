@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +14,21 @@ from torch import Tensor
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.errors import UsageError
 from wideresnet.base.seeding import seed_of
-from wideresnet.data.augment import crop_and_flip, cut_out, draw_squares, pad_images, plan_epoch, resize
+from wideresnet.data.augment import (
+    EpochPlan,
+    crop_and_flip,
+    cut_out,
+    draw_squares,
+    pad_images,
+    plan_epoch,
+    resize,
+)
+from wideresnet.data.feeds.later import Later
+from wideresnet.data.feeds.lazy import lazy
 from wideresnet.data.preprocess import Preprocessing
-from wideresnet.data.trivial_augment import draw_operations, trivial_augment
+from wideresnet.data.trivial_augment import Operations, draw_operations, trivial_augment
+
+Batch = tuple[Tensor, Tensor]
 
 
 class Feed:
@@ -28,6 +43,8 @@ class Feed:
         padding, padding_mode, flip: the augmentation, see `data.augment`.
         auto_augment: "none" or "trivial", see `data.trivial_augment`.
         cutout: side of the square that is set to 0, px; 0 for none.
+        later: what is done to whole batches at the end.
+        repeats: times that an image is in a batch.
         seed: decides order and augmentation.
         device: where the set stays.
         rank, num_ranks: which share of each batch is made, see `share_of`; the shares of all ranks are the whole batch.
@@ -49,6 +66,8 @@ class Feed:
         flip: bool = False,
         auto_augment: str = "none",
         cutout: int = 0,
+        later: Later = Later(),  # noqa: B008  # frozen
+        repeats: int = 1,
         seed: int = 0,
         device: str = "cpu",
         rank: int = 0,
@@ -65,20 +84,26 @@ class Feed:
                 "use auto_augment='none'"
             )
         self.size = (images.shape[1], images.shape[2])
+        later.check(images.shape[3])
         if cutout > min(self.size):
             raise UsageError(
                 f"cutout={cutout}: larger than the images ({self.size[0]}x{self.size[1]}); use cutout={min(self.size)} "
                 "or less"
             )
-        self.auto_augment, self.cutout = auto_augment, cutout
+        self.auto_augment, self.cutout, self.later, self.repeats = auto_augment, cutout, later, repeats
         self.num_images = len(images)
         self.batch_size = batch_size
         self.rank, self.num_ranks = rank, num_ranks
         self.preprocessing = preprocessing
         self.padding, self.flip, self.seed, self.device = padding, flip, seed, device
         self.num_batches = len(images) // batch_size if drop_last else ceil_div(len(images), batch_size)
-        self.padded = pad_images(preprocessing.resident(images).to(device), padding, padding_mode).contiguous()
         self.labels = torch.from_numpy(labels).to(device)
+        self.hold(images, padding_mode)
+
+    def hold(self, images: np.ndarray, padding_mode: str) -> None:
+        """Put the images where batches are cut from."""
+        padded = pad_images(self.preprocessing.resident(images).to(self.device), self.padding, padding_mode)
+        self.padded = padded.contiguous()
 
     def images_in(self, batch: int) -> int:
         """Return the number of images in one of an epoch's batches, the shares of all ranks together.
@@ -91,7 +116,8 @@ class Feed:
     def epoch(self, epoch: int, *, start: int = 0, scale: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of one epoch, a pure function of (seed, epoch).
 
-        In this order: crop, flip, auto-augmentation of the uint8 pixels, preprocessing, cutout, resizing.
+        In this order: crop, flip, auto-augmentation of the uint8 pixels, lighting, preprocessing, cutout, erasing,
+        resizing, mixing.
 
         Args:
             epoch: counted from 0.
@@ -99,23 +125,67 @@ class Feed:
             scale: images are resized by this factor at the end, so that shifts and squares are in pixels of full size.
 
         Yields:
-            float32 (B, C, H, W), channels last in memory, and int64 (B,).
+            float32 (B, C, H, W), channels last in memory, and int64 (B,); or float32 (B, classes), if labels are mixed.
         """
-        seed, num = self.seed, self.num_images
-        plan = plan_epoch(seed, epoch, num, padding=self.padding, flip=self.flip, device=self.device)
-        operations = draw_operations(seed, epoch, num) if self.auto_augment == "trivial" else None
-        squares = draw_squares(seed, epoch, num, self.size, device=self.device) if self.cutout else None
+        plan, operations = self.plan(epoch, self.device)
+        finish = self.finishing(epoch, scale)
         for batch in range(start, self.num_batches):
-            share = share_of(self.images_in(batch), self.rank, self.num_ranks)
-            part = slice(batch * self.batch_size + share.start, batch * self.batch_size + share.stop)
+            part = self.part(batch)
             index = plan.order[part]
             crops = crop_and_flip(self.padded, index, plan.top[part], plan.left[part], plan.flip[part], self.size)
             if operations is not None:
                 crops = trivial_augment(crops, operations[part])
-            pictures = self.preprocessing(crops)
+            yield finish(batch, part, crops, self.labels[index])
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Take steps in the block; what was started for them has ended after it."""
+        yield
+
+    def progress(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps; `restore` is the inverse."""
+        return {}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Continue from what `progress` returned."""
+
+    def first(self, num_images: int, *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return the first images of the run as a batch of their own, for trying steps."""
+        feed = copy.copy(self)
+        feed.batch_size, feed.rank, feed.num_ranks = num_images, 0, 1
+        return next(feed.epoch(0, scale=scale))
+
+    def plan(self, epoch: int, device: str) -> tuple[EpochPlan, Operations | None]:
+        """Draw an epoch's order, crops, flips and operations."""
+        seed, num = self.seed, self.num_images
+        plan = plan_epoch(seed, epoch, num, padding=self.padding, flip=self.flip, repeats=self.repeats, device=device)
+        return plan, draw_operations(seed, epoch, num) if self.auto_augment == "trivial" else None
+
+    def part(self, batch: int) -> slice | Tensor:
+        """Return the places in an epoch's order of this rank's share of a batch, after the one that it is mixed with.
+
+        A batch is mixed with itself, shifted by one, so that a share needs one image more, which is left out again.
+        """
+        share = share_of(self.images_in(batch), self.rank, self.num_ranks)
+        first = batch * self.batch_size
+        if not self.later.mixes:
+            return slice(first + share.start, first + share.stop)
+        partner = (share.start - 1) % self.images_in(batch)
+        return torch.tensor([first + partner, *range(first + share.start, first + share.stop)])
+
+    def finishing(self, epoch: int, scale: float) -> Callable[[int, slice | Tensor, Tensor, Tensor], Batch]:
+        """Return what turns crops (B, H, W, C), at places of an epoch's order, into what a step takes."""
+        seed, num = self.seed, self.num_images
+        squares = draw_squares(seed, epoch, num, self.size, device=self.device) if self.cutout else None
+        later = self.later.drawn(seed, epoch, num)
+
+        def finish(batch: int, part: slice | Tensor, crops: Tensor, labels: Tensor) -> Batch:
+            pictures = self.preprocessing(later.light(crops, part))
             if squares is not None:
                 pictures = cut_out(pictures, squares[:, part], self.cutout)
-            yield resize(pictures, scale), self.labels[index]
+            return later.mix(batch, resize(later.erase(pictures, part), scale), labels)
+
+        return finish
 
 
 def share_of(num: int, rank: int, num_ranks: int) -> slice:
@@ -145,6 +215,10 @@ def evaluation_batches(
     Yields:
         float32 (B, C, H, W), channels last in memory.
     """
+    if (stream := lazy(images)) is not None:
+        for batch in stream.batches(batch_size):
+            yield preprocessing(batch.to(device))
+        return
     for start in range(0, len(images), batch_size):
         yield preprocessing(preprocessing.resident(images[start : start + batch_size]).to(device))
 

@@ -202,6 +202,7 @@ def _catalog(path: Path, folder: Any, source: str, files: _Files, notes: list[st
         path.resolve().stem if in_zip else path.resolve().name, source, layout, names, labels, is_test,
         lambda: (Encoded(str(image.relative_to(folder)), image) for image in paths),
         path.parent if in_zip else path, [path] if in_zip else paths, (*notes, *found.notes(folder)),
+        can_stay=not in_zip,
     )  # fmt: skip
 
 

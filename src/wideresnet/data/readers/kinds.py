@@ -21,7 +21,6 @@ _FILES: dict[str, str] = {
     ".pickle": "a pickle, which can run code and is never read; save the arrays with np.savez",
     ".pt": "PyTorch tensors; save them as x_train, y_train, x_test, y_test with np.savez",
     ".arrow": "Arrow files of Hugging Face's save_to_disk; write them with dataset.to_parquet()",
-    ".tar": "tar archives; unpack them, or use their images as class folders",
     ".tgz": "a tar archive; unpack it",
     ".gz": "compressed files; unpack them",
     ".7z": "a 7z archive; unpack it, or pack it as .zip",
@@ -38,7 +37,7 @@ def describe_file(path: Path) -> str:
     for extension, what in _FILES.items():
         if path.name.lower().endswith(extension):
             return f"{path}: {what}"
-    return f"{path}: a single file must be an .npz or a .zip; for images or parquet files use their folder"
+    return f"{path}: a single file must be an .npz, a .zip or a .tar; for images or parquet files use their folder"
 
 
 def describe_folder(root: Any, found: Found) -> str:

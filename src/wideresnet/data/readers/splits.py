@@ -13,8 +13,9 @@ from wideresnet.data.readers.walk import Found, Place, has_images, subfolders, v
 
 LAYOUTS = (
     "accepted are class folders (train/<class>/ with test/<class>/, or <class>/ alone), also in a .zip; a table of "
-    "labels (labels.csv, metadata.csv) beside the images; Hugging Face parquet (train-*.parquet, test-*.parquet); "
-    ".npz; MNIST's and STL-10's files; or torchvision's (cifar-10-batches-py, cifar-100-python, train_32x32.mat)"
+    "labels (labels.csv, metadata.csv) beside the images; webdataset's tar shards (train-0000.tar, val-0000.tar); "
+    "Hugging Face parquet (train-*.parquet, test-*.parquet); .npz; MNIST's and STL-10's files; or torchvision's "
+    "(cifar-10-batches-py, cifar-100-python, train_32x32.mat)"
 )
 _MAX_WRAPPED = 5  # folders with nothing but one folder in them, as archives often have one
 

@@ -246,7 +246,7 @@ def _catalog(
         lambda: (Encoded(str(row.image.relative_to(folder)), row.image) for row in rows),
         path.parent if in_zip else path,
         [path] if in_zip else [*(row.image for row in rows), *(table.path for table in tables)],
-        (*notes, *numbered.notes, *found.notes(folder)),
+        (*notes, *numbered.notes, *found.notes(folder)), can_stay=not in_zip,
     )  # fmt: skip
 
 

@@ -169,6 +169,4 @@ class Probe:
 
     def _batch(self, num_images: int) -> tuple[Tensor, Tensor]:
         """Return the first images of the run, at the largest of its scales, and never more than were asked for."""
-        feed = copy.copy(self.job.data.feed)
-        feed.batch_size, feed.rank, feed.num_ranks = min(num_images, self.own_images), 0, 1
-        return next(feed.epoch(0, scale=self.scale))
+        return self.job.data.feed.first(min(num_images, self.own_images), scale=self.scale)
