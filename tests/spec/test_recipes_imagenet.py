@@ -52,6 +52,12 @@ def test_modern_warms_up_for_five_epochs_and_averages_as_torchvision() -> None:
     assert 1 - recipe.optimizer.ema_decay**32 == pytest.approx(per_32_steps, rel=1e-3)
 
 
+def test_modern_takes_small_batches_of_small_sets() -> None:
+    schedule = modern("ResNet-50", "/data/photos", "", 5_000).schedule
+    assert (schedule.batch_size, schedule.lr) == (128, 0.5 / 8)
+    assert modern("ResNet-50", "/data/imagenet", "", 1_281_167).schedule.batch_size == 1024
+
+
 def test_the_small_sets_keep_the_papers_own_recipe_whatever_the_network() -> None:
     for data in ("cifar10", "svhn", "digits"):
         assert paper("ResNet-18", data).feed.random_resized_crop == 0

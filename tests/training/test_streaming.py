@@ -153,7 +153,7 @@ def test_a_kill_leaves_no_worker_and_a_run_that_can_be_resumed(folder: Path, tmp
     command = [sys.executable, "-m", "wideresnet", "train", "WRN-10-1", "--data", str(folder), "--image-size", "32",
                "--batch-size", "16", "--epochs", "40", "--feed", "stream", "--workers", "2", "--out", str(out),
                "--checkpoint-every", "0"]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: any((out / "checkpoint").glob("*")))
     workers = children(process.pid)
     assert len(workers) >= 2

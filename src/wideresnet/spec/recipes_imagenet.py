@@ -51,7 +51,8 @@ def modern(
     Args:
         network, data: as for `paper`.
         known_as: the data set that `data` turned out to be: digits and house numbers are not mirrored.
-        num_train: not used, the schedule counts epochs.
+        num_train: number of training images: below 100 batches of 1,024, a batch is 128 images and lr an eighth
+            (linear scaling, Goyal et al. 2017), so that an epoch has steps.
         family: reading of a name that has two.
 
     600 epochs of batches of 8 * 128 = 1,024; lr 0.5 down to 0 along half a cosine after 5 epochs of warm-up; momentum
@@ -64,14 +65,16 @@ def modern(
     Different there: the warm-up starts at lr 0.005, here at 0; the bias of the linear layer decays; averages start
     after the warm-up. Networks for 32x32 images keep the size of the images.
     """
-    del num_train
     is_large = is_imagenet_network(network, family)
+    batch_size = 128 if num_train and num_train < 100 * 1024 else 8 * 128
     return Recipe(
         network=network, data=data, name="modern",
-        schedule=ScheduleOptions(epochs=600, batch_size=8 * 128, kind="cosine", lr=0.5, warmup_fraction=5 / 600),
+        schedule=ScheduleOptions(
+            epochs=600, batch_size=batch_size, kind="cosine", lr=0.5 * batch_size / 1024, warmup_fraction=5 / 600
+        ),
         optimizer=OptimizerOptions(
             reset_momentum_at_drops=False, nesterov=False, weight_decay=2e-5, weight_decay_on="weights",
-            label_smoothing=0.1, ema_decay=1 - 1024 / 600 * 2e-5,
+            label_smoothing=0.1, ema_decay=1 - batch_size / 600 * 2e-5,
         ),
         feed=FeedOptions(
             flip=(known_as or data).lower() not in ("digits", "svhn"),
