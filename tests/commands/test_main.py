@@ -170,7 +170,7 @@ def test_eval_predict_info_report_and_cache_speak_to_people(
         (("info", "WRN-34-2"), 2, "family"),
         (("info", "WNR-28-10"), 2, "WRN-28-10"),
         (("report", "/no/such/run"), 2, "/no/such/run"),
-        (("fly",), 2, "'fly': one of train, eval"),
+        (("fly",), 2, "'fly': one of check, train, eval"),
         (("trian", "WRN-16-4"), 2, "did you mean train?"),
         (("bench", "trian", "WRN-16-4"), 2, "did you mean train?"),
         (("train", "WRN-16-4", "--data", "digits", "--dropuot", "0.3"), 2, "did you mean --dropout"),

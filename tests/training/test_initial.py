@@ -264,6 +264,7 @@ def test_the_weights_count_as_a_change_of_the_recipe_and_decide_a_runs_key() -> 
     assert Recipe.from_json(json.loads(json.dumps(started.to_json()))) == started
 
 
+@pytest.mark.usefixtures("pages")
 def test_from_the_command_line(
     ship: Ship, make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
