@@ -78,6 +78,11 @@ wrn train WRN-16-4 --data digits --seeds 2 --processes 2
 wrn train WRN-16-4 --data digits --seeds 2 --overwrite
 wrn train WRN-16-4 --data digits --at-once 2
 wrn train WRN-16-4 --data digits --processes 0
+wrn check
+wrn check nowhere/photos
+wrn check pets --out a.png
+wrn check own.npz --with nowhere
+wrn check pets --class-order alphabet
 wrn eval nowhere --data own.npz
 wrn eval done --data digits
 wrn eval done --data own.npz --int8 --precision bf16
