@@ -17,7 +17,12 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize(
     "tool",
-    ["results", "reliability", "pretrained", *(pytest.param(tool, marks=pytest.mark.slow) for tool in ("scaling", "the_paper"))],
+    [
+        "results",
+        "reliability",
+        "pretrained",
+        *(pytest.param(tool, marks=pytest.mark.slow) for tool in ("scaling", "the_paper")),
+    ],
 )
 def test_the_tables_are_made_from_the_committed_records(tool: str) -> None:
     done = subprocess.run([sys.executable, f"tools/{tool}.py", "--check"], cwd=ROOT, capture_output=True, text=True)

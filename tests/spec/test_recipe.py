@@ -23,7 +23,8 @@ ORDER = [
     "lr_drop_epochs", "lr_drop_factor", "lr_drop_at", "warmup_fraction", "reset_momentum_at_drops", "momentum",
     "nesterov", "dampening", "weight_decay", "weight_decay_on", "label_smoothing", "clip_grad_norm", "sam_rho",
     "ema_decay", "drop_last", "flip", "crop_padding", "padding_mode", "auto_augment", "cutout", "image_scales",
-    "preprocessing", "image_size", "extra_data", "limit", "holdout", "skip_unreadable", "eval_every", "family",
+    "preprocessing", "image_size", "extra_data", "limit", "holdout", "skip_unreadable", "image_column", "label_column",
+    "class_order", "white", "eval_every", "family",
     "dropout", "activation", "norm", "bn_momentum", "bn_eps", "sync_bn", "init", "bn_scale", "stochastic_depth",
     "seed", "device", "precision", "kernels", "layout", "threads", "compile", "deterministic",
 ]  # fmt: skip
@@ -165,7 +166,7 @@ def test_an_upper_bound_that_is_no_value_itself_is_refused(key: str, bound: floa
 def test_the_ranges_are_those_of_the_quantities() -> None:
     assert {key for key, _ in rules("above")} == {"bn_momentum", "bn_eps", "stochastic_depth"}
     assert {key for key, _ in rules("below")} == {"dropout"}
-    counts = {"epochs", "batch_size", "accumulate", "limit", "eval_every", "threads"}
+    counts = {"epochs", "batch_size", "accumulate", "limit", "white", "eval_every", "threads"}
     assert {key for key, low in rules("low") if low == 1} == counts
     shares = {"lr_drop_factor", "warmup_fraction", "momentum", "dampening", "label_smoothing", "ema_decay",
               "bn_momentum", "stochastic_depth"}  # fmt: skip
