@@ -27,6 +27,7 @@ results: $(READY)
 	$(BIN)/python tools/reliability.py
 	$(BIN)/python tools/scaling.py
 	$(BIN)/python tools/pretrained.py
+	$(BIN)/python tools/the_paper.py
 
 clean:
 	rm -rf $(VENV) runs/demo

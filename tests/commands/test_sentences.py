@@ -86,6 +86,11 @@ wrn train WRN-10-1 --data own.npz --from done --activation silu
 wrn train WRN-10-1 --data digits --from wrn-10-1-OWN
 wrn train WRN-16-4 --data own.npz --from WRN-10-1-own
 wrn train --resume --out begun --from done
+wrn check
+wrn check nowhere/photos
+wrn check pets --out a.png
+wrn check own.npz --with nowhere
+wrn check pets --class-order alphabet
 wrn eval nowhere --data own.npz
 wrn eval WRN-10-1-own
 wrn eval WRN-10-1-owl --data own.npz

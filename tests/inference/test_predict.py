@@ -137,7 +137,7 @@ def test_a_folder_stands_for_the_images_below_it_in_order(
     (files[0].parent / "notes.txt").write_text("not an image")
     answers = predict_files(weights, [files[0].parent, files[0]])
     assert [answer["file"] for answer in answers] == list(map(str, [files[2], files[1], files[0], files[0]]))
-    assert reported == [f"{files[0].parent}: left out 1 file without an image extension"]
+    assert reported == [f"{files[0].parent}: 1 file not read: no images: notes.txt"]
 
 
 def test_all_unreadable_images_are_named_and_nothing_is_predicted(weights: Path, save: Callable[..., Path]) -> None:

@@ -9,11 +9,17 @@ import re
 
 from PIL import features
 
-# What image files are called. HEIC, AVIF and others are listed even if they cannot be read: then they are named.
-EXTENSIONS = frozenset(
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""The formats that are read on every machine."""
+
+ALWAYS_READ = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
+"""Their extensions."""
+
+EXTENSIONS = ALWAYS_READ | {".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl"}
+"""What image files are called, also those that may not be readable here: they are then named with the remedy."""
 
 # Files of cameras that hold a small preview in a format that Pillow would read in place of the picture
 RAW_EXTENSIONS = frozenset({".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"})
@@ -67,7 +73,7 @@ _OTHERS = tuple(
 @functools.cache
 def pillow_formats() -> tuple[str, ...]:
     """Return the formats that Pillow may try; its other readers are not exposed to files of unknown origin."""
-    formats = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
+    formats = [*FORMATS]
     formats += ["AVIF"] * bool(features.check("avif")) + ["JPEG2000"] * bool(features.check("jpg_2000"))
     if importlib.util.find_spec("pillow_heif") is not None:  # the extra `heic`
         importlib.import_module("pillow_heif").register_heif_opener(thumbnails=False)
@@ -91,4 +97,4 @@ def describe(start: bytes) -> str:
     for pattern, what in _OTHERS:
         if pattern.match(start):
             return f"not an image of a known format but {what}"
-    return f"not an image ({', '.join(pillow_formats())})"
+    return f"not an image ({', '.join(FORMATS)})"

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
-from wideresnet.base.format import counted
 from wideresnet.data.decode import Encoded, measure
 from wideresnet.data.depth import WHITE, white_of
 from wideresnet.data.feeds.decoder import fitted
 from wideresnet.data.feeds.resident import evaluation_batches
-from wideresnet.data.formats import EXTENSIONS
+from wideresnet.data.formats import ALWAYS_READ, EXTENSIONS
 from wideresnet.data.images import UnreadableError, decode_quietly, kept_size, silent_pillow
+from wideresnet.data.readers.walk import Found, all_images
 from wideresnet.engines import optimize
 from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
@@ -206,14 +206,13 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(inner for inner in path.rglob("*") if inner.is_file())
-        found = [inner for inner in inside if inner.suffix.lower() in EXTENSIONS]
-        if not found:
-            raise UsageError(f"{path}: no image file in this folder; known are {', '.join(sorted(EXTENSIONS))}")
-        if len(found) < len(inside):
-            others = counted(len(inside) - len(found), "file")
-            progress.report(f"{path}: left out {others} without an image extension")
-        files += found
+        found = Found()
+        inside = all_images(path, found)
+        if not inside:
+            raise UsageError(f"{path}: no image file in this folder; known are {', '.join(sorted(ALWAYS_READ))}")
+        for note in found.notes(path):
+            progress.report(f"{path}: {note}")
+        files += inside
     if not files:
         raise UsageError("no images: name image files, or a folder that has some")
     return files

@@ -32,11 +32,11 @@ def write_check(document: Mapping[str, Any], pictures: Mapping[int, np.ndarray],
     """
     folder.mkdir(parents=True, exist_ok=True)
     page, data = folder / "check.html", folder / "check.json"
-    head, _, tail = str(document["verdict"]).partition(": ")
+    head = str(document["verdict"]).partition(": ")[0]
     splits = document["splits"]
     body = [
         html.title(f"Check of {document['data']}", document["layout"] or "not recognized"),
-        html.headline(head, tail or _about(document)),
+        html.headline(head, _about(document) if document["layout"] else "the data could not be opened"),
         *(html.paragraph(text, "note") for text in document["problems"]),
         *(html.paragraph(text, "note") for text in document["warnings"]),
     ]

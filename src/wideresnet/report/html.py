@@ -88,7 +88,7 @@ table.matrix .none { color: var(--muted); font-size: .75em; vertical-align: midd
 .tiles .wrong img { border-color: var(--wrong); }
 .tiles .wrong b { color: var(--wrong); }
 .tiles figcaption { overflow-wrap: anywhere; }
-.groups { display: flex; flex-wrap: wrap; gap: 1.4rem 2.2rem; }
+.groups { display: flex; flex-wrap: wrap; gap: 1.4rem 2.2rem; margin-top: 1.4rem; }
 .groups p { margin: 0 0 .3rem; }
 .groups .tiles { display: flex; flex-wrap: wrap; }
 .groups figure { width: 6.5rem; }

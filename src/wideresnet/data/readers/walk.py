@@ -73,9 +73,10 @@ class Found:
             if chosen := [path for path in others if path.suffix.lower() in extensions]:
                 notes.append(f"{counted(len(chosen), 'file')} not read: {reason}: {listed(chosen, folder)}")
                 others = [path for path in others if path.suffix.lower() not in extensions]
-        if others:
-            reason = "no image extension, or not in a class folder"
-            notes.append(f"{counted(len(others), 'file')} not read: {reason}: {listed(others, folder)}")
+        if images := [path for path in others if has_image_name(path)]:
+            notes.append(f"{counted(len(images), 'image')} not read: in no class folder: {listed(images, folder)}")
+        if files := [path for path in others if not has_image_name(path)]:
+            notes.append(f"{counted(len(files), 'file')} not read: no images: {listed(files, folder)}")
         if self.unnamed:
             count = counted(len(self.unnamed), "image")
             notes.append(f"{count} without the extension of one, known by content: {listed(self.unnamed, folder)}")

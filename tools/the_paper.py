@@ -1,0 +1,398 @@
+"""Write the tables and figures of docs/the-paper.md from the committed records in results/ and the paper's figures.
+
+python tools/the_paper.py           write them
+python tools/the_paper.py --check   exit 1 if they are not what the records say
+"""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from pages import ROOT, between, write_or_check
+from paper_figures import Drawing, Point, Timing, blocks, curves, errors, times
+from results import Record, command, read_records
+from speed import read_records as read_speeds
+from wideresnet.base.format import human_count
+from wideresnet.bench.words import OURS_BF16
+from wideresnet.networks import Network, create
+from wideresnet.networks.cost import Cost, cost
+from wideresnet.report.blocks import SUMMARY_HEADER, images_text, summary_row
+from wideresnet.report.environment import hardware_text, torch_text
+from wideresnet.report.runs import read_run
+from wideresnet.spec import published
+from wideresnet.spec.analysis import Analysis, read_analyses
+from wideresnet.spec.names import parse
+from wideresnet.spec.recipes import resolve
+from wideresnet.spec.record import RunFolder
+
+PAGE, FIGURES = ROOT / "docs" / "the-paper.md", ROOT / "docs" / "figures"
+SIDE_PX, NUM_TRAIN = 32, 50_000
+"""CIFAR-10."""
+GIB = 2**30
+
+CURVES = "wrn-16-4-cifar10-paper-bf16-seed0"
+"""The record whose curves are drawn."""
+
+ANALYSES = ("wrn-16-4-cifar10-paper-bf16-seed0", "wrn-28-2-cifar10-quick-60-epochs")
+"""Records whose weights have been analyzed, in results/analysis/."""
+
+COMPARED = ("WRN-40-1", "WRN-40-2", "WRN-40-4", "WRN-16-4", "WRN-16-8", "WRN-28-10", "PreActResNet-164")
+"""The networks whose parameters and operations are counted side by side."""
+
+THIN, WIDE = ("PreActResNet-110", "PreActResNet-164", "PreActResNet-1001"), ("WRN-16-8", "WRN-40-4", "WRN-28-10")
+"""The rows of Table 5 that are drawn: normalized by mean and standard deviation, as our records are."""
+
+FIGURE4, GPU = "results/speed/cpu-avx512-figure4", "results/speed/h100-train"
+
+
+@functools.cache
+def count(network: str) -> Cost:
+    """Count the parameters and operations of a network for 10 classes at 32 x 32, from its shapes."""
+    return cost(shape(network), SIDE_PX)
+
+
+def shape(network: str) -> Network:
+    """Build a network for 10 classes without weights."""
+    with torch.device("meta"):
+        return create(network)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Write a table."""
+    first, *others = (f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows))
+    return "\n".join([first, "|---" * len(header) + "|", *others])
+
+
+def figure(drawing: Drawing, alt: str) -> str:
+    """Show a figure."""
+    return f"![{alt}](figures/{drawing.name}.svg)"
+
+
+def fenced(*commands: str) -> str:
+    """Show commands."""
+    return "\n".join(["```", *commands, "```"])
+
+
+def stages() -> str:
+    """Write where the parameters and operations of WRN-28-10 are."""
+    name = "WRN-28-10"
+    groups = (f"{num} blocks" for num in parse(name).num_blocks)
+    what = ("3x3 convolution", *groups, "normalization, ReLU, mean over the map", "linear")
+    rows = [
+        (
+            stage.name,
+            does,
+            " x ".join(map(str, stage.shape)),
+            f"{stage.params:,}",
+            human_count(stage.macs),
+        )
+        for stage, does in zip(count(name).stages, what, strict=True)
+    ]
+    return table(("stage of WRN-28-10", "what", "output for one image", "parameters", "multiply-accumulates"), rows)
+
+
+def types() -> str:
+    """Write Table 2 with the counts of its networks."""
+    rows = []
+    for row in published.results(2):
+        name = parse(row.network)
+        rows.append(
+            (
+                f"B({','.join(map(str, name.kernels))})",
+                f"`{row.network}`",
+                3 * name.num_blocks[0],
+                3 * name.num_blocks[0] * len(name.kernels),
+                *_counts(row.network),
+                f"{row.cifar10_pct:.2f}",
+                f"{row.seconds_per_epoch:g}",
+            )
+        )
+    header = ("block", "network", "blocks", "convolutions in them", "parameters", "multiply-accumulates",
+              "Table 2: error, %", "Table 2: s per epoch")  # fmt: skip
+    commands = "wrn paper table2", f"wrn info {shlex.quote(published.results(2)[0].network)}"
+    return f"{table(header, rows)}\n\n{fenced(*commands)}"
+
+
+def depths() -> str:
+    """Write Table 3 with the counts of its networks."""
+    rows = [
+        (
+            parse(row.network).convs_per_block,
+            f"`{row.network}`",
+            3 * parse(row.network).num_blocks[0],
+            *_counts(row.network),
+            f"{row.cifar10_pct:.2f}",
+        )
+        for row in published.results(3)
+    ]
+    header = ("l", "network", "blocks", "parameters", "multiply-accumulates", "Table 3: error, %")
+    return f"{table(header, rows)}\n\n{fenced('wrn paper table3')}"
+
+
+def _counts(network: str) -> tuple[str, str]:
+    return human_count(count(network).params), human_count(count(network).macs)
+
+
+def arithmetic() -> str:
+    """Write what depth and width cost."""
+    recipe = resolve("paper", "WRN-16-2", "cifar10")
+    images = recipe.schedule.epochs * (NUM_TRAIN // recipe.schedule.batch_size) * recipe.schedule.batch_size
+    rows = [
+        (
+            name,
+            sum(parse(name).num_blocks),
+            *_counts(name),
+            f"{count(name).activation_bytes / GIB:.2f} GiB",
+            f"{human_count(count(name).training_flops * images)}FLOP",
+        )
+        for name in COMPARED
+    ]
+    header = ("network", "blocks", "parameters", "multiply-accumulates", "kept for the backward pass, batch of 128",
+              f"training, {recipe.schedule.epochs} epochs")  # fmt: skip
+    return f"{table(header, rows)}\n\n{fenced(*(f'wrn info {name}' for name in ('WRN-28-10', 'PreActResNet-164')))}"
+
+
+def draw_errors(records: Sequence[Record]) -> Drawing:
+    """Collect error against parameters: the paper's, and ours by the unchanged schedule."""
+    table4 = [_point(row, f"k={parse(row.network).width:g}") for row in published.results(4)]
+    by_name = {row.network: row for row in published.results(5) if row.stochastic_depth is None}
+    (narrow,) = (row for row in published.results(6, "WRN-16-4") if not row.dropout)
+    thin = [_point(by_name[name], name) for name in THIN]
+    wide = [_point(row, row.network) for row in (narrow, *(by_name[name] for name in WIDE))]
+    return errors(table4, thin, wide, [_own_point(record) for record in records if _is_papers(record)])
+
+
+def _point(row: published.Result, label: str) -> Point:
+    assert row.cifar10_pct is not None
+    params = sum(parameter.numel() for parameter in shape(row.network).parameters())
+    return Point(label, parse(row.network).depth, params, row.cifar10_pct)
+
+
+def _own_point(record: Record) -> Point:
+    result = record.result
+    return Point(result["network"], parse(result["network"]).depth, result["params"], result["test_error_pct"])
+
+
+def _is_papers(record: Record) -> bool:
+    """Tell whether a run had CIFAR-10 and all epochs of the paper's recipe; the precision may differ."""
+    epochs = resolve("paper", record.recipe.network, "cifar10").schedule.epochs
+    return (record.recipe.name, record.result["dataset"], record.result["epochs"]) == ("paper", "cifar10", epochs)
+
+
+def show_errors(drawing: Drawing, records: Sequence[Record]) -> str:
+    """Show error against parameters, and where the points come from."""
+    own = [record for record in records if _is_papers(record)]
+    said = ", ".join(
+        f"[{record.result['network']}](../{record.folder}/result.json), seed {record.result['seed']}, in "
+        f"{record.result['precision']}: {record.result['test_error_pct']:.2f} %"
+        for record in own
+    )
+    (papers,) = (row for row in published.results(6, "WRN-16-4") if not row.dropout)
+    return "\n\n".join(
+        [
+            figure(drawing, "CIFAR-10 test error against parameters, of the paper's networks and of ours"),
+            f"Gray and blue: the paper's numbers. Star: ours, {said} at the last epoch; the paper has "
+            f"{papers.cifar10_pct:.2f} % for WRN-16-4 (Table 6).",
+            fenced("wrn paper table4", "wrn paper table5", "wrn paper table6", *(command(record) for record in own)),
+        ]
+    )
+
+
+def draw_times(record: dict[str, Any]) -> Drawing:
+    """Collect the time of a step: in the paper and in a record of `wrn bench figure4`."""
+    paper = [Timing(case["network"], case["flops"], case["paper_ms"] / 1000) for case in record["cases"]]
+    ours = [Timing(case["network"], case["flops"], _median_s(case)) for case in record["cases"]]
+    return times([("the paper, Figure 4: Titan X", paper), (f"ours: {hardware_text(record['env'])}", ours)])
+
+
+def _median_s(case: dict[str, Any]) -> float:
+    return case["contenders"][0]["call_s"]["median"]
+
+
+def show_times(drawing: Drawing, record: dict[str, Any], gpu: dict[str, Any]) -> str:
+    """Show the time of a step, and the speeds that follow from it."""
+    rows = []
+    for case in record["cases"]:
+        paper_s, own_s = case["paper_ms"] / 1000, _median_s(case)
+        rows.append(
+            (
+                case["network"],
+                f"{human_count(case['flops'])}FLOP",
+                f"{case['paper_ms']:g}",
+                f"{human_count(case['flops'] / paper_s)}FLOP/s",
+                f"{1000 * own_s:,.0f}",
+                f"{human_count(case['flops'] / own_s)}FLOP/s",
+                case["precision"],
+            )
+        )
+    header = ("network", "a step of 32 images", "paper: ms", "paper: speed", "ours: ms", "ours: speed", "ours in")
+    wider = [
+        (case["network"], row["flops_per_s"])
+        for case in sorted(gpu["cases"], key=lambda case: case["flops"])
+        for row in case["contenders"]
+        if row["name"] == OURS_BF16 and "problem" not in row
+    ]
+    speeds = ", ".join(f"{name} {human_count(speed)}FLOP/s" for name, speed in wider)
+    return "\n\n".join(
+        [
+            figure(
+                drawing, "Milliseconds of a training step against its operations; thin networks lie above wide ones"
+            ),
+            table(header, rows),
+            f"Ours: {hardware_text(record['env'])}, {torch_text(record['env'])} "
+            f"([record](../{record['folder']}/bench.json)). On an {hardware_text(gpu['env'])}, batches of 128 in bf16: "
+            f"{speeds} ([record](../{gpu['folder']}/bench.json)).",
+            fenced(record["env"]["command"]),
+        ]
+    )
+
+
+def show_recipe() -> str:
+    """Write the recipe in numbers."""
+    recipe = resolve("paper", "WRN-28-10", "cifar10")
+    schedule, optimizer, feed = recipe.schedule, recipe.optimizer, recipe.feed
+    drops = f"{', '.join(map(str, schedule.lr_drop_epochs[:-1]))} and {schedule.lr_drop_epochs[-1]}"
+    rate = f"{schedule.lr:g}, times {schedule.lr_drop_factor:g} at the {schedule.lr_drop_at} of epochs {drops}"
+    rows = [
+        ("optimizer", f"SGD with {'Nesterov ' * optimizer.nesterov}momentum {optimizer.momentum:g}"),
+        ("batch", schedule.batch_size),
+        ("epochs", schedule.epochs),
+        ("learning rate", rate),
+        ("weight decay", f"{optimizer.weight_decay:g}, on {optimizer.weight_decay_on} parameters"),
+        ("augmentation", f"random flips; random crops after padding by {feed.crop_padding} px ({feed.padding_mode})"),
+    ]  # fmt: skip
+    return f"{table(('CIFAR', '`--recipe paper`'), rows)}\n\n{fenced('wrn train WRN-28-10 --data cifar10')}"
+
+
+def show_curves(drawing: Drawing, record: Record) -> str:
+    """Show the curves of a run, and what happens after its drops."""
+    first, second, *_ = record.recipe.schedule.lr_drop_epochs
+    by_epoch = {epoch["epoch"]: epoch for epoch in record.metrics}
+    between_drops = [by_epoch[epoch] for epoch in range(first, second)]
+    low = min(between_drops, key=lambda epoch: epoch["train_loss"])
+    high = max((epoch for epoch in between_drops if epoch["epoch"] > low["epoch"]), key=lambda e: e["train_loss"])
+    rows = [
+        (epoch["epoch"], f"{epoch['lr']:g}", f"{epoch['train_loss']:.3f}", f"{epoch['test_loss']:.3f}",
+         f"{epoch['test_error_pct']:.2f}")
+        for epoch in record.metrics if "test_error_pct" in epoch
+    ]  # fmt: skip
+    where = f"({hardware_text(record.env)}, {record.result['precision']}, seed {record.result['seed']}; "
+    return "\n\n".join(
+        [
+            figure(drawing, "Error, loss and learning rate by epoch; dotted lines where the learning rate drops"),
+            f"{record.result['network']} on CIFAR-10 {where}[record](../{record.folder}/recipe.json)). The training "
+            f"loss is {by_epoch[first - 1]['train_loss']:.3f} before the first drop, {low['train_loss']:.3f} in epoch "
+            f"{low['epoch']}, back at {high['train_loss']:.3f} in epoch {high['epoch']}, and "
+            f"{by_epoch[second]['train_loss']:.3f} in epoch {second}, after the second drop.",
+            table(("after epoch", "learning rate", "train loss", "test loss", "test error, %"), rows),
+            fenced(command(record)),
+        ]
+    )
+
+
+def dropout() -> str:
+    """Write Table 6."""
+    data = (("CIFAR-10", "cifar10_pct"), ("CIFAR-100", "cifar100_pct"), ("SVHN", "svhn_pct"))
+    found: dict[str, dict[tuple[str, bool], float]] = {}
+    for row in published.results(6):
+        for name, field in data:
+            if (value := getattr(row, field)) is not None:
+                found.setdefault(row.network, {})[name, bool(row.dropout)] = value
+    cells = [
+        (network, *(_pair(values, name) for name, _ in data))
+        for network, values in found.items()
+    ]  # fmt: skip
+    header = ("Table 6: error without dropout → with, %", *(name for name, _ in data))
+    return f"{table(header, cells)}\n\n{fenced('wrn paper table6')}"
+
+
+def _pair(values: dict[tuple[str, bool], float], data: str) -> str:
+    """Write the error without dropout and with it."""
+    both = [values.get((data, with_dropout)) for with_dropout in (False, True)]
+    return " → ".join(f"{value:.2f}" for value in both if value is not None) if None not in both else "-"
+
+
+def read_analysis(record: Record) -> Analysis:
+    """Read what `wrn analyze` has measured of a record's weights.
+
+    Raises:
+        SystemExit: it is of other weights.
+    """
+    path = ROOT / "results" / "analysis" / f"{record.folder.rpartition('/')[2]}.json"
+    (analysis,) = read_analyses(path)
+    folder = RunFolder(ROOT / record.folder)
+    if analysis.weights_sha256 != folder.digests().values[folder.weights.name]:
+        raise SystemExit(f"{path}: is not of the weights of {record.folder}; run wrn analyze again")
+    return analysis
+
+
+def show_reuse(drawings: Sequence[Drawing], analyses: Sequence[Analysis], names: Sequence[str]) -> str:
+    """Show what the blocks of several networks contribute."""
+    each_block, similarity = drawings
+    rows = [summary_row(analysis, name) for analysis, name in zip(analyses, names, strict=True)]
+    ranges = []
+    for analysis, name in zip(analyses, names, strict=True):
+        chosen = [
+            analysis.similarity[place][place - 1]
+            for place, block in enumerate(analysis.blocks)
+            if place and not block.projects
+        ]
+        ranges.append(f"{min(chosen):.2f} to {max(chosen):.2f} in {name}")
+    records = ", ".join(
+        f"[{name}](../results/analysis/{folder}.json)" for name, folder in zip(names, ANALYSES, strict=True)
+    )
+    limit = max(analysis.num_images for analysis in analyses)
+    folders = shlex.join(f"runs/{name.lower()}" for name in names)
+    return "\n\n".join(
+        [
+            figure(each_block, "Test error without each block, share of the branch and gradient, over depth"),
+            table(SUMMARY_HEADER, rows),
+            figure(similarity, "Similarity (linear CKA) between the outputs of all pairs of blocks"),
+            f"Similarity of a block with an identity shortcut to the block before it: {', '.join(ranges)}. Measured on "
+            f"{images_text(analyses[0])} (records: {records}).",
+            fenced(f"wrn analyze {folders} --data cifar10 --limit {limit} --out blocks"),
+        ]
+    )  # fmt: skip
+
+
+def main() -> int:
+    """Write or check the page and its figures."""
+    records = read_records()
+    by_folder = {record.folder.rpartition("/")[2]: record for record in records}
+    speeds = {record["folder"]: record for record in read_speeds()}
+    curve = read_run(ROOT / "results" / CURVES).curve
+    analyzed = [by_folder[name] for name in ANALYSES]
+    analyses, names = [read_analysis(record) for record in analyzed], [record.result["network"] for record in analyzed]
+    drawn_curves = curves(curve, by_folder[CURVES].recipe.schedule.lr_drop_epochs)
+    drawn_errors, drawn_times, drawn_blocks = draw_errors(records), draw_times(speeds[FIGURE4]), blocks(analyses, names)
+    regions: dict[str, Callable[[], str]] = {
+        "stages": stages,
+        "types": types,
+        "depths": depths,
+        "arithmetic": arithmetic,
+        "errors": lambda: show_errors(drawn_errors, records),
+        "times": lambda: show_times(drawn_times, speeds[FIGURE4], speeds[GPU]),
+        "recipe": show_recipe,
+        "curves": lambda: show_curves(drawn_curves, by_folder[CURVES]),
+        "dropout": dropout,
+        "reuse": lambda: show_reuse(drawn_blocks, analyses, names),
+    }
+    text = PAGE.read_text()
+    for name, write in regions.items():
+        text = between(text, f"<!-- {name}: made by tools/the_paper.py -->", f"<!-- end of {name} -->", write())
+    pages = {PAGE: text}
+    for drawing in (drawn_curves, drawn_errors, drawn_times, *drawn_blocks):
+        path = FIGURES / f"{drawing.name}.svg"
+        is_current = "--check" in sys.argv[1:] and path.is_file() and drawing.mark in path.read_text()
+        pages[path] = path.read_text() if is_current else drawing.svg()
+    return write_or_check(pages, "results/")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
