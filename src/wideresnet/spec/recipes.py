@@ -14,7 +14,7 @@ from wideresnet.spec.execution import SETTLED
 from wideresnet.spec.files import read_json
 from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
 from wideresnet.spec.recipe import ADDED, FIELDS, Recipe, overridden
-from wideresnet.spec.recipes_imagenet import is_imagenet_network, modern, paper_imagenet
+from wideresnet.spec.recipes_imagenet import SMALL_SETS, is_imagenet_network, modern, paper_imagenet
 
 NUM_TRAIN = {"digits": 1437, "cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
 """Training images of the sets that are known by name. A test compares them with `data.facts`."""
@@ -48,7 +48,7 @@ def paper(
     """
     del num_train
     known = _known(known_as, data)
-    if known not in NUM_TRAIN and is_imagenet_network(network, family):
+    if known not in SMALL_SETS and is_imagenet_network(network, family):
         return paper_imagenet(network, data)
     if known == "svhn":
         return Recipe(

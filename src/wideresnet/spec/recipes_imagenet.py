@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from wideresnet.base.errors import UsageError
 from wideresnet.spec.names import is_ambiguous, parse
 from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
 from wideresnet.spec.recipe import Recipe
+
+SMALL_SETS = ("digits", "cifar10", "cifar100", "svhn")
+"""The sets known by name, all of small images."""
 
 
 def is_imagenet_network(network: str, family: str | None = None) -> bool:
@@ -51,8 +56,8 @@ def modern(
     Args:
         network, data: as for `paper`.
         known_as: the data set that `data` turned out to be: digits and house numbers are not mirrored.
-        num_train: number of training images: below 100 batches of 1,024, a batch is 128 images and lr an eighth
-            (linear scaling, Goyal et al. 2017), so that an epoch has steps.
+        num_train: number of training images: below 100 batches of 1,024, and on sets known by name, a batch is 128
+            images and lr an eighth (linear scaling, Goyal et al. 2017), so that an epoch has steps.
         family: reading of a name that has two.
 
     600 epochs of batches of 8 * 128 = 1,024; lr 0.5 down to 0 along half a cosine after 5 epochs of warm-up; momentum
@@ -66,7 +71,8 @@ def modern(
     after the warm-up. Networks for 32x32 images keep the size of the images.
     """
     is_large = is_imagenet_network(network, family)
-    batch_size = 128 if num_train and num_train < 100 * 1024 else 8 * 128
+    known = re.sub("[-_ ]", "", (known_as or data).lower())
+    batch_size = 128 if known in SMALL_SETS or (num_train and num_train < 100 * 1024) else 8 * 128
     return Recipe(
         network=network, data=data, name="modern",
         schedule=ScheduleOptions(
@@ -77,7 +83,7 @@ def modern(
             label_smoothing=0.1, ema_decay=1 - batch_size / 600 * 2e-5,
         ),
         feed=FeedOptions(
-            flip=(known_as or data).lower() not in ("digits", "svhn"),
+            flip=known not in ("digits", "svhn"),
             crop_padding=0, random_resized_crop=0.08, auto_augment="trivial", random_erasing=0.1,
             mixup=0.2, cutmix=1.0, repeated_augmentation=4,
             image_size=176 if is_large else None,
