@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wideresnet.base.errors import UsageError
+from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data import Dataset, ImageSet, load_dataset
 from wideresnet.data.images import fit_to_size
 from wideresnet.spec.record import RunFolder
@@ -58,7 +58,10 @@ def load_matching(
 
 def columns_of_run(run: RunFolder, data: str | Path | Dataset) -> dict[str, str | None]:
     """Return the columns that a run was told to read, if its own data is read again."""
-    if not run.is_run() or (recipe := run.read_recipe()).data != str(data):
+    try:
+        if not run.is_run() or (recipe := run.read_recipe()).data != str(data):
+            return {}
+    except DataError:  # a damaged record, which the weights do not need
         return {}
     return {"image_column": recipe.feed.image_column, "label_column": recipe.feed.label_column}
 
