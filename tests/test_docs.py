@@ -76,10 +76,12 @@ def substitute(words: list[str]) -> list[str]:
     if verb == "bench":
         small = [SMALL if word.startswith("WRN") else word for word in words]
         return [*small, "--batch-size", "2", "--repeats", "3", "--seconds", "0", "--out", "runs/bench"]
+    if verb == "check" and "--with" in words:  # the classes of the run that stands in for any
+        return [DATA["cifar10"] if word == "path/to/images" else word for word in words]
     large = [word for word in words if word in DATA]
     changed = [DATA.get(word, word) for word in words]
     if verb == "train" and large:
-        changed[1] = SMALL
+        changed[1] = changed[1] if "--from" in words else SMALL  # whose weights are of that network
         changed = ["--no-compile" if word == "--compile" else word for word in changed]
         changed += ["--epochs", "1", "--batch-size", "16"]
     return changed
