@@ -60,11 +60,11 @@ def load_matching(
 
 
 def columns_of_run(run: RunFolder, data: str | Path | Dataset) -> dict[str, str | None]:
-    """Return the columns that a run was told to read, if its own data is read again; none of a damaged record."""
+    """Return the columns that a run was told to read, if its own data is read again."""
     try:
         if not run.is_run() or (recipe := run.read_recipe()).data != str(data):
             return {}
-    except DataError:
+    except DataError:  # a damaged record, which the weights do not need
         return {}
     return {"image_column": recipe.feed.image_column, "label_column": recipe.feed.label_column}
 
