@@ -18,6 +18,7 @@ from wideresnet.data.dataset import digest
 from wideresnet.data.feeds.later import Later
 from wideresnet.data.feeds.lazy import lazy
 from wideresnet.data.feeds.resident import Feed, hold_out
+from wideresnet.data.feeds.stream import StreamFeed
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.data.trivial_augment import LARGEST_SHIFT_PX
 from wideresnet.distributed.world import World
@@ -114,7 +115,7 @@ def build_feed(recipe: Recipe, dataset: Dataset, device: str, world: World) -> T
     batch_size, _ = shared_batch(recipe.schedule, world.size)
     later = Later(feed.pca_lighting, feed.random_erasing, feed.mixup, feed.cutmix, len(dataset.class_names))
     how = feed_kind(recipe, train.images, device, world)
-    if how.kind is Feed:
+    if not issubclass(how.kind, StreamFeed):
         _check_room(recipe, train, device)
     made = how.kind(
         how.images,
