@@ -11,9 +11,10 @@ import torch
 
 from wideresnet.base.errors import UsageError
 from wideresnet.data import load_dataset
+from wideresnet.data.feeds.resident import Feed
 from wideresnet.distributed.world import World
 from wideresnet.spec.recipe import Recipe
-from wideresnet.training import Job, choose_feed, prepare, resolve_for_data, setup
+from wideresnet.training import Job, prepare, resolve_for_data, setup
 from wideresnet.training.setup import TrainingData, build_feed
 
 MakeNpz = Callable[..., Path]
@@ -129,7 +130,7 @@ def test_a_training_set_that_cannot_fit_is_refused_before_it_is_put_on_the_devic
     monkeypatch.setattr(setup, "available_memory_bytes", lambda _device: num_bytes)
     job_of(data, preprocessing=preprocessing)
     monkeypatch.setattr(setup, "available_memory_bytes", lambda _device: num_bytes - 1)
-    monkeypatch.setattr(choose_feed, "Feed", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(Feed, "hold", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(UsageError, match=r"own\.npz: 64 training images of 8x8 need .* on cpu, .*; use limit=63 or"):
         job_of(data, preprocessing=preprocessing)
 

@@ -18,6 +18,7 @@ from wideresnet.data.dataset import digest
 from wideresnet.data.feeds.later import Later
 from wideresnet.data.feeds.lazy import lazy
 from wideresnet.data.feeds.resident import Feed, hold_out
+from wideresnet.data.feeds.stream import StreamFeed
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.data.trivial_augment import LARGEST_SHIFT_PX
 from wideresnet.distributed.world import World
@@ -29,7 +30,7 @@ from wideresnet.spec.execution import Execution
 from wideresnet.spec.fields import show_value
 from wideresnet.spec.names import parse
 from wideresnet.spec.recipe import Recipe
-from wideresnet.training.choose_feed import feed_kind, fit_preprocessing, for_evaluation, is_streamed
+from wideresnet.training.choose_feed import feed_kind, fit_preprocessing, for_evaluation
 from wideresnet.training.resolve import SMALLEST_IMAGENET_PX
 from wideresnet.training.schedules import Schedule, shared_batch
 from wideresnet.weights.hub import Weights
@@ -121,7 +122,7 @@ def build_feed(
     batch_size, _ = shared_batch(recipe.schedule, world.size)
     later = Later(feed.pca_lighting, feed.random_erasing, feed.mixup, feed.cutmix, len(dataset.class_names))
     how = feed_kind(recipe, train.images, device, world)
-    if not is_streamed(recipe, train.images):
+    if not issubclass(how.kind, StreamFeed):
         _check_room(recipe, train, device)
     made = how.kind(
         how.images,
