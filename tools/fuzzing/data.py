@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image, TiffImagePlugin
 
 from wideresnet.data import Dataset, load_dataset
+from wideresnet.data.formats import pillow_formats
 from wideresnet.data.images import decode
 
 from .mutations import damage_bytes, damage_json, damage_npz
@@ -52,6 +53,7 @@ def _image_seeds() -> list[Files]:
         *((image, "TIFF", {"tiffinfo": tags}) for image in (color, deep, palette, cmyk, bits)),
         *((color, "TIFF", {"compression": kind}) for kind in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")),
         (bits, "TIFF", {"compression": "group4"}), (clear, "TIFF", frames), (color, "TIFF", {"big_tiff": True}),
+        *((image, kind, {}) for kind in pillow_formats() if kind in ("AVIF", "JPEG2000") for image in (color, clear)),
         (color, "PPM", {}), (gray, "PPM", {}), (bits, "PPM", {}), (deep, "PPM", {}),
     ]  # fmt: skip
     seeds: list[Files] = []
@@ -80,7 +82,8 @@ def _read_image(folder: Path) -> None:
 # Archives, parquet, folders: each is a whole data set.
 
 
-def _read_dataset(path: Path) -> None:
+def read_dataset(path: Path) -> None:
+    """Read a data set, and check what no input may break."""
     dataset = load_dataset(path)
     _check_dataset(dataset)
 
@@ -269,6 +272,6 @@ def _without_conflicts(files: Files) -> Files:
 
 
 IMAGES = Reader("images", _image_seeds, any_bytes, _read_image, declared_mib=192)
-NPZ = Reader("npz", _npz_seeds, damage_one(damage_npz, "a.npz"), lambda folder: _read_dataset(folder / "a.npz"))
-PARQUET = Reader("parquet", _parquet_seeds, _damage_parquet, lambda folder: _read_dataset(folder / "d"))
-FOLDERS = Reader("folders", _folder_seeds, _damage_folder, lambda folder: _read_dataset(folder / "d"))
+NPZ = Reader("npz", _npz_seeds, damage_one(damage_npz, "a.npz"), lambda folder: read_dataset(folder / "a.npz"))
+PARQUET = Reader("parquet", _parquet_seeds, _damage_parquet, lambda folder: read_dataset(folder / "d"))
+FOLDERS = Reader("folders", _folder_seeds, _damage_folder, lambda folder: read_dataset(folder / "d"))

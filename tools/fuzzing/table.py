@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import data, records
+from . import data, people, records
 
 READERS = {
     reader.name: reader
@@ -11,6 +11,9 @@ READERS = {
         data.NPZ,
         data.PARQUET,
         data.FOLDERS,
+        people.ZIPS,
+        people.TABLES,
+        people.IDX,
         records.WEIGHTS,
         records.CONFIG,
         records.RECIPE,

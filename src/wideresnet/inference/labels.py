@@ -22,7 +22,7 @@ from wideresnet.engines import optimize
 from wideresnet.weights.hub import Weights
 
 _IMAGES_AT_ONCE = 256
-_SURE = 0.9
+_SURE, _LEAD = 0.9, 0.5
 MAX_SUSPICIOUS = 1000
 
 
@@ -31,9 +31,10 @@ def doubtful_labels(
 ) -> list[dict[str, Any]]:
     """Rank the images of which a network is sure that they belong to another class.
 
-    It is sure if the probability of that class is at least 0.9, or the mean that images of the class get for it if that
-    is lower: the off-diagonal of the confident joint in "Confident Learning" (Northcutt et al. 2021, section 3.1). The
-    0.9 is this package's: after long training the mean is so close to 1 that half of the right images are below it.
+    It is sure if the probability of that class is at least the mean that images of the class get for it, which is the
+    off-diagonal of the confident joint in "Confident Learning" (Northcutt et al. 2021, section 3.1). After long
+    training this mean is so close to 1 that half of the right images are below it, so 0.9 is enough, and so is a
+    probability that exceeds that of the label by 0.5. Both numbers are this package's choice.
 
     Args:
         weights: the network, its classes and preprocessing.
@@ -60,7 +61,8 @@ def doubtful_labels(
     own = probabilities[np.arange(len(labels)), labels]
     predicted = np.where(np.isnan(probabilities), -1, probabilities).argmax(axis=1)
     best = probabilities[np.arange(len(labels)), predicted]
-    doubtful = readable[(predicted != labels)[readable] & (best >= threshold[predicted])[readable]]
+    is_sure = (best >= threshold[predicted]) | (best - own >= _LEAD)
+    doubtful = readable[((predicted != labels) & is_sure)[readable]]
     ranked = doubtful[np.argsort(-(best - own)[doubtful], kind="stable")][:MAX_SUSPICIOUS]
     return [
         {

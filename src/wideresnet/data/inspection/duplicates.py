@@ -8,14 +8,17 @@ from typing import NamedTuple
 import numpy as np
 
 from wideresnet.base import progress
-from wideresnet.data.inspection.survey import HASH_BITS, Survey
+from wideresnet.base.format import counted
+from wideresnet.data.inspection.survey import HASH_BITS, THUMB_PX, Survey
 
-# All numbers are this package's choice. Of pairs whose hashes differ in few bits, those count whose reduced images
-# differ by less than a fifth of their contrast: then copies saved as JPEG of quality 50, or at three quarters of the
-# size, are found, and of CIFAR-10's different images hardly any.
+# All numbers are this package's choice. Of pairs whose hashes differ in few bits, those count whose reduced images have
+# a correlation of at least 0.98: then copies saved as JPEG of quality 50, at half the size, brighter or with less
+# contrast are found, and of CIFAR-10's different images hardly any.
 MAX_BITS = 12
-MAX_SHARE_OF_CONTRAST = 0.2
+MAX_DISTANCE = 0.2
+"""Root mean square difference of two images of mean 0 and standard deviation 1: 0.2^2 = 2 (1 - 0.98)."""
 MAX_LEVELS_OF_BRIGHTNESS = 40.0
+MIN_RATIO_OF_CONTRASTS = 0.6
 BLANK_LEVELS = 2.0
 """Standard deviation of gray levels below which an image is blank; blank ones are counted and not compared."""
 
@@ -56,11 +59,15 @@ def find_duplicates(seen: Survey) -> Duplicates:
     for row, digest in enumerate(seen.digests):
         if digest:
             by_digest.setdefault(digest, []).append(row)
-    contrast = seen.thumbs.reshape(len(seen.thumbs), -1).std(axis=1)
+    contrast = seen.thumbs.reshape(len(seen.thumbs), THUMB_PX**2).std(axis=1)
     firsts = np.array([rows[0] for rows in by_digest.values()], dtype=np.int64)
     is_blank = np.zeros(len(seen.names), dtype=bool)
     is_blank[firsts] = contrast[firsts] < BLANK_LEVELS
-    compared, notes = firsts[~is_blank[firsts]], list[str]()
+    is_small = seen.sizes.min(axis=1) < THUMB_PX
+    compared, notes = firsts[~is_blank[firsts] & ~is_small[firsts]], list[str]()
+    if is_small[firsts].any():
+        few = counted(int(is_small[firsts].sum()), "image")
+        notes.append(f"{few} below {THUMB_PX} px: too small to search for near duplicates")
     copies = {rows[0]: rows for rows in by_digest.values()}
     groups = [_group(seen, rows, is_exact=True) for rows in by_digest.values() if len(rows) > 1]
     if len(compared) > MAX_COMPARED:
@@ -86,10 +93,11 @@ def _near_pairs(seen: Survey, rows: np.ndarray) -> Iterator[tuple[int, int]]:
     The number of different bits is a matrix product: of vectors of +1 and -1 it is (bits - product) / 2.
     """
     signs = 2 * seen.hashes[rows].astype(np.float32) - 1
-    thumbs = seen.thumbs[rows].reshape(len(rows), -1).astype(np.float32)
+    thumbs = seen.thumbs[rows].reshape(len(rows), THUMB_PX**2).astype(np.float32)
     brightness = thumbs.mean(axis=1, keepdims=True)
     thumbs -= brightness
-    contrast = thumbs.std(axis=1)
+    contrast = thumbs.std(axis=1, keepdims=True)
+    thumbs /= contrast
     num_pairs = 0
     starts = range(0, len(rows), _ROWS_AT_ONCE)
     for start in progress.track(starts, "comparing images", len(starts)):
@@ -99,7 +107,9 @@ def _near_pairs(seen: Survey, rows: np.ndarray) -> Iterator[tuple[int, int]]:
         for part in np.array_split(np.arange(len(first)), 1 + len(first) // 100_000):
             a, b = first[part], second[part]
             distance = np.sqrt(np.square(thumbs[a] - thumbs[b]).mean(axis=1))
-            is_near = distance <= MAX_SHARE_OF_CONTRAST * np.minimum(contrast[a], contrast[b])
+            is_near = distance <= MAX_DISTANCE
+            ratio = contrast[a, 0] / contrast[b, 0]
+            is_near &= (ratio >= MIN_RATIO_OF_CONTRASTS) & (ratio <= 1 / MIN_RATIO_OF_CONTRASTS)
             is_near &= np.abs(brightness[a] - brightness[b])[:, 0] <= MAX_LEVELS_OF_BRIGHTNESS
             for i, j in zip(rows[a[is_near]].tolist(), rows[b[is_near]].tolist(), strict=True):
                 num_pairs += 1
