@@ -39,7 +39,7 @@ GIB = 2**30
 CURVES = "wrn-16-4-cifar10-paper-bf16-seed0"
 """The record whose curves are drawn."""
 
-ANALYSES = ("wrn-16-4-cifar10-paper-bf16-seed0", "wrn-28-2-cifar10-quick-60-epochs")
+ANALYSES = ("wrn-16-2-cifar10-long", "wrn-40-1-cifar10-long")
 """Records whose weights have been analyzed, in results/analysis/."""
 
 COMPARED = ("WRN-40-1", "WRN-40-2", "WRN-40-4", "WRN-16-4", "WRN-16-8", "WRN-28-10", "PreActResNet-164")

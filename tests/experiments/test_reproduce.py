@@ -107,6 +107,17 @@ def test_runs_are_trained_once_and_end_in_a_table(make_npz: MakeNpz, tmp_path: P
     assert str(tmp_path) not in page
 
 
+def test_the_tracker_is_passed_to_every_run(make_npz: MakeNpz, tmp_path: Path) -> None:
+    (todo, work), asked = small(make_npz(), seeds=1), []
+
+    def start(seed: int, job: dict[str, Any], log: Path, num_threads: int | None) -> Worker:
+        asked.append(job["track"])
+        return train_here(seed, job, log, num_threads)
+
+    train_all(Store(tmp_path / "store"), todo.all(), work, track="wandb", start_worker=start)
+    assert asked == ["wandb", "wandb"]
+
+
 def test_killed_at_random_it_ends_with_the_table_of_an_undisturbed_one(make_npz: MakeNpz, tmp_path: Path) -> None:
     data = make_npz(num_train=160)
     script = (

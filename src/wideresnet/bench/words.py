@@ -75,7 +75,8 @@ def agreement_line(case: dict[str, Any], row: dict[str, Any]) -> str:
 
 def parts_line(case: dict[str, Any]) -> str:
     """List the parts of a step of ours: "forward 34.1 ms, backward 61.0 ms, ..."."""
-    return ", ".join(f"{name} {human_number(1000 * part['median_s'])} ms" for name, part in case["parts"].items())
+    text = ", ".join(f"{name} {human_number(1000 * part['median_s'])} ms" for name, part in case["parts"].items())
+    return text + " (each waited for, without a CUDA graph)" * (case["device"] == "cuda")
 
 
 def errors_of(network: str) -> tuple[float, int] | None:

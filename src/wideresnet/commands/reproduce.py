@@ -18,7 +18,7 @@ from rich.text import Text
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_bytes, human_count, human_seconds
 from wideresnet.commands.console import print_line
-from wideresnet.commands.verbs import add_machine_flags, add_verb, runs_folder, say, show, typed
+from wideresnet.commands.verbs import add_machine_flags, add_track_flag, add_verb, runs_folder, say, show, typed
 from wideresnet.kernels.library import start_build
 from wideresnet.spec.exhibits import ERROR_FIELDS, exhibit_name
 from wideresnet.spec.files import read_json
@@ -74,6 +74,7 @@ def add(verbs: Any) -> None:
         help="with --on ray: GPUs of each run; with 0.5, two runs share one (1 if there are any)",
     )  # fmt: skip
     add_machine_flags(reproduce)
+    add_track_flag(reproduce, ", each run by itself")
     reproduce.add_argument("--collect", action="store_true", help="train nothing; compare what is there")
     reproduce.add_argument("--merge", type=Path, metavar="DIR", help="first copy what another --out has")
     reproduce.add_argument("--yes", action="store_true", help="start without asking")
@@ -93,6 +94,10 @@ def run(args: argparse.Namespace) -> None:
     for name in ("cpus_each", "gpus_each"):
         if (number := getattr(args, name)) is not None and args.on != "ray":
             raise UsageError(f"{name}={number:g}: is for a cluster; add on='ray'")
+    if args.track:
+        from wideresnet.training.track import check_tracker
+
+        check_tracker(args.track)
     name = ALL if args.exhibit.lower() == ALL else exhibit_name(args.exhibit)
     out = args.out or runs_folder() / "reproduce"
     if name == "figure4":
@@ -155,7 +160,10 @@ def _train(
     with _workers(args, store, [dataset.source for dataset in datasets.values()]) as workers:
         _ask(args, estimate(missing, datasets, work), store, len(tasks))
         del datasets  # their memory is for the workers
-        train_all(store, tasks, work, checkpoint_every_s=args.checkpoint_every, command=typed(args), **workers)
+        train_all(
+            store, tasks, work, checkpoint_every_s=args.checkpoint_every, track=args.track, command=typed(args),
+            **workers,
+        )  # fmt: skip
     return todos
 
 

@@ -15,7 +15,7 @@ from wideresnet.base.format import counted, human_seconds, printable
 from wideresnet.commands.console import console, hide_progress, print_line
 from wideresnet.commands.flags import add_recipe_flags, given_flags
 from wideresnet.commands.translate import translator
-from wideresnet.commands.verbs import WEIGHTS, add_verb, new_run_folder, say, show, typed
+from wideresnet.commands.verbs import WEIGHTS, add_track_flag, add_verb, new_run_folder, say, show, typed
 from wideresnet.kernels.library import start_build
 from wideresnet.spec.execution import AUTOTUNE_MODES
 from wideresnet.spec.files import read_json
@@ -71,10 +71,7 @@ def add(verbs: Any) -> None:
         metavar="N",
         help="train in N processes of this machine, one per GPU (as torchrun does)",
     )
-    train.add_argument(
-        "--track", choices=("tensorboard", "trackio", "wandb"),
-        help="also report epochs and result to this tracker, which is to be installed; --resume keeps it",
-    )  # fmt: skip
+    add_track_flag(train, "; --resume keeps it")
     add_recipe_flags(train)
 
 

@@ -102,6 +102,19 @@ def add_machine_flags(parser: ArgumentParser, *, precision: bool = True) -> None
         parser.add_argument("--precision", choices=CHOICES["precision"], default="auto", help="arithmetic (auto)")
 
 
+def add_track_flag(parser: ArgumentParser, more: str = "") -> None:
+    """Add `--track`.
+
+    Args:
+        parser: of the verb.
+        more: what else the help says about it.
+    """
+    parser.add_argument(
+        "--track", choices=("tensorboard", "trackio", "wandb"),
+        help="also report epochs and result to this tracker, which is to be installed" + more,
+    )  # fmt: skip
+
+
 def add_reading_flags(parser: ArgumentParser, *, class_order: bool = True) -> None:
     """Add the flags that say how to read one's own data, as `wrn train` has them.
 

@@ -18,9 +18,9 @@ from wideresnet.networks.cost import cost
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training.fit import prepare
 
-MEASURING_S = 60.0
-"""Networks are timed for this long, the smallest first; others are extrapolated by operations. This package's
-choice."""
+MEASURING_S = 15.0
+"""Networks are timed for this long, the smallest first; others are extrapolated by operations. On a GPU, searching
+for algorithms and capturing take about 10 s per network, as long as a short run. This package's choice."""
 
 BYTES_PER_PARAMETER = 4 * 4
 """Of disk: the weights, a checkpoint of weights and momentum, and room for what is being written."""

@@ -79,6 +79,7 @@ def train_all(
     at_once: int = 1,
     num_threads: int | None = None,
     checkpoint_every_s: float = 60.0,
+    track: str | None = None,
     command: str | None = None,
     patience_s: float = PATIENCE_S,
     start_worker: StartWorker = Worker,
@@ -92,6 +93,7 @@ def train_all(
         at_once: runs that train at the same time.
         num_threads: threads of each; None for all.
         checkpoint_every_s: seconds of work that a kill may cost.
+        track: name of a tracker, as for `fit`; each run is one of its runs.
         command: the command line, for the record.
         patience_s: seconds to wait at the end for runs that another process trains.
         start_worker: what starts a process, see `StartWorker`.
@@ -120,6 +122,7 @@ def train_all(
             "out": str(run.path),
             "resume": run.is_begun(),
             "checkpoint_every_s": checkpoint_every_s,
+            "track": track,
             "command": command,
             "asked": None,
             "data_digest": task.data_digest,
