@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import Dataset
@@ -19,6 +21,7 @@ from wideresnet.report.figures import draw_comparison, draw_curves, draw_predict
 from wideresnet.report.predictions import kinds_text, mistakes_section, pictures_section, sample_tiles
 from wideresnet.report.runs import Predictions, Run, read_ece, read_predictions, read_run
 from wideresnet.report.statistics import group_equal, settings_of, settled_differently, summarize, varying
+from wideresnet.report.summary import summary_section
 from wideresnet.report.text import shell_command
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
@@ -80,7 +83,8 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
         )
         body += pictures_section(predictions, dataset, samples)
     if predictions is not None:
-        body += [*calibration_section(predictions), *mistakes_section(predictions)]
+        num_train = np.bincount(dataset.train.labels, minlength=len(predictions.class_names)) if dataset else None
+        body += [*mistakes_section(predictions, num_train), *calibration_section(predictions)]
     body += [*blocks_section(folder), *_recipe_section(read, changes)]
     body += [html.heading("Environment"), html.facts(_environment(read))]
     write_atomic(folder.report, html.page(f"{read.recipe.network} on {read.data_name}", body))
@@ -192,7 +196,9 @@ def _headline(run: Run, changes: dict[str, Any] | None, predictions: Predictions
     ]
     if others:
         pairs.append((f"published, near recipe {recipe.name}", "; ".join(others)))
-    return [*body, html.headline(f"{error_pct:.2f} %", about), html.facts(pairs)]
+    labels = None if predictions is None else predictions.labels
+    plain = summary_section(num_images, num_errors, labels)
+    return [*body, html.headline(f"{error_pct:.2f} %", about), *plain, html.facts(pairs)]
 
 
 def _peak_memory(result: dict[str, Any]) -> str:
