@@ -33,7 +33,7 @@ def classes_section(matrix: np.ndarray, class_names: Sequence[str], num_train: n
     rows = []
     for label in order[:MAX_ROWS].tolist():
         right, total = int(matrix[label, label]), int(errors.num_images[label])
-        error = html.Bar(f"{drawn_pct[label]:.1f} %", drawn_pct[label] / end_pct) if total else "no image"
+        error = html.Bar(f"{drawn_pct[label]:.1f} %", float(drawn_pct[label] / end_pct)) if total else "no image"
         row = (
             class_names[label],
             error,

@@ -83,6 +83,8 @@ td small { color: var(--muted); font-size: .82rem; }
 .tiles .wrong img { border-color: var(--wrong); }
 .tiles .wrong b { color: var(--wrong); }
 .tiles figcaption { overflow-wrap: anywhere; }
+.strips { grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); }
+.strip { display: grid; grid-template-columns: repeat(3, 1fr); gap: .25rem; }
 .groups { display: flex; flex-wrap: wrap; gap: 1.4rem 2.2rem; margin-top: 1.4rem; }
 .groups p { margin: 0 0 .3rem; }
 .groups .tiles { display: flex; flex-wrap: wrap; }
@@ -242,6 +244,26 @@ def captioned(pictures: Iterable[tuple[np.ndarray | None, str, str]]) -> str:
         for pixels, line, text in pictures
     )
     return f'<div class="tiles">{"".join(figures)}</div>'
+
+
+def strip(pictures: Iterable[tuple[np.ndarray, str]], line: str, *, is_wrong: bool) -> str:
+    """Write images side by side with a line below all.
+
+    Args:
+        pictures: uint8 (H, W, C), and what each shows.
+        line: below.
+        is_wrong: give it the color of wrong predictions.
+    """
+    images = "".join(image(pixels, alt) for pixels, alt in pictures)
+    return (
+        f'<figure class="{"wrong" if is_wrong else "right"}"><div class="strip">{images}</div>'
+        f"<figcaption>{escape(line)}</figcaption></figure>"
+    )
+
+
+def strips(figures: Iterable[str]) -> str:
+    """Write what `strip` returned, as many next to each other as fit."""
+    return f'<div class="tiles strips">{"".join(figures)}</div>'
 
 
 def groups(items: Iterable[tuple[str, str]]) -> str:

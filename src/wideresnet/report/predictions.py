@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from wideresnet.base.metrics import confusion, most_confused
-from wideresnet.data import Dataset
 from wideresnet.data.facts import superclasses
 from wideresnet.report import html
 from wideresnet.report.classes import classes_section
@@ -25,22 +24,27 @@ MAX_DRAWN_CLASSES = 200
 """Up to this number of classes the picture has a cell of two pixels or more on a telephone. This package's choice."""
 
 
-def sample_tiles(predictions: Predictions, dataset: Dataset) -> list[Tile]:
-    """Choose a few correct and wrong predictions, spread evenly over the set."""
+def sample_tiles(predictions: Predictions, images: np.ndarray) -> list[Tile]:
+    """Choose a few correct and wrong predictions, spread evenly over the set.
+
+    Args:
+        predictions: on the test set.
+        images: uint8 (N, H, W, C), the test images.
+    """
 
     def spread(index: np.ndarray, wanted: int) -> np.ndarray:
         return index[np.linspace(0, len(index) - 1, min(wanted, len(index))).round().astype(int)]
 
     wrong = spread(np.flatnonzero(predictions.is_wrong), NUM_WRONG_SAMPLES)
     right = spread(np.flatnonzero(~predictions.is_wrong), NUM_SAMPLES - len(wrong))
-    return _tiles(np.sort(np.concatenate([wrong, right])), predictions, dataset)
+    return _tiles(np.sort(np.concatenate([wrong, right])), predictions, images)
 
 
-def _tiles(index: np.ndarray, predictions: Predictions, dataset: Dataset) -> list[Tile]:
+def _tiles(index: np.ndarray, predictions: Predictions, images: np.ndarray) -> list[Tile]:
     names = predictions.class_names
     return [
         Tile(
-            image=dataset.test.images[i],
+            image=images[i],
             true=names[predictions.labels[i]],
             predicted=names[predictions.predicted[i]],
             probability=float(predictions.probability[i]),
@@ -56,18 +60,18 @@ def kinds_text(samples: Sequence[Tile]) -> str:
     return f"{len(samples) - num_wrong} correct and {num_wrong} wrong predictions"
 
 
-def pictures_section(predictions: Predictions, dataset: Dataset, samples: list[Tile]) -> list[str]:
-    """Show the samples, and the wrong predictions with the highest probability."""
+def pictures_section(predictions: Predictions, images: np.ndarray, samples: list[Tile]) -> list[str]:
+    """Show the samples, and the wrong predictions with the highest probability; arguments as for `sample_tiles`."""
     wrong = np.flatnonzero(predictions.is_wrong)
     worst = wrong[np.argsort(-predictions.probability[wrong], kind="stable")][:NUM_WORST]
     about = (
         f"A choice, not in proportion: {kinds_text(samples)}, each kind spread evenly over the set. Of all "
-        f"{len(dataset.test):,} predictions {len(wrong):,} are wrong."
+        f"{len(predictions.labels):,} predictions {len(wrong):,} are wrong."
     )
     body = [html.heading("Some test images"), html.paragraph(about, "muted"), html.tiles(samples)]
     if len(wrong):
         about = "The wrong predictions with the highest probability; the true class is below the predicted one."
-        tiles = html.tiles(_tiles(worst, predictions, dataset))
+        tiles = html.tiles(_tiles(worst, predictions, images))
         body += [html.heading("Worst mistakes"), html.paragraph(about, "muted"), tiles]
     return body
 
@@ -115,7 +119,7 @@ def _confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> list[str]:
         )
     else:
         about += " Classes that are taken for each other are neighbors, so that they form blocks along the diagonal."
-    labels = [] if groups else [names[label] for label in order]
+    labels = [] if groups else [names[label] for label in order.tolist()]
     drawing = html.picture(functools.partial(draw_confusion, matrix, groups, names=labels), alt)
     return [drawing, html.paragraph(about, "muted")]
 
@@ -136,7 +140,7 @@ def _confusion_block(matrix: np.ndarray, names: Sequence[str]) -> list[str]:
         f"The {len(some)} classes with the most frequent mistakes, of {len(names):,}: {within:,} of all {num_wrong:,} "
         "mistakes are between them. The colors are shares of all images of the class."
     )
-    table = html.confusion_table(block, [names[label] for label in some], matrix.sum(axis=1)[some])
+    table = html.confusion_table(block, [names[label] for label in some.tolist()], matrix.sum(axis=1)[some])
     return [html.paragraph(about, "muted"), table]
 
 
