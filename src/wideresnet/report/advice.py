@@ -127,10 +127,10 @@ def _data_rules(dataset: Dataset, check: str) -> Iterator[Advice]:
     counts, names = np.bincount(dataset.train.labels, minlength=len(dataset.class_names)), dataset.class_names
     few = [label for label in np.argsort(counts, kind="stable").tolist() if counts[label] < FEW_TRAIN]
     if few:
-        have = "class has" if len(few) == 1 else "classes have"
+        have = "has" if len(few) == 1 else "have"
         listed = ", ".join(f"{names[label]} {counts[label]}" for label in few[:5]) + ", ..." * (len(few) > 5)
         yield Advice(
-            f"{len(few)} of {len(names)} {have} fewer than {FEW_TRAIN} training images ({listed}).",
+            f"{len(few)} of {len(names)} classes {have} fewer than {FEW_TRAIN} training images ({listed}).",
             "More images of them are worth more than any setting.",
         )
     most, least = int(counts.argmax()), int(counts.argmin())
@@ -170,7 +170,7 @@ def _schedule_rules(run: Run, changes: Mapping[str, Any] | None) -> Iterator[Adv
     own_file, wanted = str(run.folder.recipe), (changes or {}).get("epochs", (0, 0))[0]
     if wanted > recipe.schedule.epochs:
         command = _train(recipe, own_file, "--epochs", str(wanted), out=f"{run.folder.path}-longer")
-        finding = f"The run had {recipe.schedule.epochs:,} epochs; recipe {recipe.name} has {wanted:,} here."
+        finding = f"The run had {counted(recipe.schedule.epochs, 'epoch')}; recipe {recipe.name} has {wanted:,} here."
         yield Advice(finding, "Train as long as that:", command)
     if recipe.feed.mixup or recipe.feed.cutmix:  # their training errors are those of blended images
         return

@@ -120,7 +120,7 @@ def overlay(image: np.ndarray, activation: np.ndarray, strongest: float) -> np.n
     gray = gray.resize((gray.width * factor, gray.height * factor), Image.Resampling.NEAREST)
     share = np.clip(activation / max(strongest, 1e-12), 0, 1).astype(np.float32)
     smooth = Image.fromarray(share).resize(gray.size, Image.Resampling.BICUBIC)
-    alpha = 0.65 * np.clip(np.asarray(smooth), 0, 1)[..., None]
+    alpha = 0.75 * np.clip(np.asarray(smooth), 0, 1)[..., None]
     mixed = alpha * _HOT + (1 - alpha) * np.asarray(gray, dtype=np.float32)[..., None]
     return mixed.round().astype(np.uint8)
 

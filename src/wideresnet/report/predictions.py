@@ -119,7 +119,7 @@ def _confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> list[str]:
         )
     else:
         about += " Classes that are taken for each other are neighbors, so that they form blocks along the diagonal."
-    labels = [] if groups else [names[label] for label in order.tolist()]
+    labels = [] if groups else [names[int(label)] for label in order]
     drawing = html.picture(functools.partial(draw_confusion, matrix, groups, names=labels), alt)
     return [drawing, html.paragraph(about, "muted")]
 
@@ -140,7 +140,7 @@ def _confusion_block(matrix: np.ndarray, names: Sequence[str]) -> list[str]:
         f"The {len(some)} classes with the most frequent mistakes, of {len(names):,}: {within:,} of all {num_wrong:,} "
         "mistakes are between them. The colors are shares of all images of the class."
     )
-    table = html.confusion_table(block, [names[label] for label in some.tolist()], matrix.sum(axis=1)[some])
+    table = html.confusion_table(block, [names[int(label)] for label in some], matrix.sum(axis=1)[some])
     return [html.paragraph(about, "muted"), table]
 
 

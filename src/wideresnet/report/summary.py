@@ -45,7 +45,8 @@ def _certainty(num_images: int, num_errors: int, labels: np.ndarray | None) -> s
     )
     if labels is not None:
         most = 100 * float(np.bincount(labels).max() / len(labels))
-        text += f" Always guessing the most frequent class would be right for {most:.0f} of 100."
+        right = f"{most:.0f}" if most >= 1 else "less than 1"
+        text += f" Always guessing the most frequent class would be right for {right} of 100."
     return text
 
 
