@@ -40,6 +40,7 @@ a { color: var(--accent); }
 .muted, figcaption small { color: var(--muted); }
 .headline { font-size: 2.75rem; font-weight: 650; line-height: 1.1; margin: 1.25rem 0 .25rem; color: var(--accent); }
 .lead { font-size: 1.15rem; margin-top: 1rem; }
+dl.facts + .note { margin-top: 1.25rem; }
 .note { border-left: 3px solid var(--wrong); padding: .1rem 0 .1rem .75rem; }
 dl.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .9rem 1.5rem;
   margin: 1.25rem 0 0; }

@@ -88,6 +88,9 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
         num_train = np.bincount(dataset.train.labels, minlength=len(predictions.class_names)) if dataset else None
         if (maps := read_maps(folder, predictions)) is not None:
             body += maps_section(maps, predictions)
+        elif folder.weights.is_file():
+            draw = shell_command(["wrn", "eval", str(folder.path), "--page", f"{folder.path}-eval.html"])
+            body += [html.paragraph("To see which places of an image speak for its class:"), html.command(draw)]
         body += [*mistakes_section(predictions, num_train), *calibration_section(predictions)]
     if read.result is not None:
         body += advice_section(read, changes, predictions, dataset)
