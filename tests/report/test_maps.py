@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from page_runs import HOSTILE, PREDICTIONS, Page
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from wideresnet.base.errors import DataError
-from wideresnet.report.figures import THUMBNAIL_PX
 from wideresnet.report.maps import NUM_EXPLAINED, ActivationMaps, choose_explained, overlay, read_maps, store_maps
 from wideresnet.report.pages import write_report
 from wideresnet.report.runs import Predictions
+from wideresnet.report.thumbnails import THUMBNAIL_PX, encode_small
 from wideresnet.spec.record import RunFolder
+from wideresnet.training.page import write_page
 from wideresnet.weights.hub import read_weights
 
 
@@ -40,6 +43,23 @@ def test_the_page_shows_them_on_wrong_and_right_images(run: Path) -> None:
     alts = [a["alt"] or "" for a in page.all("img")]
     assert sum(alt.startswith("what speaks for") for alt in alts) == len(is_wrong) + is_wrong.sum()
     assert any(HOSTILE in alt for alt in alts)
+
+
+def test_a_page_without_maps_names_the_command_that_draws_them(run: Path) -> None:
+    RunFolder(run).maps.unlink()
+    page = Page(write_report(run).page)
+    assert f"wrn eval {run} --page {run}-eval.html" in page.texts
+
+
+def test_maps_that_fail_cost_the_maps_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (RunFolder(run).maps, RunFolder(run).report):
+        path.unlink()
+    monkeypatch.setattr("wideresnet.training.page.activation_maps", lambda *_: np.zeros(1)[2])
+    write_page(RunFolder(run))
+    assert "the page does not show where the network looks (index 2 is out of bounds" in caplog.text
+    assert "Confusion matrix" in Page(RunFolder(run).report).text
 
 
 def test_maps_of_other_predictions_are_not_shown(run: Path) -> None:
@@ -109,3 +129,15 @@ def test_an_overlay_is_gray_where_nothing_speaks_for_the_class_and_hot_where_mos
     red, green, blue = drawn[side // 8, side // 8]
     assert red > 200 > 120 > green > blue
     assert overlay(image, np.zeros((8, 8), np.float32), 0.0).max() == 120
+
+
+def test_small_images_keep_their_pixels_on_a_page_and_large_ones_become_small_files() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 40, 3), np.uint8)
+    content, kind, is_exact = encode_small(pixels)
+    assert (kind, is_exact) == ("image/png", True)
+    with Image.open(io.BytesIO(content)) as picture:
+        assert np.array_equal(np.asarray(picture), pixels)
+    content, kind, is_exact = encode_small(np.zeros((500, 1000, 1), np.uint8))
+    assert (kind, is_exact) == ("image/jpeg", False)
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.size == (THUMBNAIL_PX, THUMBNAIL_PX // 2)

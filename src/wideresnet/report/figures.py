@@ -43,10 +43,6 @@ SERIES_STYLES = ("-", "--", ":", "-.")
 MAX_NAMED_CLASSES = 60
 """Up to this number of classes the names fit along a confusion matrix, on a narrow page half of it."""
 
-MAX_EXACT_PX, THUMBNAIL_PX = 64, 160
-"""Longer sides of images on a page: up to the first they are exact, larger ones are scaled down to the second, which
-is sharp on a screen with two pixels per CSS pixel at the smallest size. This package's choice."""
-
 
 @dataclass(frozen=True)
 class Theme:
@@ -265,25 +261,6 @@ def in_dark(svg: bytes) -> bytes:
     colors = {getattr(LIGHT, name).encode(): getattr(DARK, name).encode() for name in vars(LIGHT)}
     pattern = re.compile(b"|".join(colors))
     return re.sub(rb"<[^>]*>", lambda tag: pattern.sub(lambda color: colors[color[0]], tag[0]), svg)
-
-
-def encode_small(image: np.ndarray) -> tuple[bytes, str, bool]:
-    """Encode an image for a page, so that dozens of them stay below a megabyte.
-
-    Args:
-        image: uint8 (H, W, C), C is 1 or 3.
-
-    Returns:
-        The file, its type, and whether it holds the exact pixels: those of an image of at most `MAX_EXACT_PX`. A larger
-        one is a JPEG file, scaled down to `THUMBNAIL_PX`.
-    """
-    if max(image.shape[:2]) <= MAX_EXACT_PX:
-        return image_to_png(image), "image/png", True
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue(), "image/jpeg", False
 
 
 def image_to_png(image: np.ndarray) -> bytes:

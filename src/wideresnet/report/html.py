@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from wideresnet.base.format import printable
 from wideresnet.base.metrics import class_errors, most_confused
-from wideresnet.report.figures import DARK, LIGHT, Tile, encode_small, heat, in_dark, to_svg
+from wideresnet.report.figures import DARK, LIGHT, Tile, heat, in_dark, to_svg
+from wideresnet.report.thumbnails import encode_small
 
 _LAID_OUT = "\n\t\u200c\u200d"
 """What is no letter and belongs to a text: lines, and the joiners of letters in Persian, Hindi and others."""

@@ -13,8 +13,8 @@ from wideresnet.base.arithmetic import spread
 from wideresnet.base.errors import DataError
 from wideresnet.data.images import fit_to_size
 from wideresnet.report import html
-from wideresnet.report.figures import THUMBNAIL_PX
 from wideresnet.report.runs import Predictions
+from wideresnet.report.thumbnails import THUMBNAIL_PX
 from wideresnet.spec.files import read_file, write_atomic
 from wideresnet.spec.record import RunFolder
 from wideresnet.spec.result import MAX_NUMBER

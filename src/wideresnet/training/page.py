@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from wideresnet.base.errors import WRNError
 from wideresnet.data import Dataset
 from wideresnet.engines.explain import activation_maps
 from wideresnet.report.maps import ActivationMaps, choose_explained, store_maps
@@ -34,6 +33,7 @@ def write_page(folder: RunFolder, dataset: Dataset | None = None) -> None:
             images, _ = fit_images(weights, dataset, dataset.test.images[index])
             maps = activation_maps(weights.network, images, labels, weights.preprocessing)
             store_maps(folder, ActivationMaps.of(index, labels, maps, images))
-        except (OSError, WRNError) as error:
-            log.warning(f"the page does not show where the network looks: {' '.join(str(error).split())}")
+        except Exception as error:  # such as no memory for a large image: it must not cost the rest of the page
+            reason = " ".join(str(error).split()) or type(error).__name__
+            log.warning(f"the page does not show where the network looks ({reason})")
     write_report(folder.path, dataset)
