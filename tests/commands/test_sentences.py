@@ -97,7 +97,7 @@ wrn eval WRN-10-1-owl --data own.npz
 wrn eval done --data digits
 wrn eval done --data own.npz --int8 --precision bf16
 wrn eval done --limit 0
-wrn eval done --page page.html
+wrn eval done --page page.txt
 wrn eval done --corruptions --page page.txt
 wrn eval done --corruptions --csv nowhere/errors.csv
 wrn predict nowhere a.png
@@ -110,6 +110,9 @@ wrn predict done missing.png
 wrn predict done empty
 wrn predict done broken.png
 wrn predict done a.png --top 0
+wrn predict done a.png --explain
+wrn predict done a.png --sheet sheet.jpg
+wrn predict done a.png --csv nowhere/a.csv
 wrn predict missing.onnx a.png
 wrn predict done/model.pt2 a.png
 wrn predict missing.onnx a.png --device cuda

@@ -33,6 +33,23 @@ class ClassErrors:
     error_pct: np.ndarray
 
 
+@dataclass(frozen=True)
+class ClassScores:
+    """How well each class is found, float64 (classes,), shares 0..1.
+
+    Attributes:
+        recall: of its images, those that are predicted as the class; NaN for a class without images.
+        precision: of the images that are predicted as the class, those that are of it; NaN if none is.
+        f1: the harmonic mean of both; NaN for a class without images, 0 if none of them is found.
+
+    Source: van Rijsbergen 1979, "Information retrieval", chapter 7.
+    """
+
+    recall: np.ndarray
+    precision: np.ndarray
+    f1: np.ndarray
+
+
 class Confusion(NamedTuple):
     """A kind of mistake: images of class `true` that were taken for class `predicted`."""
 
@@ -90,6 +107,18 @@ def class_errors(matrix: np.ndarray) -> ClassErrors:
     num_errors = num_images - matrix.diagonal()
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
         return ClassErrors(num_images, num_errors, 100 * num_errors / num_images)
+
+
+def class_scores(matrix: np.ndarray) -> ClassScores:
+    """Measure how well each class is found.
+
+    Args:
+        matrix: int64 (classes, classes), as `confusion` returns it.
+    """
+    right, num_images, num_predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        f1 = np.where(num_images > 0, 2 * right / (num_images + num_predicted), np.nan)
+        return ClassScores(right / num_images, right / num_predicted, f1)
 
 
 def most_confused(matrix: np.ndarray, limit: int) -> list[Confusion]:

@@ -34,7 +34,11 @@ def add(verbs: Any) -> None:
         "severities; takes 51 times as long",
     )  # fmt: skip
     evaluate.add_argument(
-        "--page", type=Path, metavar="FILE", help="with --corruptions: also write curves and examples, .html"
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="also write a page, .html: mistakes, where the network looks, every class; with --corruptions curves and "
+        "examples",
     )
     evaluate.add_argument(
         "--csv", type=Path, metavar="FILE",
@@ -59,7 +63,12 @@ def run(args: argparse.Namespace) -> None:
     if args.corruptions:
         _run_corrupted(args, prepare(weights, args.data, **how))
         return
-    result = evaluate_weights(weights, args.data, **how)
+    if args.page:
+        from wideresnet.inference.page import measure_and_draw
+
+        result = measure_and_draw(prepare(weights, args.data, **how), args.page)
+    else:
+        result = evaluate_weights(weights, args.data, **how)
     if args.csv:
         columns = ("class", "num_images", "num_errors", "error_pct")
         write_csv(args.csv, columns, ([row[name] for name in columns] for row in result["classes"]))
@@ -68,8 +77,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_files(args: argparse.Namespace) -> None:
     """Refuse names of files that cannot be written before hours are spent on what they hold."""
-    if args.page and not args.corruptions:
-        raise UsageError("page=: shows errors on corrupted images; add corruptions=True, or leave it out")
     if args.page and (args.page.suffix.lower() not in (".html", ".htm") or args.page.is_dir()):
         raise UsageError(f"page={args.page}: must be a file whose name ends in .html")
     if args.csv and (args.csv.is_dir() or not args.csv.absolute().parent.is_dir()):
@@ -106,7 +113,8 @@ def render(result: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_summary(result)]
     if result["num_errors"]:
         parts += [Text(), _worst_classes(result), Text(), _frequent_mistakes(result)]
-    return Group(*parts, *_notes(result["notes"]))
+    page = [Text(), Text(f"page  {result['page']}")] if "page" in result else []
+    return Group(*parts, *_notes(result["notes"]), *page)
 
 
 def render_corruptions(result: dict[str, Any]) -> RenderableType:

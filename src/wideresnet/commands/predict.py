@@ -7,6 +7,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from wideresnet.base import progress
+from wideresnet.base.errors import DataError, UsageError
 from wideresnet.commands.exported import open_weights
 from wideresnet.commands.verbs import WEIGHTS, add_machine_flags, add_verb, show, write_csv
 from wideresnet.kernels.library import start_build
@@ -26,22 +28,66 @@ def add(verbs: Any) -> None:
     )  # fmt: skip
     predict.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
     predict.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per image, for spreadsheets")
-    predict.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
+    predict.add_argument(
+        "--sheet", type=Path, metavar="FILE",
+        help="also draw the images with their classes on a contact sheet, .png; many on several",
+    )  # fmt: skip
+    predict.add_argument(
+        "--sheet-order", choices=("class", "given"), default="class",
+        help="on the sheet: by class, the most probable first, or as given (class)",
+    )  # fmt: skip
+    predict.add_argument(
+        "--explain", action="store_true", help="on the sheet: show which places of an image speak for its class"
+    )
+    predict.add_argument(
+        "--skip-unreadable", action="store_true",
+        help="leave out files that cannot be read; those in folders are left out anyway, but fail the command",
+    )  # fmt: skip
     add_machine_flags(predict, precision=False)
 
 
 def run(args: argparse.Namespace) -> None:
     """Predict."""
+    _check_files(args)
     start_build()
-    from wideresnet.inference.predict import predict_files, split_weights
+    from wideresnet.inference.predict import NUM_LISTED, predict_files, split_weights
 
     args.weights, args.images = split_weights(args.paths)
-    predictions = predict_files(
-        open_weights(args), args.images, top=args.top, device=args.device, skip_unreadable=args.skip_unreadable
-    )
+    weights = open_weights(args)
+    skip = args.skip_unreadable or any(Path(path).is_dir() for path in args.images)
+    predictions = predict_files(weights, args.images, top=args.top, device=args.device, skip_unreadable=skip)
     if args.csv:
         write_csv(args.csv, *table(predictions))
+    if args.sheet:
+        from wideresnet.inference.sheet import write_sheets
+
+        for path in write_sheets(args.sheet, weights, predictions, order=args.sheet_order, explain=args.explain):
+            progress.report(f"sheet  {path}")
     show(args, predictions, render)
+    failed = [f"{image['file']} ({reason})" for image in predictions if (reason := why_skipped(image))]
+    if failed and not args.skip_unreadable:
+        listed = ", ".join(failed[:NUM_LISTED]) + ", ..." * (len(failed) > NUM_LISTED)
+        raise DataError(
+            f"{len(failed)} of {len(predictions)} images cannot be read: {listed}; the others are classified; "
+            "skip_unreadable=True takes this for success"
+        )
+
+
+def _check_files(args: argparse.Namespace) -> None:
+    """Refuse names of files that cannot be written before the images are read."""
+    if args.explain and not args.sheet:
+        raise UsageError("explain=True: marks places on the contact sheet; add sheet=out.png, or leave it out")
+    if args.sheet and (args.sheet.suffix.lower() != ".png" or args.sheet.is_dir()):
+        raise UsageError(f"sheet={args.sheet}: must be a file whose name ends in .png")
+    for name in ("csv", "sheet"):
+        path = getattr(args, name)
+        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise UsageError(f"{name}={path}: must be a file in a folder that exists")
+
+
+def why_skipped(image: dict[str, Any]) -> str:
+    """Say why an image has no predictions; "" if it has some."""
+    return "" if image["predictions"] else image["notes"][0].removeprefix("skipped: ")
 
 
 def table(predictions: list[dict[str, Any]]) -> tuple[list[str], list[list[str | float | None]]]:

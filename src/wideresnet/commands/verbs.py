@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import nearest, printable, printable_values
-from wideresnet.spec.files import release_folders, reserve_folder
+from wideresnet.spec.files import release_folders, reserve_folder, write_atomic
 from wideresnet.spec.recipe import CHOICES, FIELDS
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | f
     so that no other separator can split it, and `printable`. The exact names are in the document of `--json`.
 
     Args:
-        path: the file; an old one is replaced.
+        path: the file; an old one stays whole until this one is.
         header: a name for each column.
         rows: text and numbers; None leaves a cell empty.
 
@@ -193,11 +194,16 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | f
         text = printable(value)
         return f"'{text}" if text.lstrip()[:1] in FORMULA_STARTS else text
 
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(header)
+    writer.writerows(map(cell, row) for row in rows)
+    content = text.getvalue().encode()
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
-            writer.writerow(header)
-            writer.writerows(map(cell, row) for row in rows)
+        if path.exists() and not path.is_file():  # a pipe or a device cannot be replaced
+            path.write_bytes(content)
+        else:
+            write_atomic(path.resolve(), content)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 

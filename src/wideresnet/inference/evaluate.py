@@ -202,13 +202,20 @@ def measure(subject: Subject, advance: Callable[[int], object] | None = None) ->
         subject: weights and images.
         advance: called after each batch with its number of images.
     """
+    return measure_logits(subject, advance)[0]
+
+
+def measure_logits(
+    subject: Subject, advance: Callable[[int], object] | None = None
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Do the work of `measure`; return also the logits, float32 (N, classes)."""
     started = time.monotonic()
     labels = subject.labels
     result = Evaluation.of(subject.run(subject.images, advance=advance), labels)
     seconds = time.monotonic() - started
     names, logits = subject.weights.class_names, result.logits.numpy()
     matrix = confusion(labels, logits.argmax(axis=1), len(names))
-    return {
+    document = {
         "weights": subject.where,
         "network": str(subject.weights.network.name),
         "dataset": subject.dataset,
@@ -227,6 +234,7 @@ def measure(subject: Subject, advance: Callable[[int], object] | None = None) ->
         "images_per_s": round(result.num_images / max(seconds, 1e-9), 1),
         "notes": list(subject.notes),
     }
+    return document, logits
 
 
 def _check_unseen(run: RunFolder, dataset: Dataset) -> list[str]:

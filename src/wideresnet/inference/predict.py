@@ -225,8 +225,7 @@ def _decode(files: list[Path], weights: Weights, channels: int) -> tuple[list[np
         The readable images; for every file its notes; for every file why it cannot be read, or "".
     """
 
-    size, white = weights.input_size, weights.preprocessing.white
-    used = white or WHITE
+    size = weights.input_size
 
     def decode_one(file: Path) -> tuple[np.ndarray | None, list[str], str]:
         try:
@@ -239,12 +238,22 @@ def _decode(files: list[Path], weights: Weights, channels: int) -> tuple[list[np
         return fitted(image, size, weights.resize), notes, ""
 
     with silent_pillow(), ThreadPoolExecutor(usable_cpus()) as pool:
-        if white is None:  # none in training: as many bits as these use
-            measured = pool.map(measure, (Encoded("", file) for file in files))
-            used = white_of(peak for each in measured if each is not None and (peak := each[1]) is not None) or WHITE
+        used = white_for(files, weights)
         decoded = list(progress.track(pool.map(decode_one, files), "reading images", len(files)))
     images, notes, failures = zip(*decoded, strict=True)
     return [image for image in images if image is not None], list(notes), list(failures)
+
+
+def white_for(files: Sequence[Path], weights: Weights) -> int:
+    """Return the value of 16-bit images that becomes 255, inside `silent_pillow`.
+
+    It is that of training; if there were none, such images have as many bits as these files use.
+    """
+    if (white := weights.preprocessing.white) is not None:
+        return white
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        measured = pool.map(measure, (Encoded("", file) for file in files))
+        return white_of(peak for each in measured if each is not None and (peak := each[1]) is not None) or WHITE
 
 
 def _resizing(shape: tuple[int, ...], size: tuple[int, int], resize: int | None) -> str:

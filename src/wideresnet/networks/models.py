@@ -61,11 +61,46 @@ class Network(nn.Module):
         Raises:
             UsageError: x has another type or shape.
         """
+        return self.fc(_pool(self.last_map(x)))
+
+    def last_map(self, x: Tensor) -> Tensor:
+        """Compute the map that is pooled for the linear layer.
+
+        Args:
+            x: images, as for `forward`.
+
+        Returns:
+            (B, channels, h, w).
+
+        Raises:
+            UsageError: x has another type or shape.
+        """
         self.check(x)
         x = self.maxpool(self.enter(x))
         for group in self.trunk():
             x = group(x)
-        return self.fc(_pool(self.finish(x)))
+        return self.finish(x)
+
+    def class_maps(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Compute how much each place of the image speaks for a class: the class activation map.
+
+        The linear layer sees the mean over all places, so the logit of a class is the mean of its map plus the bias,
+        exactly. For such a network this is Grad-CAM, too, but for Grad-CAM's factor of 1 / (h w) and its ReLU.
+
+        Args:
+            x: images (B, in_channels, H, W), as for `forward`.
+            labels: int64 (B, K), the K classes wanted of each image.
+
+        Returns:
+            (B, K, h, w), in units of the logits, at the size of the last map.
+
+        Raises:
+            UsageError: x has another type or shape.
+
+        Source: Zhou et al. 2016, "Learning deep features for discriminative localization", Equation 2; Selvaraju et al.
+        2017, "Grad-CAM", Section 3.1.
+        """
+        return torch.einsum("bkc,bchw->bkhw", self.fc.weight[labels], self.last_map(x))
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """Compute the named stages of Table 1.

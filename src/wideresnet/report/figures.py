@@ -40,6 +40,10 @@ SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#b3558a", "#b07700", "#3a94d0
 SERIES_STYLES = ("-", "--", ":", "-.")
 
 
+MAX_NAMED_CLASSES = 60
+"""Up to this number of classes the names fit along a confusion matrix, on a narrow page half of it."""
+
+
 @dataclass(frozen=True)
 class Theme:
     """The colors of a figure."""
@@ -182,7 +186,12 @@ def draw_predictions(tiles: Sequence[Tile], title: str, about: str = "", theme: 
 
 
 def draw_confusion(
-    matrix: np.ndarray, groups: Sequence[tuple[str, int]], theme: Theme = LIGHT, *, narrow: bool = False
+    matrix: np.ndarray,
+    groups: Sequence[tuple[str, int]],
+    theme: Theme = LIGHT,
+    *,
+    narrow: bool = False,
+    names: Sequence[str] = (),
 ) -> Figure:
     """Draw a confusion matrix of many classes as a heat map; its colors are those of `heat`.
 
@@ -190,6 +199,7 @@ def draw_confusion(
         matrix: int64 (classes, classes), as `base.metrics.confusion` returns it.
         groups: (name, number of classes) of neighbors that belong together, in the order of the rows; empty if the
             classes are not grouped.
+        names: of the classes, in the order of the rows; without groups they are written if there is room.
     """
     width = NARROW_WIDTH_IN if narrow else WIDTH_IN
     figure = Figure((width, width), facecolor=theme.background, layout="constrained")
@@ -205,9 +215,16 @@ def draw_confusion(
         axes.axvline(edge, color=theme.grid, linewidth=0.5)
     if groups:
         places = ends - np.array([size for _, size in groups]) / 2 - 0.5
-        names = [short(name, 22 if narrow else 34) for name, _ in groups]
-        axes.set_xticks(places, names, rotation=90, parse_math=False)
-        axes.set_yticks(places, names, parse_math=False)
+        titles = [short(name, 22 if narrow else 34) for name, _ in groups]
+        axes.set_xticks(places, titles, rotation=90, parse_math=False)
+        axes.set_yticks(places, titles, parse_math=False)
+    elif 0 < len(names) <= (MAX_NAMED_CLASSES // 2 if narrow else MAX_NAMED_CLASSES):
+        own = [short(name, 16) for name in names]
+        axes.set_xticks(range(len(own)), own, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(own)), own, parse_math=False)
+    else:
+        axes.set_xticks(())
+        axes.set_yticks(())
     axes.tick_params(colors=theme.ink, labelsize=7.2 if narrow else 8, length=0)
     for side in axes.spines.values():
         side.set(color=theme.grid)

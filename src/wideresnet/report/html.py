@@ -17,10 +17,8 @@ from matplotlib.figure import Figure
 
 from wideresnet.base.format import printable
 from wideresnet.base.metrics import class_errors, most_confused
-from wideresnet.report.figures import DARK, LIGHT, Tile, heat, image_to_png, in_dark, to_svg
-
-BAR_ENDS_PCT = (1, 2, 5, 10, 20, 50, 100)
-"""Where the bars of errors by class may end: round numbers, so that pages can be compared. This package's choice."""
+from wideresnet.report.figures import DARK, LIGHT, Tile, heat, in_dark, to_svg
+from wideresnet.report.thumbnails import encode_small
 
 _LAID_OUT = "\n\t\u200c\u200d"
 """What is no letter and belongs to a text: lines, and the joiners of letters in Persian, Hindi and others."""
@@ -42,6 +40,8 @@ a { color: var(--accent); }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 .muted, figcaption small { color: var(--muted); }
 .headline { font-size: 2.75rem; font-weight: 650; line-height: 1.1; margin: 1.25rem 0 .25rem; color: var(--accent); }
+.lead { font-size: 1.15rem; margin-top: 1rem; }
+dl.facts + .note { margin-top: 1.25rem; }
 .note { border-left: 3px solid var(--wrong); padding: .1rem 0 .1rem .75rem; }
 dl.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .9rem 1.5rem;
   margin: 1.25rem 0 0; }
@@ -74,20 +74,19 @@ table.matrix td { min-width: 2.6rem; text-align: center; }
 table.matrix thead th { vertical-align: bottom; text-align: center; }
 table.matrix thead th.long span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 9rem; }
 table.matrix .none { color: var(--muted); font-size: .75em; vertical-align: middle; }
-.bars { columns: 19rem; column-gap: 2.5rem; margin: 0; padding: 0; list-style: none; font-size: .9rem; }
-.bars li { display: grid; grid-template-columns: 7.5rem 1fr 6.5rem; gap: .6rem; align-items: center;
-  break-inside: avoid; padding: .12rem 0; }
-.bars .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.bars .bar { background: var(--soft); height: .65rem; }
-.bars .bar span { display: block; height: 100%; background: var(--wrong); }
-.bars .figure { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.bar { display: inline-block; width: 6rem; height: .65rem; margin-right: .6rem; background: var(--soft); }
+.bar span { display: block; height: 100%; background: var(--wrong); }
+td small { color: var(--muted); font-size: .82rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: 1.1rem .9rem; }
 .tiles figure { margin: 0; font-size: .85rem; line-height: 1.3; }
 .tiles img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--soft);
   border: 2px solid var(--line); image-rendering: pixelated; margin-bottom: .3rem; }
+.tiles img.fine { image-rendering: auto; }
 .tiles .wrong img { border-color: var(--wrong); }
 .tiles .wrong b { color: var(--wrong); }
 .tiles figcaption { overflow-wrap: anywhere; }
+.strips { grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); }
+.strip { display: grid; grid-template-columns: repeat(3, 1fr); gap: .25rem; }
 .groups { display: flex; flex-wrap: wrap; gap: 1.4rem 2.2rem; margin-top: 1.4rem; }
 .groups p { margin: 0 0 .3rem; }
 .groups .tiles { display: flex; flex-wrap: wrap; }
@@ -128,6 +127,27 @@ class Link:
 
     text: str
     address: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A cell of a table with a bar and its number.
+
+    Attributes:
+        text: the number.
+        share: length of the bar, 0..1.
+    """
+
+    text: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell of a table with a number, and in small text how certain it is."""
+
+    text: str
+    interval: str
 
 
 def relative_address(page: Path, other: Path) -> str:
@@ -192,6 +212,13 @@ def picture(draw: Callable[..., Figure], alt: str, *, small: bool = False) -> st
     )
 
 
+def image(pixels: np.ndarray, alt: str) -> str:
+    """Write an image, uint8 (H, W, C): a small one exactly, its pixels as squares, a larger one as a thumbnail."""
+    content, kind, is_exact = encode_small(pixels)
+    look = "" if is_exact else ' class="fine"'
+    return f'<img{look} alt="{escape(alt)}" src="{_data_uri(content, kind)}">'
+
+
 def tiles(pictures: Iterable[Tile]) -> str:
     """Write images with their true and predicted classes; wrong ones in red."""
     return f'<div class="tiles">{"".join(map(_tile, pictures))}</div>'
@@ -200,7 +227,7 @@ def tiles(pictures: Iterable[Tile]) -> str:
 def _tile(tile: Tile) -> str:
     return (
         f'<figure class="{"wrong" if tile.is_wrong else "right"}">'
-        f'<img alt="image of {escape(tile.true)}" src="{_data_uri(image_to_png(tile.image), "image/png")}"><figcaption>'
+        f"{image(tile.image, f'image of {tile.true}')}<figcaption>"
         f"<b>{escape(tile.predicted)}</b> {100 * tile.probability:.1f}&nbsp;%<br>"
         f"<small>true: {escape(tile.true)}</small></figcaption></figure>"
     )
@@ -214,12 +241,31 @@ def captioned(pictures: Iterable[tuple[np.ndarray | None, str, str]]) -> str:
     """
     blank = np.full((1, 1, 3), 255, dtype=np.uint8)
     figures = (
-        f'<figure><img alt="{escape(line)}, {escape(text)}" '
-        f'src="{_data_uri(image_to_png(blank if image is None else image), "image/png")}"><figcaption>'
+        f"<figure>{image(blank if pixels is None else pixels, f'{line}, {text}')}<figcaption>"
         f"<b>{escape(line)}</b><br><small>{escape(text)}</small></figcaption></figure>"
-        for image, line, text in pictures
+        for pixels, line, text in pictures
     )
     return f'<div class="tiles">{"".join(figures)}</div>'
+
+
+def strip(pictures: Iterable[tuple[np.ndarray, str]], line: str, *, is_wrong: bool) -> str:
+    """Write images side by side with a line below all.
+
+    Args:
+        pictures: uint8 (H, W, C), and what each shows.
+        line: below.
+        is_wrong: give it the color of wrong predictions.
+    """
+    images = "".join(image(pixels, alt) for pixels, alt in pictures)
+    return (
+        f'<figure class="{"wrong" if is_wrong else "right"}"><div class="strip">{images}</div>'
+        f"<figcaption>{escape(line)}</figcaption></figure>"
+    )
+
+
+def strips(figures: Iterable[str]) -> str:
+    """Write what `strip` returned, as many next to each other as fit."""
+    return f'<div class="tiles strips">{"".join(figures)}</div>'
 
 
 def groups(items: Iterable[tuple[str, str]]) -> str:
@@ -242,7 +288,7 @@ def table(
     Args:
         name: what the table holds, for those who do not see it.
         header: names of the columns.
-        rows: values or links, one per column.
+        rows: values, links, bars or measured numbers, one per column.
         numbers: indices of the columns to align right.
         wrapped: indices of the columns whose lines may wrap.
     """
@@ -260,6 +306,10 @@ def table(
 def _content(cell: Any) -> str:
     if isinstance(cell, Link):
         return f'<a href="{html.escape(cell.address)}">{escape(cell.text)}</a>'
+    if isinstance(cell, Bar):
+        return f'<span class="bar"><span style="width: {100 * cell.share:.1f}%"></span></span>{escape(cell.text)}'
+    if isinstance(cell, Measured):
+        return f"{escape(cell.text)} <small>{escape(cell.interval)}</small>"
     return escape(str(cell))
 
 
@@ -268,14 +318,15 @@ def _scroll(name: str, wide: str) -> str:
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">{wide}</div>'
 
 
-def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> str:
+def confusion_table(matrix: np.ndarray, class_names: Sequence[str], totals: np.ndarray | None = None) -> str:
     """Write the confusion matrix as a table that is a heat map.
 
     Args:
-        matrix: int64 (classes, classes), as `base.metrics.confusion` returns it.
+        matrix: int64 (classes, classes), as `base.metrics.confusion` returns it, or a block of it.
         class_names: in the order of the labels.
+        totals: int64 (classes,), images of each class, if the matrix is a block; None for its sums.
     """
-    totals = class_errors(matrix).num_images
+    totals = class_errors(matrix).num_images if totals is None else totals
     length = ' class="long"' if max(map(len, class_names)) > 3 else ""
     columns = "".join(f'<th scope="col"{length}><span>{escape(name)}</span></th>' for name in class_names)
     rows = []
@@ -310,28 +361,6 @@ def _heat(count: int, total: int, is_right: bool) -> str:
         return '<td class="none">0</td>'
     color = "right-heat" if is_right else "wrong-heat"
     return f'<td style="background: rgba(var(--{color}), {float(heat(count / total)):.2f})">{count}</td>'
-
-
-def class_error_bars(matrix: np.ndarray, class_names: Sequence[str]) -> str:
-    """Write the error of every class as a bar, the worst first; the bars end at a round number, which is named.
-
-    Args:
-        matrix: int64 (classes, classes), as `base.metrics.confusion` returns it.
-        class_names: in the order of the labels.
-    """
-    errors = class_errors(matrix)
-    drawn_pct = np.nan_to_num(errors.error_pct)
-    end_pct = next(end for end in BAR_ENDS_PCT if drawn_pct.max() <= end)
-    items = []
-    for label in np.argsort(-drawn_pct, kind="stable"):
-        name, num_images = escape(class_names[int(label)]), errors.num_images[label]
-        figure = f"{drawn_pct[label]:.1f} % of {num_images}" if num_images else "no image"
-        width = 100 * drawn_pct[label] / end_pct
-        items.append(
-            f'<li><span class="name" title="{name}">{name}</span><span class="bar">'
-            f'<span style="width: {width:.1f}%"></span></span><span class="figure">{figure}</span></li>'
-        )
-    return paragraph(f"A full bar is {end_pct} %.", "muted") + f'<ul class="bars">{"".join(items)}</ul>'
 
 
 def recipe_table(groups: dict[str, list[tuple[str, str, str | None, str]]]) -> str:

@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_seconds
 from wideresnet.data import Dataset
 from wideresnet.report import html
+from wideresnet.report.advice import advice_section
 from wideresnet.report.blocks import blocks_section
 from wideresnet.report.calibration import calibration_section
 from wideresnet.report.changes import find_changes, recipe_text
 from wideresnet.report.figures import draw_comparison, draw_curves, draw_predictions, to_png
+from wideresnet.report.maps import maps_section, read_maps
 from wideresnet.report.predictions import kinds_text, mistakes_section, pictures_section, sample_tiles
 from wideresnet.report.runs import Predictions, Run, read_ece, read_predictions, read_run
 from wideresnet.report.statistics import group_equal, settings_of, settled_differently, summarize, varying
+from wideresnet.report.summary import summary_section
 from wideresnet.report.text import shell_command
 from wideresnet.spec import published as paper
 from wideresnet.spec import recipes
@@ -72,15 +77,23 @@ def write_report(run: str | Path, dataset: Dataset | None = None) -> ReportFiles
     body += _curves_section(read)
     if predictions is not None and dataset is not None:
         pictures = folder.pictures
-        samples = sample_tiles(predictions, dataset)
+        samples = sample_tiles(predictions, dataset.test.images)
         error_pct = 100 * predictions.is_wrong.mean()
         title = f"{read.recipe.network} on {dataset.name}: test error {error_pct:.2f} %"
         write_atomic(
             pictures, to_png(draw_predictions(samples, title, f"a choice, not in proportion: {kinds_text(samples)}"))
         )
-        body += pictures_section(predictions, dataset, samples)
+        body += pictures_section(predictions, dataset.test.images, samples)
     if predictions is not None:
-        body += [*calibration_section(predictions), *mistakes_section(predictions)]
+        num_train = np.bincount(dataset.train.labels, minlength=len(predictions.class_names)) if dataset else None
+        if (maps := read_maps(folder, predictions)) is not None:
+            body += maps_section(maps, predictions)
+        elif folder.weights.is_file():
+            draw = shell_command(["wrn", "eval", str(folder.path), "--page", f"{folder.path}-eval.html"])
+            body += [html.paragraph("To see which places of an image speak for its class:"), html.command(draw)]
+        body += [*mistakes_section(predictions, num_train), *calibration_section(predictions)]
+    if read.result is not None:
+        body += advice_section(read, changes, predictions, dataset)
     body += [*blocks_section(folder), *_recipe_section(read, changes)]
     body += [html.heading("Environment"), html.facts(_environment(read))]
     write_atomic(folder.report, html.page(f"{read.recipe.network} on {read.data_name}", body))
@@ -192,7 +205,9 @@ def _headline(run: Run, changes: dict[str, Any] | None, predictions: Predictions
     ]
     if others:
         pairs.append((f"published, near recipe {recipe.name}", "; ".join(others)))
-    return [*body, html.headline(f"{error_pct:.2f} %", about), html.facts(pairs)]
+    labels = None if predictions is None else predictions.labels
+    plain = summary_section(num_images, num_errors, labels)
+    return [*body, html.headline(f"{error_pct:.2f} %", about), *plain, html.facts(pairs)]
 
 
 def _peak_memory(result: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,12 @@ class Predictions:
     probability: np.ndarray
     top5_error_pct: float
     class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Predictions:
+        """Make them of logits, float64 (N, classes), and labels, int64 (N,)."""
+        top5 = top_k_error(logits, labels, 5)
+        return cls(labels, logits.argmax(axis=1), top_probability(logits), top5, tuple(class_names))
 
     @property
     def is_wrong(self) -> np.ndarray:
@@ -207,9 +214,7 @@ def read_predictions(run: Run, dataset: Dataset | None = None) -> tuple[Predicti
     if dataset is not None and not np.array_equal(dataset.test.labels, labels):
         dataset, problem = None, f"No pictures, because {run.recipe.data} now holds other test images."
     names = _class_names(run, dataset, logits.shape[1])
-    top5_error_pct = top_k_error(logits, labels, 5)
-    predicted = Predictions(labels, logits.argmax(axis=1), top_probability(logits), top5_error_pct, names)
-    return predicted, dataset, problem
+    return Predictions.of(logits, labels, names), dataset, problem
 
 
 def read_ece(run: Run) -> float | None:

@@ -35,9 +35,9 @@ CONFIG, MODEL, MATRICES = "config.json", "model.safetensors", "preprocessing.saf
 
 class RunFolder:
     """`recipe.json`, `env.json`, `metrics.jsonl`, `result.json`, `checkpoint/`, `config.json`, `model.safetensors`,
-    `test_predictions.safetensors`, `curves.png`, `predictions.png`, `report.html`; after `wrn analyze` also
-    `analysis.json`, `analysis.html`, `analysis-blocks.svg`, `analysis-similarity.svg`; with a tracker, `track.json`
-    and `tensorboard/` or `wandb/`.
+    `test_predictions.safetensors`, `activation_maps.safetensors`, `curves.png`, `predictions.png`, `report.html`; after
+    `wrn analyze` also `analysis.json`, `analysis.html`, `analysis-blocks.svg`, `analysis-similarity.svg`; with a
+    tracker, `track.json` and `tensorboard/` or `wandb/`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -51,6 +51,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.checkpoint = self.path / "checkpoint"
         self.predictions = self.path / "test_predictions.safetensors"
+        self.maps = self.path / "activation_maps.safetensors"
         self.report = self.path / "report.html"
         self.curves = self.path / "curves.png"
         self.pictures = self.path / "predictions.png"

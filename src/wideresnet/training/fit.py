@@ -277,9 +277,9 @@ def _write_report(folder: RunFolder, dataset: Dataset | None) -> None:
     if os.environ.get("WRN_PAGE") == "off":
         return
     try:
-        from wideresnet.report.pages import write_report  # drawing libraries: not needed before this
+        from wideresnet.training.page import write_page  # drawing libraries: not needed before this
 
-        write_report(folder.path, dataset)
+        write_page(folder, dataset)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         log.warning(
