@@ -64,9 +64,9 @@ def row(name: str, images_per_s: float, faster: float | None = None) -> dict[str
 
 def document(*rows: dict[str, Any], job: str = "train") -> dict[str, Any]:
     case = {
-        "job": "train", "device": "cpu", "network": "WRN-28-10", "batch_size": 4, "contenders": list(rows), "num_rounds": 3,
-        "best_peer": best_peer(rows), "parts": {"forward": {"median_s": 0.01}}, "paper_ms": 312, "precision": "fp32",
-        "matmul": {"flops_per_s": 10**10, "what": "fp32"},
+        "job": "train", "device": "cpu", "network": "WRN-28-10", "batch_size": 4, "contenders": list(rows),
+        "num_rounds": 3, "best_peer": best_peer(rows), "parts": {"forward": {"median_s": 0.01}}, "paper_ms": 312,
+        "precision": "fp32", "matmul": {"flops_per_s": 10**10, "what": "fp32"},
     }  # fmt: skip
     env = {"gpu": None, "cpu": "a CPU", "cpu_capability": "AVX2", "num_threads": 2, "torch": "2.11.0+cpu",
            "command": "wrn bench train WRN-28-10"}  # fmt: skip
