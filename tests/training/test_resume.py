@@ -22,10 +22,10 @@ import torch
 from small_runs import Killed, MakeNpz, after_steps, assert_same_run, break_off, interrupt, kill, small
 
 from wideresnet.base.errors import DataError, UsageError
-from wideresnet.report.pages import write_report
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder
 from wideresnet.training import Interrupted, fit
+from wideresnet.training.page import write_page
 from wideresnet.weights.checkpoint import list_checkpoints, newest_checkpoint
 from wideresnet.weights.hub import read_weights
 
@@ -52,7 +52,7 @@ def whole(_wholes: dict[Any, tuple[Recipe, Path]], make_npz: MakeNpz, tmp_path: 
         if key not in _wholes:
             recipe = small(make_npz(), **changes)
             fit(recipe, tmp_path / "whole")
-            write_report(tmp_path / "whole")
+            write_page(RunFolder(tmp_path / "whole"))
             _wholes[key] = recipe, tmp_path / "whole"
         return _wholes[key]
 
