@@ -197,7 +197,6 @@ def prepare(
 
     # feed: the training set on the device
     data = build_feed(recipe, dataset, device, world, initial.preprocessing if initial else None)
-
     if isinstance(data.feed, StreamFeed) and recipe.machine.feed != "stream":
         recipe = recipe.replace(feed="stream")  # a resumed run keeps it, whatever memory is left then
 

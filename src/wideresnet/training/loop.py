@@ -90,6 +90,7 @@ class Run:
             job.network, self.forward, job.optimizer, self.meter, job.execution,
             label_smoothing=options.label_smoothing, accumulate=job.recipe.schedule.accumulate,
             clip_grad_norm=options.clip_grad_norm, sam_rho=options.sam_rho, together=self.together,
+            class_weights=job.class_weights,
         )  # fmt: skip
         self.evaluated: Evaluation | None = None  # of the last evaluation, if it was in this process
         self.step = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from wideresnet.base.arithmetic import ceil_div
@@ -112,7 +112,10 @@ def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cos
         num_steps=schedule.epochs * feed.num_batches,
         passes=recipe.optimizer.passes,
         params=counts.params,
-        flops=float(counts.training_flops) * recipe.optimizer.passes * images * areas,
+        flops=float(counts.training_flops - _spared_flops(counts, job.network.frozen))
+        * recipe.optimizer.passes
+        * images
+        * areas,
         seconds=seconds,
         evaluation_s=evaluation_s,
         shorter=shorter,
@@ -122,6 +125,11 @@ def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cos
         available_bytes=memory.available_bytes,
         peak_before_bytes=probe.peak_before_bytes,
     )
+
+
+def _spared_flops(counts: Cost, frozen: Collection[str]) -> int:
+    """Return the operations of the backward pass that frozen stages do not need."""
+    return 2 * sum(2 * stage.macs for stage in counts.stages if stage.name in frozen)
 
 
 def _areas(recipe: Recipe) -> float:
