@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,7 @@ def _epochs_text() -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Train, in this process or in several."""
+    args.began = time.monotonic()
     if args.resume:
         _take_folder_to_resume(args)
     if args.track:
@@ -149,6 +151,7 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
         world=world,
         command=typed(args),
         track=args.track,
+        began=args.began,
     )
     if not world.is_first:
         return
