@@ -115,13 +115,13 @@ def test_too_little_time_for_one_epoch_is_refused_with_what_would_fit() -> None:
 
 
 def test_a_run_has_the_epochs_that_its_time_allows_and_records_them(make_npz: MakeNpz, tmp_path: Path) -> None:
-    asked = small(make_npz(), schedule="cosine", time_s=8.0, epochs=200)
+    asked = small(make_npz(), schedule="cosine", time_s=4.0, epochs=200)
     job, plan = prepare(asked, load_dataset(asked.data))
     assert job.recipe.schedule.epochs == plan.recipe.schedule.epochs == plan.num_steps // 4
-    assert any(note.endswith("fit into 8 s, by the measured speed") for note in job.notes)
+    assert any(note.endswith("fit into 4 s, by the measured speed") for note in job.notes)
     result = fit(asked, tmp_path / "run", began=time.monotonic() + 5)  # however long others let the preparation take
     stored = RunFolder(tmp_path / "run").read_recipe().schedule
-    assert result["time_budget_s"] == stored.time_s == 8
+    assert result["time_budget_s"] == stored.time_s == 4
     assert result["epochs"] == len(RunFolder(tmp_path / "run").read_metrics())
     assert result["revised_epochs"] or result["epochs"] == stored.epochs
 
@@ -143,7 +143,9 @@ def test_a_stopped_run_keeps_its_epochs_and_their_revisions(
     assert (result["epochs"], result["revised_epochs"]) == (3, [[1, 4], [2, 3]])
 
 
-def test_from_the_command_line(make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line(
+    make_npz: MakeNpz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = str(tmp_path / "run")
     words = ["train", "WRN-10-1", "--data", str(make_npz()), "--batch-size", "16", "--crop-padding", "1",
              "--device", "cpu", "--out", out]  # fmt: skip
@@ -155,5 +157,7 @@ def test_from_the_command_line(make_npz: MakeNpz, tmp_path: Path, capsys: pytest
     assert "--time 0.01: too short for one epoch of 64 images" in (err := capsys.readouterr().err)
     assert "use --time " in err
     assert not Path(out).exists()
-    assert main([*words, "--time", "0m20s", "--recipe", "fast", "--limit", "48"]) == 0
-    assert json.loads((Path(out) / "recipe.json").read_text())["time_s"] == 20
+    monkeypatch.setattr("wideresnet.training.preflight.plan.epochs_in", lambda *_: 2)
+    assert main([*words, "--time", "0m1s", "--recipe", "fast", "--limit", "48"]) == 0
+    stored = json.loads((Path(out) / "recipe.json").read_text())
+    assert (stored["time_s"], stored["epochs"]) == (1, 2)
