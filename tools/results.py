@@ -126,8 +126,8 @@ def fine_tuning(records: list[Record]) -> list[str]:
         rows.append(f"| {' | '.join(map(str, cells))} |")
     about = (
         "coco-crops are objects of 160 photographs of COCO, cut out by `tools/coco_crops.py` and scaled to 32 px: 610 "
-        "to train on and 191 of other photographs. Two fifths of them are persons, one of 16 classes. With so few images "
-        "and seeds, differences of several points mean nothing."
+        "to train on and 191 of other photographs. Two fifths of them are persons, one of 16 classes. With so few "
+        "images and seeds, differences of several points mean nothing."
     )
     return ["## Fine-tuning", about, "\n".join(rows)]
 

@@ -111,7 +111,7 @@ class Run:
     def train(self, resume: bool) -> dict[str, Any]:
         """Train to the last epoch, from the newest checkpoint if `resume`; return what `result.json` holds."""
         feed, timetable = self.data.feed, self.timetable
-        total = self.timetable.epochs * feed.num_batches
+        total = timetable.epochs * feed.num_batches
         self.network.train()
         cuda = [torch.cuda.current_device()] if self.device == "cuda" else []
         with (
@@ -205,7 +205,9 @@ class Run:
         number, recipe = epoch + 1, self.recipe
         loss, error = self.meter.read()
         self.meter.reset()
-        epochs = self.world.agree(self.timetable.revised(number, self.train_s, self.evaluation_s))
+        epochs = self.timetable.revised(number, self.train_s, self.evaluation_s)
+        if self.timetable.left_s is not None:
+            epochs = self.world.agree(epochs)
         record = {
             "epoch": number,
             "step": self.step,
