@@ -37,7 +37,7 @@ def test_committed_analyses_tell_no_folder_of_a_machine() -> None:
 
 
 def test_every_committed_recipe_can_be_run_again() -> None:
-    recipes = list((ROOT / "results").glob("*/recipe.json"))
+    recipes = [path for where in ("*", "finetune/*") for path in (ROOT / "results").glob(f"{where}/recipe.json")]
     assert recipes
     for path in recipes:
         recipe = Recipe.from_file(path)

@@ -44,7 +44,7 @@ def test_people_get_a_table_in_80_columns_and_nothing_is_written(
         word in text for word in ("test error", "20 test images", "% mean corruption error", "NLL, nats", "ECE, %")
     )
     rows = [line.split() for line in text.splitlines()]
-    assert ["corruption", "1", "2", "3", "4", "5", "mean"] in rows
+    assert ["corruption", "1", "2", "3", "4", "5", "mean", "NLL", "ECE"] in rows
     assert sum(row[:1] in (["Gaussian"], ["JPEG"], ["fog"], ["mean"]) for row in rows) == 4
     assert [path.name for path in Path().iterdir()] == ["weights"]
 

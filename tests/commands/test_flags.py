@@ -27,7 +27,7 @@ PARSER = make_parser()
 
 
 def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--" + name.removesuffix("_s").replace("_", "-")
 
 
 def parse(*words: str) -> dict[str, Any]:

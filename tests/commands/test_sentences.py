@@ -58,6 +58,14 @@ wrn train WRN-16-4 --data digits --lr-drop-epochs 60,30
 wrn train WRN-16-4 --data digits --image-scales 0.5:1
 wrn train WRN-16-4 --data digits --image-scales half
 wrn train WRN-16-4 --data digits --crop-padding 9
+wrn train WRN-16-4 --data digits --freeze conv3
+wrn train WRN-16-4 --data digits --freeze head
+wrn train WRN-16-4 --data digits --layer-lr-decay 2
+wrn train WRN-16-4 --data digits --balance classes
+wrn train WRN-16-4 --data digits --time soon
+wrn train WRN-16-4 --data digits --time 0
+wrn train WRN-16-4 --data digits --from nowhere.pth
+wrn train WRN-16-4 --data digits --from torchvision
 wrn train WRN-16-4 --data digits --cutout 9
 wrn train WRN-16-4 --data digits --auto-augment trivail
 wrn train WRN-16-4 --data digits --holdout 1437
@@ -98,6 +106,9 @@ wrn eval done --data digits
 wrn eval done --data own.npz --int8 --precision bf16
 wrn eval done --limit 0
 wrn eval done --page page.txt
+wrn eval done done --data own.npz
+wrn eval done --ensemble --data own.npz
+wrn eval done WRN-10-1-own --ensemble --data digits
 wrn eval done --corruptions --page page.txt
 wrn eval done --corruptions --csv nowhere/errors.csv
 wrn predict nowhere a.png

@@ -60,8 +60,8 @@ def test_the_page_has_every_number_and_loads_nothing(tmp_path: Path) -> None:
 
 def test_a_row_is_a_corruption_and_the_last_the_mean() -> None:
     first, *_, last = error_rows(make_result())
-    assert first == ("Gaussian noise", "10.00", "11.00", "12.00", "13.00", "14.00", "12.00")
-    assert last == ("mean", "14.50", "15.50", "16.50", "17.50", "18.50", "16.50")
+    assert first == ("Gaussian noise", "10.00", "11.00", "12.00", "13.00", "14.00", "12.00", "0.750", "5.50")
+    assert last == ("mean", "14.50", "15.50", "16.50", "17.50", "18.50", "16.50", "0.750", "5.50")
 
 
 @pytest.mark.parametrize("narrow", [False, True])

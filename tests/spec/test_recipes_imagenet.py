@@ -10,7 +10,7 @@ import pytest
 
 from wideresnet.base.errors import UsageError
 from wideresnet.experiments.plan import run_key
-from wideresnet.spec.options import FeedOptions
+from wideresnet.spec.feed_options import FeedOptions
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import base_of, paper, resolve
 from wideresnet.spec.recipes_imagenet import modern

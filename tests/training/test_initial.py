@@ -95,16 +95,28 @@ def test_other_classes_get_a_new_head_and_the_rest_is_kept(make_npz: MakeNpz, tm
     assert load(tmp_path / "run").num_classes == 3
 
 
-def test_a_head_for_as_many_classes_of_other_names_is_kept_with_a_note(make_npz: MakeNpz, tmp_path: Path) -> None:
-    data = make_npz()
-    path = source(tmp_path / "source", small(data))
-    named = rename(data, tmp_path / "named.npz", class_names=np.array(["0", "owl", "2", "3"]))
-    state, notes = prepared(small(named, init_from=str(path)))
-    assert torch.equal(state["fc.weight"], load(path).state_dict()["fc.weight"])
-    assert any(
-        "the head is kept" in note and "class 1 is 'owl' here and '1' in those weights" in note for note in notes
-    )
-    assert not any("the head is" in note for note in prepared(small(data, init_from=str(path)))[1])
+def test_the_head_follows_the_names_of_the_classes(make_npz: MakeNpz, tmp_path: Path) -> None:
+    numbered = make_npz()
+    named = [
+        rename(numbered, tmp_path / f"{place}.npz", class_names=np.array(names))
+        for place, names in enumerate(
+            [("bee", "cat", "dog", "elk"), ("dog", "bee", "elk", "cat"), ("bee", "owl", "dog", "elk")]
+        )
+    ]
+    path = source(tmp_path / "source", small(named[0]))
+    head = load(path).state_dict()["fc.weight"]
+    for data, expected, note in (
+        (named[0], head, None),
+        (named[1], head[[2, 0, 3, 1]], "the head is kept, its rows in the order of the classes here, by their names"),
+        (named[2], None, "the head is new: class 1 is 'owl' here and 'cat' in those weights"),
+        (numbered, head, "the head is kept, since the number of classes is the same and these are only numbered: class "
+         "0 is taken for 'bee'"),
+    ):  # fmt: skip
+        state, notes = prepared(small(data, init_from=str(path)))
+        if expected is None:
+            expected = prepared(small(data))[0]["fc.weight"]
+        assert torch.equal(state["fc.weight"], expected)
+        assert [each for each in notes if "the head is" in each] == ([note] if note else [])
 
 
 def test_images_are_preprocessed_as_for_the_weights(make_npz: MakeNpz, tmp_path: Path) -> None:
@@ -276,7 +288,8 @@ def test_from_the_command_line(
     words = ["train", "WRN-10-1", "--data", str(make_npz(num_classes=3)), *flags, "--out", out]
     assert main([*words, "--from", "WRN-16-4-cifar"]) == 2
     assert (
-        "--from WRN-16-4-cifar: no such run or weights folder, or a shipped network: did you" in capsys.readouterr().err
+        "--from WRN-16-4-cifar: no such run or weights folder, no file of weights, or a shipped network: did you"
+        in capsys.readouterr().err
     )
     assert main([*words, "--from", DEFAULT, "--network", "x"]) == 2
     capsys.readouterr()

@@ -17,6 +17,7 @@ from torch import nn
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import nearest
 from wideresnet.bench.case import Case
+from wideresnet.weights.downloads import torchvision_name
 
 PLAIN = "plain"
 """The name of this package's network in a plain PyTorch loop."""
@@ -85,26 +86,14 @@ def peer_version(name: str) -> str | None:
 def _torchvision(case: Case) -> nn.Module | None:
     from torchvision import models
 
-    name = _torchvision_name(case)
+    name = torchvision_name(case.name) or "-"
     return getattr(models, name)(weights=None, num_classes=case.num_classes) if hasattr(models, name) else None
 
 
 def _timm(case: Case) -> nn.Module | None:
     timm: Any = importlib.import_module("timm")
-    name = _torchvision_name(case)
+    name = torchvision_name(case.name) or "-"
     return timm.create_model(name, num_classes=case.num_classes) if timm.is_model(name) else None
-
-
-def _torchvision_name(case: Case) -> str:
-    """The name of an ImageNet network in torchvision and timm; "-" for other networks."""
-    name = case.name
-    if name.family != "imagenet" or name.kind == "preact":
-        return "-"
-    if name.kind == "resnext":
-        return f"resnext{name.depth}_{name.cardinality}x{name.base_width}d"
-    if name.width == 1:
-        return f"resnet{name.depth}"
-    return f"wide_resnet{name.depth}_{name.width:g}" if name.bottleneck else "-"
 
 
 def _pytorchcv(case: Case) -> nn.Module | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any, get_args
 
 from wideresnet.spec.fields import show_value
@@ -22,7 +23,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(f"{title} (flags override the recipe; values in brackets: paper)")
         for key in keys:
             field = FIELDS[key]
-            flag = "--" + key.replace("_", "-")
+            flag = "--" + key.removesuffix("_s").replace("_", "-")
             source = f"; source: {field.metadata['source']}" if field.metadata["source"] else ""
             text = f"{field.metadata['help']} [{show_value(defaults[key])}]{source}".replace("%", "%%")
             common: dict[str, Any] = {"dest": key, "default": argparse.SUPPRESS, "help": text}
@@ -30,6 +31,8 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
                 group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
             elif field.metadata["choices"]:
                 group.add_argument(flag, choices=field.metadata["choices"], **common)
+            elif key.endswith("_s"):
+                group.add_argument(flag, type=_seconds, metavar="TIME", **common)
             else:
                 group.add_argument(flag, type=_reader(field.kind), metavar=_metavar(field.kind), **common)
 
@@ -43,6 +46,17 @@ def _metavar(kind: Any) -> str:
     listed = {tuple[int, ...]: "N,N", tuple[tuple[float, float], ...]: "START:SCALE,..."}
     kinds = (kind, *get_args(kind))
     return listed.get(kind, "N" if int in kinds else "NAME" if str in kinds else "X")
+
+
+def _seconds(text: str) -> float | None:
+    """Read a time, such as 90, 90s, 10m or 1h30m, in seconds; "none" is None."""
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", text)
+    if text == "none":
+        return None
+    if not text or not match:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a time such as 90s, 10m or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _reader(kind: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from wideresnet.spec.names import parse
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import RECIPES
 from wideresnet.spec.record import RunFolder, SeedsFolder
-from wideresnet.weights.pretrained import find_weights, other_names
+from wideresnet.weights.pretrained import check_exists
 
 MOST_WAITING_PCT = 5
 """From this share of the time on, waiting for images is named. Own choice."""
@@ -47,7 +48,8 @@ def add(verbs: Any) -> None:
     )
     train.add_argument(
         "--from", dest="init_from", metavar="WEIGHTS",
-        help=f"start from trained weights, with a new head for another number of classes: {WEIGHTS}",
+        help=f"start from trained weights, with a new head for other classes: {WEIGHTS}; for ImageNet's networks also "
+        "a state dict of torchvision or timm (.pth, .pt, .safetensors), or torchvision, to download its newest",
     )  # fmt: skip
     train.add_argument("--out", type=Path, help="run folder (default: a new one under $WRN_RUNS or runs/)")
     train.add_argument("--resume", action="store_true", help="continue the run in --out, as in wrn train --resume RUN")
@@ -83,11 +85,14 @@ def _epochs_text() -> str:
         cifar, svhn, digits = (make("WRN-16-2", data, "", None).schedule.epochs for data in sets)
         others = [f"svhn {svhn}"] * (svhn != cifar) + [f"digits {digits}"] * (digits != cifar)
         texts.append(f"{name} {cifar}" + (f" ({', '.join(others)})" if others else ""))
-    return f"epochs on CIFAR: {', '.join(texts)}; quick, fast and long take more on small sets, at most 200"
+    return (
+        f"epochs on CIFAR: {', '.join(texts)}; quick, fast and long take more on small sets, at most 200, finetune 100"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Train, in this process or in several."""
+    args.began = time.monotonic()
     if args.resume:
         _take_folder_to_resume(args)
     if args.track:
@@ -143,6 +148,7 @@ def _train_in(world: World, args: argparse.Namespace) -> None:
         world=world,
         command=typed(args),
         track=args.track,
+        began=args.began,
     )
     if not world.is_first:
         return
@@ -248,8 +254,8 @@ def _asked_for(args: argparse.Namespace) -> tuple[str, str, str]:
         raise UsageError("needs NETWORK and --data, e.g. wrn train WRN-16-2 --data digits")
     if args.out:
         RunFolder(args.out).check_free(overwrite=args.overwrite)
-    if args.init_from is not None and not find_weights(args.init_from).exists():
-        raise UsageError(f"init_from={args.init_from}: no such run or weights folder{other_names(args.init_from)}")
+    if args.init_from is not None:
+        check_exists(args.init_from)
     return name, network, data
 
 

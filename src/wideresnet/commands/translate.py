@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 
 from wideresnet.commands.flags import FLAGS
 
-RENAMED = {"init_from": "from"}
+RENAMED = {"init_from": "from", "time_s": "time"}
 """Arguments whose flag has another name."""
 
-NO_FLAGS = {"argv", "verb", "job", "resume_command", "network", "networks", "weights", "paths", "runs"}
+NO_FLAGS = {"argv", "began", "verb", "job", "resume_command", "network", "networks", "weights", "paths", "runs"}
 """What parsed arguments hold besides flags."""
 
 

@@ -33,7 +33,15 @@ class EpochPlan:
 
 
 def plan_epoch(
-    seed: int, epoch: int, num_images: int, *, padding: int, flip: bool, repeats: int = 1, device: str = "cpu"
+    seed: int,
+    epoch: int,
+    num_images: int,
+    *,
+    padding: int,
+    flip: bool,
+    repeats: int = 1,
+    balance: Tensor | None = None,
+    device: str = "cpu",
 ) -> EpochPlan:
     """Draw an epoch's order, crops and flips.
 
@@ -44,13 +52,40 @@ def plan_epoch(
         padding: px; crops start at 0..2*padding in each direction; 0 means no crop.
         flip: mirror an image with probability 1/2.
         repeats: times that an image follows itself; the order then has so many fewer different images.
+        balance: int64 (N,) on the CPU, the class of each image, if all classes shall be in the order equally often.
         device: where the plan's tensors are.
     """
     generator = torch.Generator().manual_seed(seed_of(seed, "epoch", epoch))
-    order = torch.randperm(num_images, generator=generator).repeat_interleave(repeats)[:num_images]
+    if balance is None:
+        order = torch.randperm(num_images, generator=generator).repeat_interleave(repeats)[:num_images]
+    else:
+        order = balanced_order(balance, generator)
     top, left = torch.randint(0, 2 * padding + 1, (2, num_images), generator=generator)
     mirrored = torch.rand(num_images, generator=generator) < (0.5 if flip else 0.0)
     return EpochPlan(*(draw.to(device) for draw in (order, top, left, mirrored)))
+
+
+def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw as many images of each class as of any other, or one more.
+
+    Args:
+        labels: int64 (N,), at least one image each of the classes that count.
+        generator: of the random numbers.
+
+    Returns:
+        int64 (N,), images in random order. A class with fewer images than its share is gone through several times, each
+        time in another order; of a class with more, a different part is drawn in each epoch.
+    """
+    by_class = labels.argsort(stable=True).split(labels.bincount().tolist())
+    classes = [images for images in by_class if len(images)]
+    each, more = divmod(len(labels), len(classes))
+    lucky = torch.randperm(len(classes), generator=generator)[:more].tolist()
+    drawn = []
+    for number, images in enumerate(classes):
+        share = each + (number in lucky)
+        rounds = [images[torch.randperm(len(images), generator=generator)] for _ in range(-(-share // len(images)))]
+        drawn += [torch.cat(rounds)[:share]] if rounds else []
+    return torch.cat(drawn)[torch.randperm(len(labels), generator=generator)]
 
 
 def pad_images(images: Tensor, padding: int, mode: str) -> Tensor:

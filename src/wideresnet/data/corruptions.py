@@ -36,6 +36,19 @@ GROUPS = {
 
 CORRUPTIONS = tuple(name for names in GROUPS.values() for name in names)
 
+PUBLISHED_GROUPS = {
+    **{group: names for group, names in GROUPS.items() if group == "noise"},
+    "blur": (*GROUPS["blur"], "glass_blur", "zoom_blur"),
+    "weather": (*GROUPS["weather"], "snow", "frost"),
+    "digital": (*GROUPS["digital"], "elastic_transform"),
+}
+"""Group -> the corruptions of CIFAR-10-C that count, fifteen in all."""
+
+PUBLISHED = tuple(name for names in PUBLISHED_GROUPS.values() for name in names)
+
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+"""Corruptions of CIFAR-10-C for validation, which do not count. Source: the paper, appendix B."""
+
 STRENGTHS: dict[str, tuple[Any, ...]] = {
     "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation, 1 is white
     "shot_noise": (500, 250, 100, 75, 50),  # photons per white pixel

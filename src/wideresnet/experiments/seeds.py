@@ -104,7 +104,9 @@ def fit_seeds(
             job, plan = prepare(recipe, dataset, begun=first, autotune=autotune)
             begun = folder.run(recipe.seed).env
             asked = read_json(begun).get("asked", []) if begun.is_file() else asked_of_machine(job.recipe)
-            recipe, device = job.recipe.replace(**job.execution.settled()), job.execution.device
+            # a time budget decides the number of epochs once, so that all seeds have as many
+            settled, device = {**job.execution.settled(), "time_s": None}, job.execution.device
+            recipe = job.recipe.replace(**settled)
             if announce:
                 announce(job, plan)
             del job, dataset  # their memory is for the workers

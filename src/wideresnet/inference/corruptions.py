@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from wideresnet.base import progress
 from wideresnet.base.errors import UsageError
@@ -80,55 +79,63 @@ def measure_corruptions(subject: Subject, corruptions: Sequence[str] = CORRUPTIO
     """
     names, started, num_images = _known(corruptions), time.monotonic(), len(subject.images)
     num_sets = len(names) * len(SEVERITIES)
-    errors, losses, eces = ({name: list[float]() for name in names} for _ in range(3))
     with progress.task("clean images", total=num_images * (1 + num_sets), fields=("error",)) as task:
 
-        def advance(num: int) -> None:
-            task.update(advance=num)
+        def corrupted(name: str, severity: int, part: slice) -> np.ndarray:
+            return corrupt(np.asarray(subject.images[part]), name, severity, subject.index[part])
 
-        try:
-            clean = measure(subject, advance)
-            error_pct = clean["error_pct"]
-            for name in names:
-                for severity in SEVERITIES:
-                    task.update(description=f"{name} {severity}/{SEVERITIES[-1]}", error=f"{error_pct:.2f} %")
-                    result = Evaluation.of(_corrupted_logits(subject, name, severity, advance), subject.labels)
-                    error_pct = result.error_pct
-                    errors[name].append(error_pct)
-                    losses[name].append(result.loss)
-                    eces[name].append(expected_calibration_error(result.logits.numpy(), subject.labels))
-        except KeyboardInterrupt:
-            progress.report(_interrupted(errors, num_sets))
-            raise
+        clean = measure(subject, lambda num: task.update(advance=num))
+        tables = measure_each(subject, names, corrupted, task)
     seconds = time.monotonic() - started
     return {
         "clean": clean,
         "severities": list(SEVERITIES),
-        "corruptions": errors,
-        "loss": losses,
-        "ece_pct": eces,
-        "mean_error_pct": _mean(errors),
-        "mean_loss": _mean(losses),
-        "mean_ece_pct": _mean(eces),
+        **tables,
         "seconds": round(seconds, 3),
         "images_per_s": round(num_images * (1 + num_sets) / max(seconds, 1e-9), 1),
         "notes": [NOTE.format(len(names), NUM_PUBLISHED, NUM_PUBLISHED)],
     }
 
 
+def measure_each(
+    subject: Subject, names: Sequence[str], corrupted: Callable[[str, int, slice], np.ndarray], task: progress.Task
+) -> dict[str, Any]:
+    """Evaluate on each corruption and severity, a piece of the set at a time.
+
+    Args:
+        subject: weights and labels.
+        names: of the corruptions.
+        corrupted: returns the images of a part of the set, given corruption, severity and part.
+        task: is brought up to date.
+
+    Returns:
+        corruptions, loss, ece_pct and their means, as `corruption_errors` returns them.
+    """
+    errors, losses, eces = ({name: list[float]() for name in names} for _ in range(3))
+    size, text = BATCHES_AT_ONCE * EVALUATION_BATCH[subject.device], "-"
+    try:
+        for name in names:
+            for severity in SEVERITIES:
+                task.update(description=f"{name} {severity}/{SEVERITIES[-1]}", error=text)
+                parts = []
+                for start in range(0, len(subject.labels), size):
+                    part = slice(start, start + size)
+                    images = corrupted(name, severity, part)
+                    parts.append(subject.run(images, part, lambda num: task.update(advance=num)))
+                result = Evaluation.of(torch.cat(parts), subject.labels)
+                text = f"{result.error_pct:.2f} %"
+                errors[name].append(result.error_pct)
+                losses[name].append(result.loss)
+                eces[name].append(expected_calibration_error(result.logits.numpy(), subject.labels))
+    except KeyboardInterrupt:
+        progress.report(_interrupted(errors, len(names) * len(SEVERITIES)))
+        raise
+    means = {"mean_error_pct": _mean(errors), "mean_loss": _mean(losses), "mean_ece_pct": _mean(eces)}
+    return {"corruptions": errors, "loss": losses, "ece_pct": eces, **means}
+
+
 def _mean(table: dict[str, list[float]]) -> float:
     return float(np.mean(list(table.values())))
-
-
-def _corrupted_logits(subject: Subject, name: str, severity: int, advance: Callable[[int], object]) -> Tensor:
-    """Corrupt and classify a piece of the set at a time, so that it is never in memory twice."""
-    size = BATCHES_AT_ONCE * EVALUATION_BATCH[subject.device]
-    parts = []
-    for start in range(0, len(subject.images), size):
-        part = slice(start, start + size)
-        images = corrupt(np.asarray(subject.images[part]), name, severity, subject.index[part])
-        parts.append(subject.run(images, part, advance))
-    return torch.cat(parts)
 
 
 def _known(corruptions: Sequence[str]) -> list[str]:

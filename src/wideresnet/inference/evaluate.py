@@ -66,6 +66,11 @@ class Subject:
     precision: str
     notes: list[str]
 
+    @property
+    def network_name(self) -> str:
+        """As the result names the network."""
+        return str(self.weights.network.name)
+
     def run(
         self, images: np.ndarray, part: slice = slice(None), advance: Callable[[int], object] | None = None
     ) -> Tensor:
@@ -210,14 +215,24 @@ def measure_logits(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Do the work of `measure`; return also the logits, float32 (N, classes)."""
     started = time.monotonic()
-    labels = subject.labels
-    result = Evaluation.of(subject.run(subject.images, advance=advance), labels)
-    seconds = time.monotonic() - started
+    logits = subject.run(subject.images, advance=advance)
+    return document(subject, logits, time.monotonic() - started), logits.float().cpu().numpy()
+
+
+def document(subject: Subject, found: Tensor, seconds: float) -> dict[str, Any]:
+    """Compare logits with labels; the result is that of `evaluate_weights`.
+
+    Args:
+        subject: weights and images.
+        found: logits, float32 (N, classes), or logarithms of probabilities.
+        seconds: that they took.
+    """
+    labels, result = subject.labels, Evaluation.of(found, subject.labels)
     names, logits = subject.weights.class_names, result.logits.numpy()
     matrix = confusion(labels, logits.argmax(axis=1), len(names))
-    document = {
+    return {
         "weights": subject.where,
-        "network": str(subject.weights.network.name),
+        "network": subject.network_name,
         "dataset": subject.dataset,
         "num_images": result.num_images,
         "num_errors": result.num_errors,
@@ -234,7 +249,6 @@ def measure_logits(
         "images_per_s": round(result.num_images / max(seconds, 1e-9), 1),
         "notes": list(subject.notes),
     }
-    return document, logits
 
 
 def _check_unseen(run: RunFolder, dataset: Dataset) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ class Network(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of the input images.
         options: JSON-ready; `create(str(net.name), net.num_classes, **net.options)` builds the same network.
+        frozen: the stages that do not learn, see `freeze`.
     """
 
     maxpool: nn.Module
@@ -32,6 +33,36 @@ class Network(nn.Module):
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.options: dict[str, Any] = {}
+        self.frozen: tuple[str, ...] = ()
+
+    def freeze(self, until: str) -> None:
+        """Keep the weights of the first stages as they are, and their normalization in evaluation mode from now on.
+
+        Args:
+            until: the last stage that is frozen, such as "conv3"; "backbone" for all but the linear layer.
+
+        Raises:
+            UsageError: the network has no such stage.
+        """
+        stages = [name for name in self.stage_modules() if name != "fc"]
+        last = "pooled" if until == "backbone" else until
+        if last not in stages:
+            raise UsageError(f"freeze={until!r}: {self.name} has the stages {', '.join(stages[:-1])}, and backbone")
+        self.frozen = tuple(stages[: stages.index(last) + 1])
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all stages that learn; frozen ones stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        modules = self.stage_modules() if self.frozen else {}
+        return [module for name in self.frozen for module in modules[name]]
 
     def enter(self, x: Tensor) -> Tensor:
         """Apply the stem: (B, in_channels, H, W) -> (B, stem channels, H', W')."""

@@ -27,7 +27,7 @@ from wideresnet.report.runs import Predictions, Run
 from wideresnet.report.statistics import share_interval
 from wideresnet.report.text import shell_command
 from wideresnet.spec.recipe import Recipe
-from wideresnet.weights.pretrained import default_name, read_card
+from wideresnet.weights.pretrained import DEFAULT, read_card
 
 # The thresholds of the rules, all this package's choice
 MAX_HALF_WIDTH_PCT = 3
@@ -206,13 +206,12 @@ def _input_rules(run: Run, dataset: Dataset) -> Iterator[Advice]:
             "If the details matter, train on larger ones, which takes about four times as long:", command,
         )  # fmt: skip
     if recipe.init_from is None and len(dataset.train) < SMALL_SET and dataset.train.images.shape[3] == 3:
-        card = read_card(name := default_name())
-        if card:
-            words = ["wrn", "train", card.network, "--data", recipe.data, "--from", name, "--recipe", "fast"]
+        if card := read_card(DEFAULT):
+            words = ["wrn", "train", card.network, "--data", recipe.data, "--from", DEFAULT, "--recipe", "finetune"]
             yield Advice(
                 f"The run started from random weights and has {len(dataset.train):,} training images.",
                 f"Start from weights that were trained on {card.dataset}:",
-                shell_command([*words, "--lr", "0.03", "--out", f"{folder}-tuned"]),
+                shell_command([*words, "--out", f"{folder}-tuned"]),
             )
 
 

@@ -24,6 +24,10 @@ RULES: dict[Any, str] = {
 """What a value must be, in words, by its field's type."""
 
 
+MAX_LIST_LENGTH = 100
+"""Entries of a list in a recipe, each of which is a note, a cell of a table and a part of a flag. Own choice."""
+
+
 def option(
     default: Any,
     help: str,
@@ -51,6 +55,16 @@ def option(
         "low": low, "high": high, "above": above, "below": below,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_length(key: str, values: tuple[Any, ...]) -> None:
+    """Refuse a list that no recipe needs.
+
+    Raises:
+        UsageError: it is too long.
+    """
+    if len(values) > MAX_LIST_LENGTH:
+        raise UsageError(f"{key}: a list of {len(values):,} entries; must have at most {MAX_LIST_LENGTH}")
 
 
 def key_of(field: dataclasses.Field[Any]) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wideresnet.base.errors import UsageError
+from wideresnet.spec.feed_options import FeedOptions
 from wideresnet.spec.fields import check_fields, key_of, option, types_of
 from wideresnet.spec.files import read_json
-from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
+from wideresnet.spec.options import MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,11 @@ class Recipe:
         check_fields(self)
         if self.init_sha256 is not None and self.init_from is None:
             raise UsageError(f"init_sha256={self.init_sha256}: is of the weights that init_from= names; give both")
+        if self.optimizer.freeze != "none" and self.init_from is None:
+            raise UsageError(
+                f"freeze={self.optimizer.freeze!r}: keeps trained weights, and this run starts from random ones; name "
+                "trained ones with init_from=, or use freeze='none'"
+            )
 
     @classmethod
     def flat(cls, **values: Any) -> Recipe:
@@ -133,7 +139,8 @@ INITIAL = ("init_from", "init_sha256")
 ADDED = (
     *INITIAL, "image_column", "label_column", "class_order", "white",
     "random_resized_crop", "color_jitter", "pca_lighting", "random_erasing", "mixup", "cutmix",
-    "repeated_augmentation", "eval_size", "eval_resize", "feed", "workers",
+    "repeated_augmentation", "eval_size", "eval_resize", "feed", "workers", "time_s", "freeze", "layer_lr_decay",
+    "balance",
 )  # fmt: skip
 """The flat keys that `recipe.json` has only if they are not at their defaults, with which all was done before them."""
 
@@ -141,17 +148,19 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "what": ("network", "data", "recipe", *INITIAL),
     "schedule": (
         "epochs", "batch_size", "accumulate", "schedule", "batch_rule", "lr", "lr_drop_epochs", "lr_drop_factor",
-        "lr_drop_at", "warmup_fraction",
+        "lr_drop_at", "warmup_fraction", "time_s",
     ),
     "optimizer": (
         "reset_momentum_at_drops", "momentum", "nesterov", "dampening", "weight_decay", "weight_decay_on",
-        "label_smoothing", "clip_grad_norm", "sam_rho", "ema_decay",
+        "label_smoothing", "clip_grad_norm", "sam_rho", "ema_decay", "freeze",
+        "layer_lr_decay",
     ),
     "feed": (
         "drop_last", "flip", "crop_padding", "padding_mode", "auto_augment", "cutout", "random_resized_crop",
         "color_jitter", "pca_lighting", "random_erasing", "mixup", "cutmix", "repeated_augmentation", "image_scales",
         "preprocessing", "image_size", "eval_size", "eval_resize", "extra_data", "limit", "holdout",
-        "skip_unreadable", "image_column", "label_column", "class_order", "white", "eval_every",
+        "skip_unreadable", "image_column", "label_column", "class_order", "white", "balance",
+        "eval_every",
     ),
     "network": (
         "family", "dropout", "activation", "norm", "bn_momentum", "bn_eps", "sync_bn", "init", "bn_scale",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from wideresnet.base.errors import UsageError
+from wideresnet.spec.feed_options import FeedOptions
 from wideresnet.spec.names import is_ambiguous, parse
-from wideresnet.spec.options import FeedOptions, MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
+from wideresnet.spec.options import MachineOptions, NetworkOptions, OptimizerOptions, ScheduleOptions
 from wideresnet.spec.recipe import Recipe
 
 SMALL_SETS = ("digits", "cifar10", "cifar100", "svhn")

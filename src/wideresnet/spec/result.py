@@ -21,6 +21,7 @@ likelihood (NLL), the mean cross entropy with the plain labels, nats."""
 OPTIONAL: dict[str, type] = {
     "network": str, "recipe": str, "test_ece_pct": float, "train_s": float, "predicted_memory_mib": float, "seed": int,
     "num_processes": int, "test_top5_error_pct": float, "data_wait_pct": float, "workers": int, "num_unreadable": int,
+    "time_budget_s": float, "revised_epochs": list,
 }  # fmt: skip
 """Fields that older records may lack. `test_ece_pct` is the expected calibration error, percent, see `base.metrics`."""
 
@@ -38,7 +39,7 @@ def check_result(result: dict[str, Any], path: Path) -> None:
         raise DataError(f"{path}: lacks {', '.join(missing)}; the file was damaged")
     for name, kind in {**REQUIRED, **OPTIONAL}.items():
         if name in result and not has_type(result[name], kind):
-            rule = {str: "text", int: "a whole number"}.get(kind, "a number")
+            rule = {str: "text", int: "a whole number", list: "a list"}.get(kind, "a number")
             raise DataError(f"{path}: {name} must be {rule}, not {short(result[name])}; the file was damaged")
 
 

@@ -90,6 +90,12 @@ def for_evaluation(recipe: Recipe, images: ImageSet, feed: Feed) -> ImageSet:
     return ImageSet(found, images.labels)
 
 
+def has_synsets(dataset: Dataset) -> bool:
+    """Tell whether all classes are named as ImageNet's are, and in their order."""
+    names = dataset.class_names
+    return all(map(_SYNSET.fullmatch, names)) and list(names) == sorted(names)
+
+
 def fit_preprocessing(recipe: Recipe, dataset: Dataset, images: np.ndarray) -> tuple[Preprocessing, list[str]]:
     """Fit the preprocessing to the training images, and say what it was fit to if that is not all of them.
 
@@ -102,7 +108,7 @@ def fit_preprocessing(recipe: Recipe, dataset: Dataset, images: np.ndarray) -> t
         return Preprocessing.fit(kind, images, facts.mean, facts.std), []
     if stream is None or kind == "scale":
         return Preprocessing.fit(kind, images), []
-    if kind == "mean_std" and stream.channels == 3 and all(map(_SYNSET.fullmatch, dataset.class_names)):
+    if kind == "mean_std" and stream.channels == 3 and has_synsets(dataset):
         note = "the classes are ImageNet's synsets: its published mean and std are used"
         return Preprocessing.fit(kind, images, IMAGENET_MEAN, IMAGENET_STD), [note]
     chosen: LazyImages = stream

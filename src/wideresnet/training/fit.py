@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wideresnet.base import progress
 from wideresnet.base.errors import UsageError, WRNError
-from wideresnet.base.format import human_bytes
+from wideresnet.base.format import counted, human_bytes, human_seconds
 from wideresnet.data import Dataset
 from wideresnet.data.feeds.stream import StreamFeed
 from wideresnet.data.load import load_for
@@ -63,6 +65,7 @@ def fit(
     command: str | None = None,
     asked: Sequence[str] | None = None,
     track: str | Tracker | None = None,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Train a network and leave a record.
 
@@ -89,6 +92,7 @@ def fit(
             `recipe`, unless it already holds decisions of the machine.
         track: "tensorboard", "trackio", "wandb" or a tracker, which is given every epoch and the result, see `track`; a
             run that is resumed keeps the one that it had.
+        began: when the time of a budget (`time_s`) began, by `time.monotonic`; None: with this call.
 
     Returns:
         The content of `result.json`; `test_error_pct` is that of the last epoch.
@@ -100,7 +104,7 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written.
     """
     check_checkpoint_every(checkpoint_every_s)
-    autotune = check_mode(autotune)
+    autotune, began = check_mode(autotune), time.monotonic() if began is None else began
     if isinstance(track, str):
         check_tracker(track)
     limit_threads()
@@ -118,7 +122,7 @@ def fit(
                     _complete(folder, dataset)
                 return result
             begun = folder if resume else None
-            job, plan = prepare(recipe, dataset, world, begun=begun, autotune=autotune, notes=notes)
+            job, plan = prepare(recipe, dataset, world, begun=begun, autotune=autotune, notes=notes, began=began)
             if world.is_first and announce:
                 announce(job, plan)
             with _replaced_run_kept(folder) if world.is_first and not resume else nullcontext():
@@ -168,6 +172,7 @@ def prepare(
     begun: RunFolder | None = None,
     autotune: str | None = None,
     notes: tuple[str, ...] = (),
+    began: float | None = None,
 ) -> tuple[Job, Plan]:
     """Make a run ready: the stages before its first step. Nothing is written.
 
@@ -177,6 +182,7 @@ def prepare(
         begun: the run that is continued, whose batch cannot change anymore; None for a new one.
         autotune: as for `fit`.
         notes: told with those of the stages.
+        began: as for `fit`.
 
     Raises:
         UsageError: recipe and data do not fit each other, or do not fit into memory.
@@ -197,7 +203,6 @@ def prepare(
 
     # feed: the training set on the device
     data = build_feed(recipe, dataset, device, world, initial.preprocessing if initial else None)
-
     if isinstance(data.feed, StreamFeed) and recipe.machine.feed != "stream":
         recipe = recipe.replace(feed="stream")  # a resumed run keeps it, whatever memory is left then
 
@@ -232,8 +237,20 @@ def prepare(
             world=world,
         )
 
-        # plan: steps, time and memory
-        return job, make_plan(job, resumed=begun is not None)
+        # plan: steps, time and memory; with a time budget, the number of epochs
+        plan = make_plan(job, resumed=begun is not None, began=began)
+        return _in_time(job, plan), plan
+
+
+def _in_time(job: Job, plan: Plan) -> Job:
+    """Return the run with the number of epochs that its time budget allows, and say so."""
+    recipe, time_s = plan.recipe, plan.recipe.schedule.time_s
+    if time_s is None or recipe == job.recipe:
+        return job
+    _, lr = shared_batch(recipe.schedule, job.world.size)
+    schedule = make_schedule(recipe, job.data.feed.num_batches, lr)
+    note = f"{counted(recipe.schedule.epochs, 'epoch')} fit into {human_seconds(time_s)}, by the measured speed"
+    return replace(job, recipe=recipe, schedule=schedule, notes=(*job.notes, note))
 
 
 @contextmanager

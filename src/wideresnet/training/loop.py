@@ -33,9 +33,9 @@ from wideresnet.training.averaging import average_weights
 from wideresnet.training.captured import make_step
 from wideresnet.training.interrupt import Interrupted, StopRequest
 from wideresnet.training.preflight.plan import Plan
-from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
 from wideresnet.training.step import Meter
+from wideresnet.training.timetable import Timetable
 from wideresnet.training.track import Tracking
 from wideresnet.weights.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 from wideresnet.weights.hub import write_weights
@@ -71,6 +71,7 @@ class Run:
         self.job, self.recipe, self.folder, self.plan = job, job.recipe, folder, plan
         self.device, self.world, self.data = job.execution.device, job.world, job.data
         self.network, self.optimizer = job.network, job.optimizer
+        self.timetable = Timetable(job.recipe, job.schedule, job.data.feed.num_batches, plan.left_s, plan.evaluation_s)
         self.together = None
         if job.world.size > 1:
             self.together = make_exchange(
@@ -90,6 +91,7 @@ class Run:
             job.network, self.forward, job.optimizer, self.meter, job.execution,
             label_smoothing=options.label_smoothing, accumulate=job.recipe.schedule.accumulate,
             clip_grad_norm=options.clip_grad_norm, sam_rho=options.sam_rho, together=self.together,
+            class_weights=job.class_weights,
         )  # fmt: skip
         self.evaluated: Evaluation | None = None  # of the last evaluation, if it was in this process
         self.step = 0
@@ -108,9 +110,8 @@ class Run:
 
     def train(self, resume: bool) -> dict[str, Any]:
         """Train to the last epoch, from the newest checkpoint if `resume`; return what `result.json` holds."""
-        feed, schedule = self.data.feed, self.job.schedule
-        epochs = self.recipe.schedule.epochs
-        total = epochs * feed.num_batches
+        feed, timetable = self.data.feed, self.timetable
+        total = timetable.epochs * feed.num_batches
         self.network.train()
         cuda = [torch.cuda.current_device()] if self.device == "cuda" else []
         with (
@@ -122,16 +123,16 @@ class Run:
             if resume:
                 self.restore()
             begun = self.step
-            while self.step < total:
+            while self.step < (total := timetable.epochs * feed.num_batches):
                 epoch, first = divmod(self.step, feed.num_batches)
-                task.update(description=f"epoch {epoch + 1}/{epochs}", completed=self.step)
+                task.update(description=f"epoch {epoch + 1}/{timetable.epochs}", completed=self.step, total=total)
                 started, shown, first_step = time.monotonic(), 0.0, self.step
                 before = self.train_s
-                for images, labels in feed.epoch(epoch, start=first, scale=image_scale(self.recipe, epoch)):
-                    if schedule.resets_momentum(self.step):
+                for images, labels in feed.epoch(epoch, start=first, scale=timetable.image_scale(epoch)):
+                    if timetable.resets_momentum(self.step):
                         self.optimizer.state.clear()
                     self.take_step(
-                        images, labels, step=self.step, lr=schedule.lr(self.step),
+                        images, labels, step=self.step, lr=timetable.lr(self.step),
                         seed=functools.partial(self.world.seed_step, self.recipe.seed, self.step),
                         num_images=feed.images_in(self.step % feed.num_batches),
                     )  # fmt: skip
@@ -182,7 +183,7 @@ class Run:
         epoch, within = divmod(failed, self.data.feed.num_batches)
         raise Diverged(
             f"the loss is not finite at epoch {epoch + 1}, step {within + 1} of {self.data.feed.num_batches}, "
-            f"lr {self.job.schedule.lr(failed):g}: stopped before the update; {self.state_before()}; start again "
+            f"lr {self.timetable.lr(failed):g}: stopped before the update; {self.state_before()}; start again "
             "with a lower lr= (or precision='fp32')"
         )
 
@@ -195,7 +196,7 @@ class Run:
         """Refuse to keep weights that are not finite: a finite loss can have gradients that are not."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             raise Diverged(
-                f"the weights are not finite after step {self.step:,}, lr {self.job.schedule.lr(self.step - 1):g}: "
+                f"the weights are not finite after step {self.step:,}, lr {self.timetable.lr(self.step - 1):g}: "
                 f"stopped; {self.state_before()}; start again with a lower lr="
             )
 
@@ -204,17 +205,20 @@ class Run:
         number, recipe = epoch + 1, self.recipe
         loss, error = self.meter.read()
         self.meter.reset()
+        epochs = self.timetable.revised(number, self.train_s, self.evaluation_s)
+        if self.timetable.left_s is not None:
+            epochs = self.world.agree(epochs)
         record = {
             "epoch": number,
             "step": self.step,
-            "lr": self.job.schedule.lr(self.step - 1),
-            "image_scale": image_scale(recipe, epoch),
+            "lr": self.timetable.lr(self.step - 1),
+            "image_scale": self.timetable.image_scale(epoch),
             "train_loss": loss,
             "train_error_pct": error,
             "train_s": round(self.train_s, 3),
         }
         line = f"epoch {number:>3}  lr {record['lr']:<7.4g} loss {loss:.3f}  train error {error:5.2f} %"
-        if number % recipe.feed.eval_every == 0 or number == recipe.schedule.epochs:
+        if number % recipe.feed.eval_every == 0 or number == self.timetable.epochs:
             result = self.evaluated = self.evaluate(self.data.validation)
             split = "val" if recipe.feed.holdout else "test"
             record |= {f"{split}_loss": result.loss, f"{split}_error_pct": result.error_pct}
@@ -225,6 +229,8 @@ class Run:
             self.folder.append_metrics(added)
             if self.tracking:
                 self.tracking.update()
+        if told := self.timetable.revise(number, epochs):
+            progress.report(told)
         progress.report(f"{line}  {human_seconds(self.train_s + self.evaluation_s)}")
 
     def evaluate(self, images: ImageSet) -> Evaluation:
@@ -264,7 +270,7 @@ class Run:
             "dataset": self.data.name,
             "recipe": recipe.name,
             "params": sum(p.numel() for p in network.parameters()),
-            "epochs": recipe.schedule.epochs,
+            "epochs": self.timetable.epochs,
             "test_error_pct": test.error_pct,
             "test_loss": test.loss,
             "test_ece_pct": expected_calibration_error(test.logits.numpy(), self.data.test.labels),
@@ -279,6 +285,7 @@ class Run:
             "precision": self.job.execution.precision,
             "num_processes": self.world.size,
             **self.feed_result(),
+            **self.timetable.result(),
         }
         if len(self.data.class_names) >= MIN_CLASSES_FOR_TOP5:
             result["test_top5_error_pct"] = top_k_error(test.logits.numpy(), self.data.test.labels, 5)
@@ -326,6 +333,7 @@ class Run:
             "data": self.data.digest,
             "recipe": self.recipe_digest,
             "feed": self.data.feed.progress(),
+            "timetable": self.timetable.to_json(),
         }
         save_checkpoint(self.folder.checkpoint, Checkpoint(self.step, tensors, values))
         self.folder.forget_replaced()
@@ -368,6 +376,7 @@ class Run:
         self.saved_at = time.monotonic()
         self.meter.restore(found.progress["meter"])
         self.step = found.step
+        self.timetable.restore(found.progress.get("timetable", {}))
         if values := found.progress.get("feed"):
             self.data.feed.restore(values)
         self.train_s, self.evaluation_s = found.progress["train_s"], found.progress["evaluation_s"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.errors import UsageError
@@ -30,7 +30,9 @@ from wideresnet.spec.execution import Execution
 from wideresnet.spec.fields import show_value
 from wideresnet.spec.names import parse
 from wideresnet.spec.recipe import Recipe
+from wideresnet.training.balance import class_counts, class_weights
 from wideresnet.training.choose_feed import feed_kind, fit_preprocessing, for_evaluation
+from wideresnet.training.optimizer import lr_scales
 from wideresnet.training.resolve import SMALLEST_IMAGENET_PX
 from wideresnet.training.schedules import Schedule, shared_batch
 from wideresnet.weights.hub import Weights
@@ -92,6 +94,12 @@ class Job:
     notes: tuple[str, ...]
     world: World
 
+    @property
+    def class_weights(self) -> Tensor | None:
+        """How much an image of each class counts in the loss, float32 (classes,); None if all count alike."""
+        is_weighted = self.recipe.feed.balance == "weights"
+        return class_weights(self.data.feed, len(self.data.class_names)) if is_weighted else None
+
 
 def build_feed(
     recipe: Recipe, dataset: Dataset, device: str, world: World, preprocessing: Preprocessing | None = None
@@ -137,6 +145,7 @@ def build_feed(
         cutout=feed.cutout,
         later=later,
         repeats=feed.repeated_augmentation,
+        balanced=feed.balance == "sampling",
         seed=recipe.seed,
         device=device,
         rank=world.rank,
@@ -168,6 +177,8 @@ def build_network(recipe: Recipe, num_classes: int, in_channels: int) -> tuple[N
             in_channels=in_channels,
             **recipe.network_options.to_json(),
         )
+    if recipe.optimizer.freeze != "none":
+        network.freeze(recipe.optimizer.freeze)
     return network, [str(warning.message) for warning in caught]
 
 
@@ -215,8 +226,35 @@ def notes_on(recipe: Recipe, network: Network, data: TrainingData, execution: Ex
         )
     if world.size > 1:
         notes += _notes_on_processes(recipe)
+    notes += notes_on_learning(recipe, network, data)
     if quota := describe_quota(torch.get_num_threads()):
         notes.append(quota)
+    return notes
+
+
+def notes_on_learning(recipe: Recipe, network: Network, data: TrainingData) -> list[str]:
+    """Say what does not learn, what learns slower, and how much an image counts."""
+    notes, options, balance = [], recipe.optimizer, recipe.feed.balance
+    if network.frozen:
+        every = list(network.parameters())
+        num = sum(parameter.numel() for parameter in every if not parameter.requires_grad)
+        stages = network.frozen[0] if len(network.frozen) == 1 else f"{network.frozen[0]} to {network.frozen[-1]}"
+        notes.append(
+            f"frozen: {stages}, {num:,} of {sum(p.numel() for p in every):,} parameters, which keep their bits"
+        )
+    if options.layer_lr_decay != 1:
+        learning = [name for name in network.stage_modules() if name not in ("pooled", *network.frozen)]
+        scales = lr_scales(network, options.layer_lr_decay)
+        notes.append(f"lr times {', '.join(f'{scales[name]:.3g} in {name}' for name in learning)}")
+    if balance != "none":
+        counts = class_counts(data.feed, len(data.class_names))
+        counts = counts[counts > 0]
+        size = f"classes have {int(counts.min()):,} to {int(counts.max()):,} training images"
+        how = f"an epoch has {len(data.feed.labels) / len(counts):,.0f} of each, drawn from them"
+        if balance == "weights":
+            ratio = float(counts.max()) / float(counts.min())
+            how = f"one of the smallest counts as much as {ratio:.3g} of the largest, also in train_loss"
+        notes.append(f"balance {balance}: {size}; {how}")
     return notes
 
 

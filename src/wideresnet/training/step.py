@@ -15,7 +15,12 @@ from wideresnet.training.sharpness import perturbed
 
 
 def training_loss(
-    forward: nn.Module, images: Tensor, labels: Tensor, execution: Execution, label_smoothing: float = 0.0
+    forward: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    execution: Execution,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the mean cross entropy of a batch, float32, and the logits.
 
@@ -23,12 +28,18 @@ def training_loss(
         forward: the network's forward pass, see `configure.make_forward`.
         images: float32 (B, C, H, W), channels last as a feed yields them.
         labels: int64 (B,), or the share of each class, float32 (B, classes).
+        class_weights: float32 (classes,), by which the loss of an image is multiplied; a mixed image has the mean of
+            its classes by their shares. The sum is still divided by B, so that parts of a batch add up to it.
     """
     if execution.layout == "contiguous":
         images = images.contiguous()
     with torch.autocast(execution.device, torch.bfloat16, enabled=execution.precision == "bf16"):
         logits = forward(images)
-    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing), logits
+    if class_weights is None:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing), logits
+    losses = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing, reduction="none")
+    weights = class_weights[labels] if labels.ndim == 1 else labels @ class_weights
+    return (losses * weights).mean(), logits
 
 
 def count_errors(logits: Tensor, labels: Tensor) -> Tensor:
@@ -101,6 +112,7 @@ def train_step(
     accumulate: int = 1,
     clip_grad_norm: float = 0.0,
     sam_rho: float = 0.0,
+    class_weights: Tensor | None = None,
     seed: Callable[[], None] = lambda: None,
     together: GradientExchange | None = None,
     num_images: int = 0,
@@ -113,6 +125,7 @@ def train_step(
         accumulate: parts in which the batch is computed; their gradients add up to the mean over all its images.
         clip_grad_norm: the largest norm of the whole gradient, without weight decay; 0 for no limit.
         sam_rho: take the gradient at weights that are perturbed by so much, see `sharpness`; 0 for none.
+        class_weights: as for `training_loss`.
         seed: seeds dropout and stochastic depth; called before each pass over the batch, so that both draw the same.
         together: the exchange with other processes, which have the other images of the batch.
         num_images: images of the whole batch, if there are other processes.
@@ -127,7 +140,7 @@ def train_step(
         for index, (part, targets) in enumerate(parts):
             is_last = exchange and index == num_parts - 1
             with together.part(is_last=is_last) if together else nullcontext():
-                loss, logits = training_loss(forward, part, targets, execution, label_smoothing)
+                loss, logits = training_loss(forward, part, targets, execution, label_smoothing, class_weights)
                 # the shares of all parts and processes add up to the mean over the batch
                 whole = num_images if together else len(labels)
                 (loss if len(targets) == whole else loss * (len(targets) / whole)).backward()
@@ -155,7 +168,8 @@ def train_step(
     if clip_grad_norm:
         nn.utils.clip_grad_norm_(forward.parameters(), clip_grad_norm)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        scale = group.get("lr_scale", 1.0)
+        group["lr"] = lr if scale == 1 else lr * scale
         for parameter in group["params"]:
             if parameter.grad is None:  # stochastic depth left its block out; decay and momentum apply, as in Torch 7
                 parameter.grad = torch.zeros_like(parameter)

@@ -75,7 +75,7 @@ def summarize(job: Job, plan: Plan, base: Recipe | None) -> Summary:
         ("device", f"{job.execution.device}: {job.execution.describe()}"),
     ]
     epochs = recipe.schedule.epochs
-    if plan.seconds > LONG_S and epochs > 1 and base is not None:
+    if plan.seconds > LONG_S and epochs > 1 and base is not None and plan.left_s is None:
         fewer = max(1, min(epochs // 2, int(epochs * LONG_S / plan.seconds)))
         facts.append(("shorter", f"epochs={fewer} takes about {human_seconds(plan.seconds * fewer / epochs)}"))
     if world.size > 1:

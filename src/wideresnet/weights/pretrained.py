@@ -26,6 +26,10 @@ DEFAULT = "WRN-16-4-cifar10"
 """What classifies images if no weights are named."""
 
 
+TORCHVISION = "torchvision"
+"""The word that asks for torchvision's weights, where weights to start from are named."""
+
+
 @dataclass(frozen=True)
 class Card:
     """What is known of a shipped network.
@@ -73,6 +77,24 @@ def find_weights(weights: str | Path) -> Path:
 def weights_name(weights: str | Path) -> str:
     """Return what weights are called in messages and records: a shipped network's canonical name, or the path."""
     return shipped_name(weights) or str(weights)
+
+
+def is_download(weights: str | Path) -> bool:
+    """Tell whether weights are the word that asks for a download; a path of that name wins."""
+    return str(weights).casefold() == TORCHVISION and not Path(weights).exists()
+
+
+def check_exists(weights: str) -> None:
+    """Refuse weights that are not there, before data is read.
+
+    Raises:
+        UsageError: naming what they may be.
+    """
+    if not is_download(weights) and not find_weights(weights).exists():
+        raise UsageError(
+            f"init_from={weights}: no such run or weights folder, no file of weights{other_names(weights)}; or "
+            f"{TORCHVISION}, to download its weights"
+        )
 
 
 def read_card(weights: str | Path) -> Card | None:

@@ -45,6 +45,7 @@ class Feed:
         cutout: side of the square that is set to 0, px; 0 for none.
         later: what is done to whole batches at the end.
         repeats: times that an image is in a batch.
+        balanced: each epoch has as many images of each class, see `augment.balanced_order`.
         seed: decides order and augmentation.
         device: where the set stays.
         rank, num_ranks: which share of each batch is made, see `share_of`; the shares of all ranks are the whole batch.
@@ -68,6 +69,7 @@ class Feed:
         cutout: int = 0,
         later: Later = Later(),  # noqa: B008  # frozen
         repeats: int = 1,
+        balanced: bool = False,
         seed: int = 0,
         device: str = "cpu",
         rank: int = 0,
@@ -98,6 +100,7 @@ class Feed:
         self.padding, self.flip, self.seed, self.device = padding, flip, seed, device
         self.num_batches = len(images) // batch_size if drop_last else ceil_div(len(images), batch_size)
         self.labels = torch.from_numpy(labels).to(device)
+        self.balance = torch.from_numpy(labels) if balanced else None
         self.hold(images, padding_mode)
 
     def hold(self, images: np.ndarray, padding_mode: str) -> None:
@@ -158,7 +161,10 @@ class Feed:
     def plan(self, epoch: int, device: str) -> tuple[EpochPlan, Operations | None]:
         """Draw an epoch's order, crops, flips and operations."""
         seed, num = self.seed, self.num_images
-        plan = plan_epoch(seed, epoch, num, padding=self.padding, flip=self.flip, repeats=self.repeats, device=device)
+        plan = plan_epoch(
+            seed, epoch, num, padding=self.padding, flip=self.flip, repeats=self.repeats, balance=self.balance,
+            device=device,
+        )  # fmt: skip
         return plan, draw_operations(seed, epoch, num) if self.auto_augment == "trivial" else None
 
     def part(self, batch: int) -> slice | Tensor:

@@ -227,6 +227,8 @@ def autotune_together(
         how: `mode`, `tell` and whatever else `autotune` takes.
     """
     asked, num_images = recipe.machine, num_images * recipe.schedule.epochs
+    if (recipe.schedule.time_s or LONG_RUN_S) < LONG_RUN_S and asked.compile is None:
+        asked = replace(asked, compile=False)  # the epochs are not known yet, but that they end before it pays
     if world.size == 1:
         return autotune(asked, shape, network, device, num_images, **how)
     if recipe.schedule.sync_bn:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from wideresnet.base.arithmetic import ceil_div
@@ -13,6 +14,7 @@ from wideresnet.spec.recipe import Recipe
 from wideresnet.training.preflight.probe import Probe
 from wideresnet.training.schedules import image_scale
 from wideresnet.training.setup import Job
+from wideresnet.training.timetable import epochs_in, with_epochs
 
 LONG_RUN_S = 600.0  # longer than anyone waits in front of a terminal: a shorter choice is named
 
@@ -34,6 +36,8 @@ class Plan:
         memory_bytes: expected peak, of the whole process on a CPU, of PyTorch's tensors on a GPU.
         available_bytes: memory available now; 0 if the system does not say.
         peak_before_bytes: the peak before the first step, from loading the data.
+        recipe: with the number of epochs that its time budget allows, if it has one.
+        left_s: what is left of the budget for training and evaluation; None without one.
     """
 
     steps_per_epoch: int
@@ -49,6 +53,8 @@ class Plan:
     memory_bytes: int
     available_bytes: int
     peak_before_bytes: int
+    recipe: Recipe
+    left_s: float | None = None
 
     def lines(self) -> list[tuple[str, str]]:
         """Return rows for the table that is shown before the first step."""
@@ -68,19 +74,22 @@ class Plan:
         ]
 
 
-def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cost], Probe] = Probe) -> Plan:
+def make_plan(
+    job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cost], Probe] = Probe, began: float | None = None
+) -> Plan:
     """Count, time and measure a run by a few steps; the job's network, optimizer and seeds are left as they are.
 
     Args:
         resumed: the run has begun, so its batch cannot change anymore.
         make_probe: what runs the steps.
+        began: when the time of the recipe's budget began, by `time.monotonic`; None: now.
 
     Raises:
-        UsageError: the batch does not fit into memory; only a few of its images were computed to find out.
+        UsageError: the time budget is too short for one epoch, or the batch does not fit into memory; only a few of
+            its images were computed to find out.
     """
     recipe, feed, schedule = job.recipe, job.data.feed, job.recipe.schedule
     counts = cost(job.network, feed.size)
-    areas = _areas(recipe)
     images = min(feed.num_images, feed.num_batches * feed.batch_size)
     probe = make_probe(job, counts)
     memory = probe.memory()
@@ -101,9 +110,18 @@ def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cos
         # a forward pass is a third of forward and backward
         return pass_s * other.optimizer.passes * images * _areas(other), pass_s * num / 3
 
+    left_s = None
+    if (time_s := schedule.time_s) is not None:
+        left_s = time_s - (0.0 if began is None else time.monotonic() - began)
+        if not resumed:
+            epoch_s = sum(seconds_of(recipe)) / schedule.epochs
+            chosen = epochs_in(time_s, left_s, epoch_s, images) if job.world.is_first else None
+            epochs = job.world.agree(chosen)
+            recipe = with_epochs(recipe, epochs)
+    schedule, areas = recipe.schedule, _areas(recipe)
     training_s, evaluation_s = seconds_of(recipe)
     seconds, shorter = training_s + evaluation_s, ""
-    if seconds > LONG_RUN_S and not resumed:
+    if seconds > LONG_RUN_S and not resumed and left_s is None:
         for other in _shorter(recipe, job.data.name, feed.num_images):
             if not shorter and (took := sum(seconds_of(other))) < seconds / 2:
                 shorter = f"recipe {other.name}, {counted(other.schedule.epochs, 'epoch')}: {human_seconds(took)}"
@@ -112,7 +130,10 @@ def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cos
         num_steps=schedule.epochs * feed.num_batches,
         passes=recipe.optimizer.passes,
         params=counts.params,
-        flops=float(counts.training_flops) * recipe.optimizer.passes * images * areas,
+        flops=float(counts.training_flops - _spared_flops(counts, job.network.frozen))
+        * recipe.optimizer.passes
+        * images
+        * areas,
         seconds=seconds,
         evaluation_s=evaluation_s,
         shorter=shorter,
@@ -121,7 +142,14 @@ def make_plan(job: Job, *, resumed: bool = False, make_probe: Callable[[Job, Cos
         memory_bytes=memory_bytes,
         available_bytes=memory.available_bytes,
         peak_before_bytes=probe.peak_before_bytes,
+        recipe=recipe,
+        left_s=left_s,
     )
+
+
+def _spared_flops(counts: Cost, frozen: Collection[str]) -> int:
+    """Return the operations of the backward pass that frozen stages do not need."""
+    return 2 * sum(2 * stage.macs for stage in counts.stages if stage.name in frozen)
 
 
 def _areas(recipe: Recipe) -> float:

@@ -129,6 +129,7 @@ class Probe:
         take_step = self.make(
             network, forward, optimizer, Meter(device), self.job.execution, label_smoothing=options.label_smoothing,
             accumulate=accumulate, clip_grad_norm=options.clip_grad_norm, sam_rho=options.sam_rho,
+            class_weights=self.job.class_weights,
         )  # fmt: skip
         images, labels = self._batch(num_images * accumulate)
         with torch.random.fork_rng(devices=self.cuda):
