@@ -139,4 +139,4 @@ def test_files_that_are_much_larger_than_the_input_are_measured(side: int, is_na
 def test_random_weights_and_few_images_ask_for_trained_weights() -> None:
     found = findings(run_of(init_from=None), None, None, dataset_of((60, 60, 60, 60)))
     command = found["The run started from random weights and has 240 training images."]
-    assert command.startswith("wrn train WRN-16-4 --data 'my photos' --from WRN-16-4-cifar10 --recipe fast")
+    assert command.startswith("wrn train WRN-16-4 --data 'my photos' --from WRN-16-4-cifar10 --recipe finetune")

@@ -205,14 +205,14 @@ def _input_rules(run: Run, dataset: Dataset) -> Iterator[Advice]:
             f"The network sees images of {side} px; the shorter side of the files has a median of {median:,} px.",
             "If the details matter, train on larger ones, which takes about four times as long:", command,
         )  # fmt: skip
-    if recipe.init_from is None and len(dataset.train) < SMALL_SET and dataset.train.images.shape[3] == 3:
-        if card := read_card(DEFAULT):
-            words = ["wrn", "train", card.network, "--data", recipe.data, "--from", DEFAULT, "--recipe", "finetune"]
-            yield Advice(
-                f"The run started from random weights and has {len(dataset.train):,} training images.",
-                f"Start from weights that were trained on {card.dataset}:",
-                shell_command([*words, "--out", f"{folder}-tuned"]),
-            )
+    starts_small = recipe.init_from is None and len(dataset.train) < SMALL_SET and dataset.train.images.shape[3] == 3
+    if starts_small and (card := read_card(DEFAULT)):
+        words = ["wrn", "train", card.network, "--data", recipe.data, "--from", DEFAULT, "--recipe", "finetune"]
+        yield Advice(
+            f"The run started from random weights and has {len(dataset.train):,} training images.",
+            f"Start from weights that were trained on {card.dataset}:",
+            shell_command([*words, "--out", f"{folder}-tuned"]),
+        )
 
 
 def _certainty_rules(run: Run, predictions: Predictions) -> Iterator[Advice]:
