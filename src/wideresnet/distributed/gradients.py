@@ -102,7 +102,7 @@ class FlatExchange:
 
     def __init__(self, forward: nn.Module, network: nn.Module) -> None:
         self.forward = forward
-        self.parameters = list(network.parameters())
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         sizes = [parameter.numel() for parameter in self.parameters]
         self.message = self.parameters[0].new_zeros(sum(sizes) + 2, requires_grad=False)
         starts = itertools.accumulate(sizes, initial=0)

@@ -249,8 +249,16 @@ class RunFolder:
 
     def _read_result(self) -> tuple[dict[str, Any], Digests]:
         result, digests = unseal(read_json(self.result), self.result)
-        check_result(result, self.result)
+        self.check_result(result)
         return result, digests
+
+    def check_result(self, result: dict[str, Any]) -> None:
+        """Check fields and types of a result.
+
+        Raises:
+            DataError: naming the field.
+        """
+        check_result(result, self.result)
 
     def write_result(self, result: dict[str, Any], digests: dict[str, str]) -> None:
         """Write the result: from now on the run has finished, and its files must have these digests.

@@ -10,7 +10,7 @@ from wideresnet.spec.options import OptimizerOptions
 
 def make_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim.SGD:
     """Return SGD with weight decay on every parameter, or only on those with more than one dimension."""
-    parameters = list(network.parameters())
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     decayed = [p for p in parameters if options.weight_decay_on == "all" or p.ndim > 1]
     spared = [p for p in parameters if options.weight_decay_on != "all" and p.ndim <= 1]
     groups = [
