@@ -245,7 +245,7 @@ def tiny(backbone: str, data: str, detector: str = "faster_rcnn") -> DetectionRe
     """
     return DetectionRecipe(
         backbone=backbone, data=data, recipe="tiny", detector=detector, fpn_channels=64, anchor_size=12, proposals=250,
-        regions=128, min_size=192, max_size=320, epochs=100, batch_size=4, lr=0.02, lr_drop_epochs=(76,),
+        regions=64, min_size=192, max_size=320, epochs=100, batch_size=4, lr=0.02, lr_drop_epochs=(76,),
         warmup_steps=100, clip_grad_norm=10.0, flip=False, eval_every=25,
     )  # fmt: skip
 
