@@ -316,9 +316,9 @@ def _render_objects(found: list[dict[str, Any]]) -> str:
     for image in found:
         lines.append(image["file"])
         lines += [
-            f"  {100 * each['score']:5.1f} %  {each['class']}  at {', '.join(f'{value:.0f}' for value in each['bbox'][:2])}"
-            f", {each['bbox'][2]:.0f} x {each['bbox'][3]:.0f} px"
+            f"  {100 * each['score']:5.1f} %  {each['class']}  at {left:.0f}, {top:.0f}: {wide:.0f} x {high:.0f} px"
             for each in image["objects"]
+            for left, top, wide, high in [each["bbox"]]
         ]
         if not image["objects"] and not image["notes"]:
             lines.append("  nothing above the threshold")

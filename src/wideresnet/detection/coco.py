@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -66,6 +66,7 @@ class CocoSet:
 
     Attributes:
         name: "train" or "val".
+        root: the folder of the data.
         source: the JSON.
         images: in the order of the file.
         boxes: of each image, what is trained on, float32 (n, 4): left, top, right, bottom, px.
@@ -77,6 +78,7 @@ class CocoSet:
     """
 
     name: str
+    root: Path
     source: Path
     images: list[CocoImage]
     boxes: list[np.ndarray]
@@ -188,7 +190,7 @@ def read_coco(source: Path, root: Path, name: str = "train", *, skip_unreadable:
         "images": entries, "annotations": annotations,
         "categories": [{"id": category, "name": text} for category, text in categories],
     }  # fmt: skip
-    return CocoSet(name, source, images, kept, numbered, categories, truth, dict(findings), digest(content))
+    return CocoSet(name, root, source, images, kept, numbered, categories, truth, dict(findings), digest(content))
 
 
 def _json_files(root: Path) -> list[Path]:
@@ -249,7 +251,8 @@ def _images(
     """Return the images whose files are there, and their entries for an evaluator."""
     images, entries, seen, present = [], [], set[int](), _Present(folder)
     for entry in _entries(document, "images", source):
-        number, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
+        values: list[Any] = [entry.get(key) for key in ("id", "file_name", "height", "width")]
+        number, name, height, width = values
         if not (isinstance(name, str) and all(map(_is_id, (number, height, width))) and min(height, width) > 0):
             raise DataError(f"{source}: each image needs id, file_name, height and width; one is {str(entry)[:80]}")
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -357,11 +360,11 @@ def _listed(document: dict[str, Any], source: Path) -> Iterator[dict[str, Any]]:
     yield from annotations
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < 1e9
 
 

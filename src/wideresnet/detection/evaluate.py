@@ -20,6 +20,9 @@ from wideresnet.detection.metrics import evaluate_coco, find_mistakes
 from wideresnet.distributed.collectives import all_gather
 from wideresnet.distributed.world import World
 
+NUM_PICTURES, MAX_BOXES, PICTURE_THRESHOLD = 12, 30, 0.5
+"""Images that a page shows, the boxes in each, and their least score."""
+
 COLUMNS = 7
 """Of a row of detections: place of the image in the set, label from 0, score, left, top, right, bottom."""
 
@@ -128,7 +131,7 @@ def judge(images: CocoSet, detections: list[dict[str, Any]], evaluator: str | No
         detections: in COCO's results format.
         evaluator: as for `evaluate_coco`.
     """
-    files = {image.id: image.file.name for image in images.images}
+    files = {image.id: image.file.relative_to(images.root).as_posix() for image in images.images}
     names = dict(images.categories)
     found = evaluate_coco(images.truth, detections, evaluator)
     mistakes = find_mistakes(images.truth, detections)
@@ -136,6 +139,20 @@ def judge(images: CocoSet, detections: list[dict[str, Any]], evaluator: str | No
         mistakes[key] = [
             {"file": files[each["image_id"]], "class": names[each["category_id"]], **each} for each in mistakes[key]
         ]
+    shown = [images.images[int(place)].id for place in np.linspace(0, len(files) - 1, min(NUM_PICTURES, len(files)))]
+    pictures: dict[int, list[dict[str, Any]]] = {number: [] for number in shown}
+    for each in detections:
+        if each["score"] >= PICTURE_THRESHOLD and len(pictures.get(each["image_id"], [None] * MAX_BOXES)) < MAX_BOXES:
+            about = {"class": names[each["category_id"]], "score": each["score"], "bbox": each["bbox"]}
+            pictures[each["image_id"]].append(about)
     num_objects = sum(not annotation["iscrowd"] for annotation in images.truth["annotations"])
     assert all(math.isfinite(value) for key, value in found.items() if key.endswith("_pct"))
-    return {"split": images.name, "num_images": len(images.images), "num_objects": num_objects, **found, **mistakes}
+    return {
+        "split": images.name,
+        "num_images": len(images.images),
+        "num_objects": num_objects,
+        **found,
+        **mistakes,
+        "picture_threshold": PICTURE_THRESHOLD,
+        "pictures": [{"file": files[number], "image_id": number, "objects": pictures[number]} for number in shown],
+    }

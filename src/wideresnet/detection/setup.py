@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 
 from wideresnet.base import progress
@@ -177,7 +176,7 @@ def prepare(recipe: DetectionRecipe, world: World, *, begun: DetectionFolder | N
         architecture=architecture,
         optimizer=make_optimizer(model, recipe.optimizer),
         schedule=WarmedUp(drops, min(recipe.warmup_steps, max(1, recipe.epochs * feed.num_batches - 1))),
-        notes=(*notes, *_notes(recipe, backbone, model, world)),
+        notes=(*notes, *_notes(recipe, backbone, world)),
         world=world,
     )
 
@@ -199,28 +198,20 @@ def _architecture(
         )
     if stages is None:
         stages = FROZEN_STAGES if backbone else 0
-    recipe = recipe.replace(
-        backbone=str(parse(recipe.backbone, "imagenet")), norm=norm, frozen_stages=stages,
-        **({"init_from": recipe.init_from, "init_sha256": backbone.sha256} if _same(recipe, backbone) else {}),
-    )  # fmt: skip
+    recipe = recipe.replace(backbone=str(parse(recipe.backbone, "imagenet")), norm=norm, frozen_stages=stages)
     values = {key: getattr(recipe, key) for key in FROM_RECIPE}
-    about = Architecture(recipe.backbone, norm, values)
-    if backbone:
-        about = Architecture(recipe.backbone, norm, values, backbone.mean, backbone.std, backbone.options)
-    return recipe, about, backbone
-
-
-def _same(recipe: DetectionRecipe, backbone: Backbone | None) -> bool:
-    """Whether there are weights; refuse others than those that the recipe was made with."""
-    if backbone and recipe.init_sha256 not in (None, backbone.sha256):
+    if backbone is None:
+        return recipe, Architecture(recipe.backbone, norm, values), None
+    if recipe.init_sha256 not in (None, backbone.sha256):
         raise UsageError(
             f"init_from={backbone.name}: has the SHA-256 {backbone.sha256[:SHOWN_DIGITS]}..., but the recipe was made "
             f"with {str(recipe.init_sha256)[:SHOWN_DIGITS]}...; put those weights there, or give init_from= anew"
         )
-    return backbone is not None
+    recipe = recipe.replace(init_from=recipe.init_from, init_sha256=backbone.sha256)
+    return recipe, Architecture(recipe.backbone, norm, values, backbone.mean, backbone.std, backbone.options), backbone
 
 
-def _notes(recipe: DetectionRecipe, backbone: Backbone | None, model: nn.Module, world: World) -> list[str]:
+def _notes(recipe: DetectionRecipe, backbone: Backbone | None, world: World) -> list[str]:
     """Say what is unusual about a run."""
     notes = []
     if backbone is None and recipe.init_from is None:
@@ -237,5 +228,4 @@ def _notes(recipe: DetectionRecipe, backbone: Backbone | None, model: nn.Module,
         )
     if world.size > 1:
         notes.append("each process samples anchors and regions of its own share, so its number changes the result")
-    del model
     return notes

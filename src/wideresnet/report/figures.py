@@ -253,6 +253,13 @@ def image_to_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def image_to_jpeg(image: np.ndarray) -> bytes:
+    """Convert a photograph, uint8 (H, W, 3), to a JPEG file of the same size, which is much smaller than PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
 def _save(figure: Figure, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():

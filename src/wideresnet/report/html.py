@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from wideresnet.base.format import printable
 from wideresnet.base.metrics import class_errors, most_confused
-from wideresnet.report.figures import DARK, LIGHT, Tile, heat, image_to_png, in_dark, to_svg
+from wideresnet.report.figures import DARK, LIGHT, Tile, heat, image_to_jpeg, image_to_png, in_dark, to_svg
 
 BAR_ENDS_PCT = (1, 2, 5, 10, 20, 50, 100)
 """Where the bars of errors by class may end: round numbers, so that pages can be compared. This package's choice."""
@@ -88,6 +88,10 @@ table.matrix .none { color: var(--muted); font-size: .75em; vertical-align: midd
 .tiles .wrong img { border-color: var(--wrong); }
 .tiles .wrong b { color: var(--wrong); }
 .tiles figcaption { overflow-wrap: anywhere; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1.1rem .9rem; }
+.pictures figure { margin: 0; font-size: .85rem; line-height: 1.3; }
+.pictures img { display: block; width: 100%; height: auto; margin-bottom: .3rem; }
+.pictures figcaption { overflow-wrap: anywhere; }
 .groups { display: flex; flex-wrap: wrap; gap: 1.4rem 2.2rem; margin-top: 1.4rem; }
 .groups p { margin: 0 0 .3rem; }
 .groups .tiles { display: flex; flex-wrap: wrap; }
@@ -220,6 +224,20 @@ def captioned(pictures: Iterable[tuple[np.ndarray | None, str, str]]) -> str:
         for image, line, text in pictures
     )
     return f'<div class="tiles">{"".join(figures)}</div>'
+
+
+def wide_pictures(pictures: Iterable[tuple[np.ndarray, str, str]]) -> str:
+    """Write large images side by side, as JPEG, each with a line in bold and small text below.
+
+    Args:
+        pictures: uint8 (H, W, 3), the line, and the text.
+    """
+    figures = (
+        f'<figure><img alt="{escape(line)}, {escape(text)}" src="{_data_uri(image_to_jpeg(image), "image/jpeg")}">'
+        f"<figcaption><b>{escape(line)}</b><br><small>{escape(text)}</small></figcaption></figure>"
+        for image, line, text in pictures
+    )
+    return f'<div class="pictures">{"".join(figures)}</div>'
 
 
 def groups(items: Iterable[tuple[str, str]]) -> str:

@@ -253,11 +253,7 @@ class RunFolder:
         return result, digests
 
     def check_result(self, result: dict[str, Any]) -> None:
-        """Check fields and types of a result.
-
-        Raises:
-            DataError: naming the field.
-        """
+        """Check fields and types of a result; a DataError names the field."""
         check_result(result, self.result)
 
     def write_result(self, result: dict[str, Any], digests: dict[str, str]) -> None:

@@ -137,7 +137,8 @@ class Loop:
                     if now - shown > LOOK_EVERY_S:
                         shown = now
                         rate = (self.step - first_step) * feed.batch_size / max(now - started, 1e-9)
-                        task.update(completed=self.step, rate=f"{rate:,.0f} images/s", **self.look())
+                        texts: dict[str, Any] = {"rate": f"{rate:,.0f} images/s", **self.look()}
+                        task.update(completed=self.step, **texts)
                     if stopping:
                         self.save()
                         self.world.meet()  # no process may report that all is saved before it is
