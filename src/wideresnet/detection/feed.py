@@ -20,7 +20,7 @@ from wideresnet.base.seeding import seed_of
 from wideresnet.data.feeds.decoder import decode_array
 from wideresnet.data.feeds.resident import share_of
 from wideresnet.data.feeds.workers import InOrder, dead_workers_told
-from wideresnet.data.images import UnreadableError
+from wideresnet.data.images import UnreadableError, silent_pillow
 from wideresnet.detection.coco import CocoImage, CocoSet
 from wideresnet.detection.model import scaled_size, to_input
 
@@ -160,7 +160,9 @@ class DetectionFeed:
     def first(self, num_images: int) -> tuple[list[Tensor], list[Target]]:
         """Return the first images of the run, decoded in this process, at their full size."""
         work = self._augment(0.0)
-        samples = [work[(0, place, int(image))] for place, image in enumerate(self.order(0).reshape(-1)[:num_images])]
+        with silent_pillow():
+            places = enumerate(self.order(0).reshape(-1)[:num_images])
+            samples = [work[(0, place, int(image))] for place, image in places]
         for sample in samples:
             self._tell(sample.failures)
         targets = [{"boxes": s.boxes.to(self.device), "labels": s.labels.to(self.device)} for s in samples]

@@ -41,6 +41,8 @@ def check_result(
     Raises:
         DataError: naming the field.
     """
+    if "task" in result and "task" not in required:
+        raise DataError(f"{path}: of a {short(result['task'])} run; use wrn detect")
     if missing := [name for name in required if name not in result]:
         raise DataError(f"{path}: lacks {', '.join(missing)}; the file was damaged")
     for name, kind in {**required, **optional}.items():
