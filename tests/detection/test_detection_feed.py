@@ -87,7 +87,7 @@ def test_boxes_stay_on_their_objects_when_images_are_scaled_and_mirrored(root: P
                     x, y = int((left + right) / 2), int((top + bottom) / 2)
                     if label == 2:  # blue is drawn over red
                         pixel = image[:, y, x]
-                        assert pixel[2] > 0.7 and pixel[0] < 0.4, (epoch, pixel)
+                        assert pixel[2] - pixel[0] > 0.3, (epoch, pixel)
     plain, flipped = taken(make(root, flip=False, scale_jitter=0.0), 0), taken(make(root, scale_jitter=0.0), 0)
     for (images, _), (others, _) in zip(plain, flipped, strict=True):
         for image, other in zip(images, others, strict=True):

@@ -31,36 +31,21 @@ from wideresnet.training.loop import Diverged
 
 pytest.importorskip("faster_coco_eval")
 
-FLAGS = [
-    "--backbone",
-    "WRN-18-0.25",
-    "--recipe",
-    "tiny",
-    "--fpn-channels",
-    "16",
-    "--anchor-size",
-    "8",
-    "--regions",
-    "16",
-    "--proposals",
-    "50",
-    "--min-size",
-    "64",
-    "--max-size",
-    "96",
-    "--batch-size",
-    "2",
-    "--device",
-    "cpu",
-    "--workers",
-    "0",
-    "--threads",
-    "1",
-    "--warmup-steps",
-    "2",
-    "--lr",
-    "0.01",
-]
+FLAGS = (
+    *(
+        "--backbone",
+        "WRN-18-0.25",
+        "--recipe",
+        "tiny",
+        "--fpn-channels",
+        "16",
+        "--anchor-size",
+        "8",
+        "--batch-size",
+        "2",
+    ),
+    *("--min-size", "64", "--max-size", "96", "--device", "cpu", "--workers", "0", "--threads", "1", "--lr", "0.01"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +68,7 @@ def weights(run: Path) -> bytes:
     return (run / "model.safetensors").read_bytes()
 
 
-def test_a_detector_learns_a_few_scenes_and_leaves_its_record(learned: Path, root: Path) -> None:
+def test_a_detector_learns_a_few_scenes_and_leaves_its_record(learned: Path) -> None:
     folder = DetectionFolder(learned)
     result = folder.read_result()
     assert result["ap50_pct"] > 60, result
@@ -275,7 +260,7 @@ def test_data_with_other_categories_is_refused(learned: Path, tmp_path: Path) ->
     with pytest.raises(UsageError, match="2 categories that are not the 2 of the weights"):
         evaluate_detector(learned, other, device="cpu")
     change(other, lambda document: document["categories"][0].update(name="red"), "val")
-    with pytest.raises(UsageError, match="the categories of instances_val.json are not those of instances_train.json"):
+    with pytest.raises(UsageError, match=r"the categories of instances_val.json are not those of instances_train.json"):
         fit_detection(small(other), tmp_path / "run")
 
 
@@ -292,9 +277,8 @@ def test_the_page_shows_map_curves_boxes_and_mistakes(learned: Path, capsys: pyt
     assert "No pictures" not in page
 
 
-def test_the_page_of_a_run_whose_images_are_gone_says_so_and_names_are_only_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: None
-) -> None:
+@pytest.mark.usefixtures("pages")
+def test_the_page_of_a_run_whose_images_are_gone_says_so_and_names_are_only_text(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "scenes", num_train=2, num_val=2)
     for split in ("train", "val"):
         change(data, lambda document: document["categories"][0].update(name="<script>alert(1)</script>"), split)

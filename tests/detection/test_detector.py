@@ -13,6 +13,7 @@ from coco_scenes import small, write_scenes
 from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from wideresnet import create
@@ -41,7 +42,7 @@ def theirs(detector: str) -> nn.Module:
 @pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
 def test_torchvisions_state_dict_loads_unchanged_and_gives_the_same_losses_and_features(detector: str) -> None:
     torch.manual_seed(0)
-    other = theirs(detector)
+    other: Any = theirs(detector)
     sizes = tuple((x, int(x * 2 ** (1.0 / 3)), int(x * 2 ** (2.0 / 3))) for x in [32, 64, 128, 256, 512])
     ours = build_detector("ResNet-18", 3, detector=detector, min_size=96, max_size=160)
     if detector == "retinanet":
@@ -94,7 +95,7 @@ def test_frozen_normalization_keeps_the_outputs_of_evaluation_and_is_not_trained
 
 
 def test_images_are_scaled_as_torchvision_scales_them() -> None:
-    transform = torchvision.models.detection.transform.GeneralizedRCNNTransform(800, 1333, [0.0], [1.0])
+    transform = GeneralizedRCNNTransform(800, 1333, [0.0], [1.0])
     for height, width in ((480, 640), (427, 640), (640, 425), (100, 1000), (333, 500)):
         (image,) = transform([torch.zeros(1, height, width)])[0].image_sizes
         ours = scaled_size(height, width, 800, 1333)
@@ -146,7 +147,7 @@ def test_without_weights_group_normalization_is_trained_and_a_note_says_so(scene
 
 def test_a_state_dict_of_torchvisions_is_read_without_executing_it(tmp_path: Path, scenes: Path) -> None:
     torch.manual_seed(0)
-    other = torchvision.models.resnet18()
+    other: Any = torchvision.models.resnet18()
     torch.save(other.state_dict(), tmp_path / "resnet18.pth")
     job = prepare(small(scenes, backbone="ResNet-18", init_from=str(tmp_path / "resnet18.pth")), World.single())
     assert torch.equal(body_of(job.network).state_dict()["layer4.1.conv2.weight"], other.layer4[1].conv2.weight)

@@ -84,7 +84,9 @@ def make_plan(job: DetectionJob, *, resumed: bool = False) -> DetectionPlan:
     params = sum(parameter.numel() for parameter in job.network.parameters())
     slope = max((high - low) / (more - few) if more > few else (high - in_use) / more, 1.0) * MARGIN
     copied = 4 * params  # the copy that was probed
-    memory = Memory(round(high - copied - slope * more), slope, in_use, in_use, available)
+    # a checkpoint, of weights and momentum, is put together and written while the heap still has the step's room
+    written = 4 * 4 * params if device == "cpu" else 0
+    memory = Memory(round(high - copied + written - slope * more), slope, in_use, in_use, available)
     memory.check(own * job.world.size, 1, 4 * params, processes=job.world.size, resumed=resumed)
     image_s = seconds / more / job.world.size
     num_evaluations = ceil_div(recipe.epochs, recipe.eval_every)
