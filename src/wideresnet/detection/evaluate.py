@@ -29,7 +29,7 @@ COLUMNS = 7
 
 @torch.no_grad()
 def detect(
-    model: nn.Module, images: CocoSet, *, min_size: int, max_size: int, device: str, precision: str, workers: int,
+    model: nn.Module, images: CocoSet, *, min_size: int, max_size: int, device: str, workers: int,
     world: World | None = None, skip_unreadable: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str]]:  # fmt: skip
     """Run a detector over all images, one at a time, so that neither batches nor processes change a number.
@@ -39,7 +39,6 @@ def detect(
         images: the split.
         min_size, max_size: see `model.scaled_size`.
         device: "cpu" or "cuda".
-        precision: "fp32" or "bf16".
         workers: processes that decode.
         world: the processes that share the images.
         skip_unreadable: leave out images that cannot be read, which then have no detections.
@@ -68,7 +67,7 @@ def detect(
                     notes.append(f"{name} cannot be read ({result}): its objects count as missed")
                     continue
                 pixels, factors = result
-                rows.append(detect_one(model, pixels, factors, place, device=device, precision=precision))
+                rows.append(detect_one(model, pixels, factors, place, device=device))
                 rate = done * world.size / max(time.monotonic() - started, 1e-9)
                 task.update(completed=done * world.size, rate=f"{rate:.1f} images/s")
     finally:
@@ -78,9 +77,7 @@ def detect(
     return to_coco(_gathered(own, world), images), notes
 
 
-def detect_one(
-    model: nn.Module, pixels: Tensor, factors: np.ndarray, place: int = 0, *, device: str, precision: str
-) -> Tensor:
+def detect_one(model: nn.Module, pixels: Tensor, factors: np.ndarray, place: int = 0, *, device: str) -> Tensor:
     """Detect objects in an image.
 
     Args:
@@ -95,7 +92,7 @@ def detect_one(
     Raises:
         DataError: the outputs are not finite.
     """
-    with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.no_grad():
         (found,) = model([to_input(pixels, device)])
     boxes = found["boxes"].float().cpu() / torch.from_numpy(factors)
     scores, labels = found["scores"].float().cpu(), found["labels"].float().cpu()

@@ -117,7 +117,7 @@ def _probe(job: DetectionJob, num_images: int) -> tuple[int, float]:
         meter = DetectionMeter(device, job.losses)
         images, targets = job.data.feed.first(num_images)
         step = functools.partial(
-            train_step, network, optimizer, images, targets, meter, job.execution, step=0, lr=0.0,
+            train_step, network, optimizer, images, targets, meter, step=0, lr=0.0,
             clip_grad_norm=job.recipe.clip_grad_norm, seed=lambda: job.world.seed_step(job.recipe.seed, 0),
         )  # fmt: skip
         if device == "cuda":  # the first step also loads libraries

@@ -21,6 +21,7 @@ from wideresnet.detection.coco import read_split
 from wideresnet.detection.evaluate import detect, detect_one, judge
 from wideresnet.detection.feed import scaled, unreadable
 from wideresnet.detection.metrics import pick_evaluator
+from wideresnet.detection.model import set_precision
 from wideresnet.detection.weights import Detector, read_detector
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.report.boxes import Box, draw_boxes
@@ -73,10 +74,11 @@ def evaluate_detector(
             f"data={data}: {len(images.categories)} categories that are not the {len(read.categories)} of the weights "
             f"({', '.join(name for _, name in read.categories[:3])}, ...); use data with the same list"
         )
+    set_precision(read.model, precision)
     started = time.monotonic()
     detections, notes = detect(
         read.model.to(device), images, min_size=read.min_size, max_size=read.max_size, device=device,
-        precision=precision, workers=chosen_workers(workers, device, 1), skip_unreadable=skip_unreadable,
+        workers=chosen_workers(workers, device, 1), skip_unreadable=skip_unreadable,
     )  # fmt: skip
     seconds = time.monotonic() - started
     about = {
@@ -124,6 +126,7 @@ def detect_files(
         progress.report(f"note: {note}")
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
+    set_precision(read.model, precision)
     model, names = read.model.to(device), dict(read.categories)
     answers: list[dict[str, Any]] = []
     drawn: set[str] = set()
@@ -137,7 +140,7 @@ def detect_files(
                     raise unreadable(str(file), str(error)) from None
                 answers.append({**answer, "objects": [], "coco": [], "notes": [f"skipped: {error}"]})
                 continue
-            rows = _detected(model, pixels, read, device, precision)
+            rows = _detected(model, pixels, read, device)
             found = [
                 {
                     "image_id": answer["image_id"], "category_id": read.categories[int(label)][0],
@@ -160,13 +163,11 @@ def detect_files(
     return answers
 
 
-def _detected(
-    model: torch.nn.Module, pixels: np.ndarray, detector: Detector, device: str, precision: str
-) -> list[list[float]]:
+def _detected(model: torch.nn.Module, pixels: np.ndarray, detector: Detector, device: str) -> list[list[float]]:
     small, factors = scaled(pixels, detector.min_size, detector.max_size)
     tensor = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))
     try:
-        rows = detect_one(model, tensor, factors, device=device, precision=precision)
+        rows = detect_one(model, tensor, factors, device=device)
     except RuntimeError as error:
         if math.prod(small.shape[:2]) < 4:  # one pixel has no pyramid
             raise DataError(f"an image of {pixels.shape[1]} x {pixels.shape[0]} px is too small") from error

@@ -47,7 +47,7 @@ class DetectionRun(Loop):
     def take(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
         """Train on a batch."""
         train_step(
-            self.forward, self.optimizer, images, targets, self.meter, self.job.execution,
+            self.forward, self.optimizer, images, targets, self.meter,
             step=self.step, lr=self.job.schedule.lr(self.step), clip_grad_norm=self.recipe.clip_grad_norm,
             seed=functools.partial(self.world.seed_step, self.recipe.seed, self.step), together=self.together,
             num_images=self.data.feed.batch_size,
@@ -80,7 +80,7 @@ class DetectionRun(Loop):
         self.world.copy_first(self.network.buffers())
         self.detections, notes = detect(
             self.network, self.data.evaluated, min_size=recipe.min_size, max_size=recipe.max_size, device=self.device,
-            precision=self.job.execution.precision, workers=self.data.feed.workers, world=self.world,
+            workers=self.data.feed.workers, world=self.world,
             skip_unreadable=recipe.skip_unreadable,
         )  # fmt: skip
         self.notes = notes

@@ -15,7 +15,7 @@ from wideresnet.base.seeding import seed_of
 from wideresnet.data.feeds.workers import chosen_workers
 from wideresnet.detection.coco import CocoSet, find_split, read_split, summary
 from wideresnet.detection.feed import DetectionFeed
-from wideresnet.detection.model import body_of, freeze_stages
+from wideresnet.detection.model import body_of, freeze_stages, set_precision
 from wideresnet.detection.step import LOSSES, WarmedUp
 from wideresnet.detection.weights import (
     FROM_RECIPE,
@@ -152,6 +152,7 @@ def prepare(recipe: DetectionRecipe, world: World, *, begun: DetectionFolder | N
         load_backbone(model, backbone)
         notes.append(f"the backbone starts from {backbone.name} (SHA-256 {backbone.sha256[:SHOWN_DIGITS]}...)")
     freeze_stages(body_of(model), recipe.frozen_stages or 0)
+    set_precision(model, execution.precision)
     configure(model.to(device), execution)  # type: ignore[arg-type]  # any module
     if world.size > 1:
         draw_depth_from(model, world.depth)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from wideresnet.distributed.collectives import all_reduce
 from wideresnet.distributed.gradients import GradientExchange
-from wideresnet.spec.execution import Execution
 from wideresnet.training.schedules import Schedule
 
 WARMUP_START = 1e-3
@@ -97,7 +96,6 @@ def train_step(
     images: list[Tensor],
     targets: list[dict[str, Tensor]],
     meter: DetectionMeter,
-    execution: Execution,
     *,
     step: int,
     lr: float,
@@ -119,8 +117,7 @@ def train_step(
     """
     seed()
     with together.part(is_last=True) if together else nullcontext():
-        with torch.autocast(execution.device, torch.bfloat16, enabled=execution.precision == "bf16"):
-            losses = forward(images, targets)
+        losses = forward(images, targets)
         parts = torch.stack([losses[part].float() for part in meter.parts])
         share = len(images) / num_images if together else 1.0  # each process's mean counts by its images
         (parts.sum() * share).backward()

@@ -125,7 +125,10 @@ class DetectionRecipe:
     seed: int = option(0, "decides initial weights, order, augmentation and sampled regions", "own choice", low=0)
     device: str = option("auto", "auto: cuda if there is one, else cpu", "own choice", choices=("auto", "cpu", "cuda"))
     precision: str = option(
-        "auto", "auto: bf16 on a GPU that has it, else fp32", "own choice", choices=("auto", "fp32", "bf16")
+        "auto",
+        "of backbone and pyramid; auto: bf16 on a GPU that has it, else fp32",
+        "own choice",
+        choices=("auto", "fp32", "bf16"),
     )
     threads: int | None = option(None, "threads of the CPU (none: all)", "own choice", low=1, high=1024)
     workers: int | None = option(
