@@ -29,7 +29,7 @@ class WarmedUp:
 
     Attributes:
         schedule: of the steps after it.
-        warmup_steps: how many; never more than an epoch has, as in the source of `WARMUP_START`.
+        warmup_steps: how many.
     """
 
     schedule: Schedule

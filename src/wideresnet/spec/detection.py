@@ -125,11 +125,9 @@ class DetectionRecipe:
     seed: int = option(0, "decides initial weights, order, augmentation and sampled regions", "own choice", low=0)
     device: str = option("auto", "auto: cuda if there is one, else cpu", "own choice", choices=("auto", "cpu", "cuda"))
     precision: str = option(
-        "auto",
-        "of backbone and pyramid; auto: bf16 on a GPU that has it, else fp32",
-        "own choice",
+        "auto", "of backbone and pyramid; auto: bf16 on a GPU that has it, else fp32", "own choice",
         choices=("auto", "fp32", "bf16"),
-    )
+    )  # fmt: skip
     threads: int | None = option(None, "threads of the CPU (none: all)", "own choice", low=1, high=1024)
     workers: int | None = option(
         None, "processes that decode images (none: by the CPUs)", "own choice", low=0, high=256
