@@ -15,7 +15,6 @@ from typing import Any
 
 from pages import ROOT, between, write_or_check
 from paper_figures import Drawing
-
 from wideresnet.base.format import human_seconds
 from wideresnet.detection.coco import RULES
 from wideresnet.report.detection_figures import draw_precision_recall, draw_training

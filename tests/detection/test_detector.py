@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_classifier_is_not_read_as_a_detector(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no detector but a network for classification"):
+    with pytest.raises(UsageError, match="is no detector but a classifier"):
         read_detector(classifier(tmp_path / "weights"))
 
 

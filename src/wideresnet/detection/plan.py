@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from wideresnet.base.arithmetic import ceil_div
+from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_bytes, human_seconds
 from wideresnet.detection.step import DetectionMeter, train_step
 from wideresnet.machine.device import synchronize
@@ -87,7 +88,8 @@ def make_plan(job: DetectionJob, *, resumed: bool = False) -> DetectionPlan:
     # a checkpoint, of weights and momentum, is put together and written while the heap still has the step's room
     written = 4 * 4 * params if device == "cpu" else 0
     memory = Memory(round(high - copied + written - slope * more), slope, in_use, in_use, available)
-    memory.check(own * job.world.size, 1, 4 * params, processes=job.world.size, resumed=resumed)
+    if not memory.fits(own):
+        raise _too_large(memory, feed.batch_size, own, job.world.size, resumed=resumed)
     image_s = seconds / more / job.world.size
     num_evaluations = ceil_div(recipe.epochs, recipe.eval_every)
     evaluation_s = num_evaluations * len(job.data.evaluated.images) * image_s / 3
@@ -104,6 +106,20 @@ def make_plan(job: DetectionJob, *, resumed: bool = False) -> DetectionPlan:
         available_bytes=available,
         peak_before_bytes=peak_before,
     )
+
+
+def _too_large(memory: Memory, batch_size: int, own: int, processes: int, *, resumed: bool) -> UsageError:
+    """Return the refusal of a batch: its memory, what is available, and the largest that fits."""
+    needed, free = (human_bytes(num) for num in (memory.peak_bytes(own) - memory.in_use_bytes, memory.available_bytes))
+    shared = f" shared by {processes} processes" if processes > 1 else ""
+    most = memory.most_images() * processes
+    if resumed:
+        fix = "a run keeps its batch: free some memory, or resume on a machine with more"
+    elif most >= processes:
+        fix = f"use batch_size={most} or less, or a smaller min_size="
+    else:
+        fix = "too little for one image: use a smaller min_size= or backbone="
+    return UsageError(f"batch_size={batch_size}{shared}: needs {needed} more memory, {free} is available; {fix}")
 
 
 def _probe(job: DetectionJob, num_images: int) -> tuple[int, float]:

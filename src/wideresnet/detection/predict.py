@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 
 from wideresnet.base import progress
-from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.errors import UsageError
 from wideresnet.data.feeds.workers import chosen_workers
 from wideresnet.data.images import UnreadableError, decode_quietly, silent_pillow
 from wideresnet.data.readers.walk import image_files
@@ -166,13 +165,7 @@ def detect_files(
 def _detected(model: torch.nn.Module, pixels: np.ndarray, detector: Detector, device: str) -> list[list[float]]:
     small, factors = scaled(pixels, detector.min_size, detector.max_size)
     tensor = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))
-    try:
-        rows = detect_one(model, tensor, factors, device=device)
-    except RuntimeError as error:
-        if math.prod(small.shape[:2]) < 4:  # one pixel has no pyramid
-            raise DataError(f"an image of {pixels.shape[1]} x {pixels.shape[0]} px is too small") from error
-        raise
-    return rows.double().tolist()
+    return detect_one(model, tensor, factors, device=device).double().tolist()
 
 
 def _image_id(file: Path, place: int) -> int:

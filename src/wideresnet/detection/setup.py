@@ -142,7 +142,8 @@ def prepare(recipe: DetectionRecipe, world: World, *, begun: DetectionFolder | N
     recipe, architecture, backbone = _architecture(recipe, begun)
     execution = Execution(
         device=device, precision=pick_precision(recipe.precision, device),
-        threads=recipe.threads or torch.get_num_threads(), layout="contiguous",
+        threads=recipe.threads or torch.get_num_threads(),
+        layout="channels_last" if device == "cuda" else "contiguous",
     )  # fmt: skip
     recipe = recipe.replace(precision=execution.precision, threads=execution.threads)
     with torch.random.fork_rng(devices=[]):
@@ -154,6 +155,7 @@ def prepare(recipe: DetectionRecipe, world: World, *, begun: DetectionFolder | N
     freeze_stages(body_of(model), recipe.frozen_stages or 0)
     set_precision(model, execution.precision)
     configure(model.to(device), execution)  # type: ignore[arg-type]  # any module
+    torch.backends.cudnn.benchmark = False  # batches have many sizes, and each would be searched for anew
     if world.size > 1:
         draw_depth_from(model, world.depth)
     batch_size, lr = shared_batch(recipe.schedule, world.size)

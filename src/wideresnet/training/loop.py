@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError, WRNError
+from wideresnet.base.format import human_number
 from wideresnet.machine.device import synchronize
 from wideresnet.machine.memory import reset_peak_memory
 from wideresnet.spec.files import digest
@@ -137,7 +138,7 @@ class Loop:
                     if now - shown > LOOK_EVERY_S:
                         shown = now
                         rate = (self.step - first_step) * feed.batch_size / max(now - started, 1e-9)
-                        texts: dict[str, Any] = {"rate": f"{rate:,.0f} images/s", **self.look()}
+                        texts: dict[str, Any] = {"rate": f"{human_number(rate)} images/s", **self.look()}
                         task.update(completed=self.step, **texts)
                     if stopping:
                         self.save()
