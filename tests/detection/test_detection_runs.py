@@ -166,6 +166,11 @@ def test_ctrl_c_saves_and_the_folder_tells_what_may_not_change(
     stored = DetectionFolder(tmp_path / "run").read_detection_recipe()
     with pytest.raises(UsageError, match=r"has lr 0.01, asked for is 0.5; leave out lr="):
         fit_detection(stored.replace(lr=0.5), tmp_path / "run", resume=True)
+    env = json.loads((tmp_path / "run" / "env.json").read_text())
+    (tmp_path / "run" / "env.json").write_text(json.dumps({**env, "num_processes": 2}))
+    with pytest.raises(UsageError, match=r"was trained by processes=2, now 1"):
+        fit_detection(stored, tmp_path / "run", resume=True)
+    (tmp_path / "run" / "env.json").write_text(json.dumps(env))
     change(root, lambda document: document.update(info={"changed": True}))
     with pytest.raises(UsageError, match="no longer holds the images"):
         fit_detection(stored, tmp_path / "run", resume=True)

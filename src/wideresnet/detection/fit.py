@@ -18,6 +18,7 @@ from wideresnet.detection.weights import write_detector
 from wideresnet.distributed.world import World, join
 from wideresnet.machine.threads import limit_threads
 from wideresnet.spec.detection import FIELDS, MAY_CHANGE, DetectionFolder, DetectionRecipe
+from wideresnet.spec.files import read_json
 from wideresnet.training.folder import (
     begin,
     check_checkpoint_every,
@@ -68,7 +69,7 @@ def fit_detection(
             if world.is_first:
                 stack.enter_context(held(folder, resume=resume, overwrite=overwrite))
         if resume:
-            recipe = _resumed(folder, recipe)
+            recipe = _resumed(folder, recipe, world.size)
         draw = functools.partial(_draw, folder)
         if resume and folder.result.is_file():
             result = folder.read_result()
@@ -93,11 +94,11 @@ def fit_detection(
         return result
 
 
-def _resumed(folder: DetectionFolder, asked: DetectionRecipe) -> DetectionRecipe:
+def _resumed(folder: DetectionFolder, asked: DetectionRecipe, processes: int) -> DetectionRecipe:
     """Return the stored recipe with what may change on resuming.
 
     Raises:
-        UsageError: there is no run, or anything else differs.
+        UsageError: there is no run, or anything else differs, the number of processes included.
     """
     if not folder.is_run():
         raise nothing_to_resume(folder)
@@ -111,6 +112,12 @@ def _resumed(folder: DetectionFolder, asked: DetectionRecipe) -> DetectionRecipe
                 f"resume=True: {folder.path} has {key} {old}, asked for is {new}; leave out {key}=, or start a new run "
                 "in another folder"
             )
+    before = read_json(folder.env).get("num_processes", 1) if folder.env.is_file() else processes
+    if before != processes and not folder.result.is_file():
+        raise UsageError(
+            f"resume=True: {folder.path} was trained by processes={before}, now {processes}: each process samples "
+            "regions of its own share of a batch, so it would be another run"
+        )
     return stored.replace(**{key: getattr(asked, key) for key in MAY_CHANGE})
 
 

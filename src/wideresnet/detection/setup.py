@@ -28,7 +28,6 @@ from wideresnet.detection.weights import (
 )
 from wideresnet.distributed.world import World
 from wideresnet.machine.device import pick_device, pick_precision
-from wideresnet.networks.blocks import draw_depth_from
 from wideresnet.spec.detection import DetectionFolder, DetectionRecipe
 from wideresnet.spec.execution import Execution
 from wideresnet.spec.names import parse
@@ -156,8 +155,6 @@ def prepare(recipe: DetectionRecipe, world: World, *, begun: DetectionFolder | N
     set_precision(model, execution.precision)
     configure(model.to(device), execution)  # type: ignore[arg-type]  # any module
     torch.backends.cudnn.benchmark = False  # batches have many sizes, and each would be searched for anew
-    if world.size > 1:
-        draw_depth_from(model, world.depth)
     batch_size, lr = shared_batch(recipe.schedule, world.size)
     feed = DetectionFeed(
         train, batch_size=batch_size, min_size=recipe.min_size, max_size=recipe.max_size, flip=recipe.flip,

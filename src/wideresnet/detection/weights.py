@@ -131,9 +131,7 @@ def read_detector(path: str | Path) -> Detector:
         raise UsageError(f"{path}: no detector there; use the folder of a run of wrn detect train, or of its weights")
     config, digests = unseal(read_json(folder / CONFIG), folder / CONFIG)
     if config.get("model_type") != MODEL_TYPE:
-        raise UsageError(
-            f"{path}: is no detector but a classifier, with which only a backbone can start"
-        )
+        raise UsageError(f"{path}: is no detector but a classifier, with which only a backbone can start")
     about, categories = _architecture(config, folder / CONFIG)
     built, notes = about.build(len(categories)), list[str]()
     if model.is_file():
