@@ -22,7 +22,8 @@ from wideresnet.data.limits import check_fits
 from wideresnet.spec.files import digest, read_file
 
 MEMORY_PER_BYTE = 8
-"""What a byte of JSON takes as Python values, at most: measured 5 to 6 on COCO's instances."""
+"""What a byte of JSON may take: as Python values 1.3 on COCO's instances and 3.7 without their outlines (measured), and
+what is made of them. Own choice."""
 
 NAMED = 3
 """Examples that a message names."""

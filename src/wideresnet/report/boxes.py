@@ -35,13 +35,14 @@ class Box:
     color: str = ""
 
 
-def draw_boxes(image: np.ndarray, boxes: Sequence[Box], *, max_side: int = 800) -> np.ndarray:
+def draw_boxes(image: np.ndarray, boxes: Sequence[Box], *, max_side: int = 800, width: int | None = None) -> np.ndarray:
     """Draw boxes into a copy of an image, the last one first, so that the first is on top.
 
     Args:
         image: uint8 (H, W, 3).
         boxes: in px of that image.
         max_side: a larger image is scaled down to this, px.
+        width: of the lines, px; None for one that suits the picture.
 
     Returns:
         uint8 (H', W', 3).
@@ -51,7 +52,7 @@ def draw_boxes(image: np.ndarray, boxes: Sequence[Box], *, max_side: int = 800) 
     if scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.BILINEAR)
-    width = max(1, round(max(picture.size) / 320))
+    width = width or max(1, round(max(picture.size) / 320))
     font = ImageFont.load_default(size=max(10, round(max(picture.size) / 48)))
     draw = ImageDraw.Draw(picture)
     for box in reversed(boxes):
@@ -63,7 +64,8 @@ def draw_boxes(image: np.ndarray, boxes: Sequence[Box], *, max_side: int = 800) 
         color = box.color or color_of(box.name)
         draw.rectangle((left, top, right, bottom), outline=color, width=width)
         text = printable(box.name)[:MAX_LABEL] + ("" if box.score is None else f" {box.score:.2f}")
-        _label(draw, text, (left, top), color, font)
+        if text:
+            _label(draw, text, (left, top), color, font)
     return np.asarray(picture)
 
 

@@ -32,13 +32,16 @@ SHOWN_MISTAKES = 16
 CROP_MARGIN, MIN_CROP_PX = 0.6, 96
 """What is shown around the box of a mistake, as a share of its side, and the least side of the cut."""
 
-PICTURE_PX, TILE_PX = 480, 220
-"""Longer sides of a whole picture and of a mistake."""
+PICTURE_PX, TILE_PX, TILE_LINE_PX = 480, 220, 3
+"""Longer sides of a whole picture and of a mistake, which is shown at half of its size; the lines of its box."""
 
 COLUMNS = {
     "ap_pct": "AP", "ap50_pct": "AP50", "ap75_pct": "AP75", "ap_small_pct": "small", "ap_medium_pct": "medium",
     "ap_large_pct": "large",
 }  # fmt: skip
+
+LIKE = {"no object": "no object there", "twice": "found already"}
+"""What is wrong with a detection, if it does not fit an object of another class."""
 
 Read = Callable[[str], np.ndarray | None]
 
@@ -191,9 +194,7 @@ def _mistakes(found: Mapping[str, Any], image: Read) -> Iterator[str]:
         "at IoU 0.5, or one that a better one has. Objects that nobody annotated count, too.",
         "muted",
     )
-    yield _tiles(
-        wrong, image, lambda each: (f"{each['class']} {each['score']:.2f}", f"fits: {each['like']}"), LIGHT.wrong
-    )
+    yield _tiles(wrong, image, _about_wrong, LIGHT.wrong)
     yield html.heading("Largest misses")
     yield html.paragraph(
         f"Of {found['num_misses']:,} objects without a detection of their class and a score of 0.5 or more; shown are "
@@ -205,6 +206,10 @@ def _mistakes(found: Mapping[str, Any], image: Read) -> Iterator[str]:
         lambda each: (each["class"], f"best other class: {each['best']:.2f}" if each["best"] else "nothing there"),
         LIGHT.accent,
     )  # fmt: skip
+
+
+def _about_wrong(each: Mapping[str, Any]) -> tuple[str, str]:
+    return f"{each['class']} {each['score']:.2f}", LIKE.get(each["like"], f"it is: {each['like']}")
 
 
 def _tiles(
@@ -243,7 +248,9 @@ def cut_around(pixels: np.ndarray, bbox: Sequence[float], color: str) -> np.ndar
     ))  # fmt: skip
     x1, y1 = min(width, max(x0 + 1, round(x0 + side))), min(height, max(y0 + 1, round(y0 + side)))
     cut = pixels[y0:y1, x0:x1]
-    return draw_boxes(cut, [Box((left - x0, top - y0, wide, high), "", None, color)], max_side=TILE_PX)
+    return draw_boxes(
+        cut, [Box((left - x0, top - y0, wide, high), "", None, color)], max_side=TILE_PX, width=TILE_LINE_PX
+    )
 
 
 def _box(each: Mapping[str, Any]) -> Box:
@@ -276,7 +283,7 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [
         (row["class"], f"{row['ap_pct']:.1f}", f"{row['ap50_pct']:.1f}", f"{row['num_objects']:,}") for row in shown
     ]
-    about = f"{len(shown)} of {len(classes)} classes, the most frequent first; the others have no object here."
+    about = f"{len(shown)} of {len(classes)} classes, the most frequent first."
     header = ("class", "AP, %", "AP50, %", "objects")
     return [
         html.heading("Classes"),
