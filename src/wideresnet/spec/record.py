@@ -13,7 +13,16 @@ from wideresnet.base.errors import DataError, UsageError
 from wideresnet.spec import files
 from wideresnet.spec.fields import short
 from wideresnet.spec.files import (
-    Digests, is_part, parse_json, read_file, read_json, remove_parts, seal, sync_folder, unseal, write_atomic,
+    Digests,
+    is_part,
+    parse_json,
+    read_file,
+    read_json,
+    remove_parts,
+    seal,
+    sync_folder,
+    unseal,
+    write_atomic,
     write_json,
 )  # fmt: skip
 from wideresnet.spec.lock import LOCK, locked
