@@ -310,13 +310,14 @@ def test_damage_to_the_record_is_one_line(learned: Path, tmp_path: Path) -> None
         evaluate_detector(copy, device="cpu")
 
 
-def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(
+def test_a_batch_that_does_not_fit_is_refused_before_anything_is_written(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from wideresnet.detection import plan
 
-    monkeypatch.setattr(plan, "available_memory_bytes", lambda device: 2**20)  # noqa: ARG005
-    with pytest.raises(UsageError, match=r"batch_size=8: needs .* more memory, 1.0 MiB is available; "):
+    monkeypatch.setattr(plan, "memory_in_use_bytes", lambda _: 0)
+    monkeypatch.setattr(plan, "available_memory_bytes", lambda _: 2**20)
+    with pytest.raises(UsageError, match=r"batch_size=8: needs .* more memory, 1.0 MiB is available; too little for"):
         fit_detection(small(root, batch_size=8), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
