@@ -28,6 +28,7 @@ results: $(READY)
 	$(BIN)/python tools/scaling.py
 	$(BIN)/python tools/pretrained.py
 	$(BIN)/python tools/the_paper.py
+	$(BIN)/python tools/detection.py
 
 clean:
 	rm -rf $(VENV) runs/demo

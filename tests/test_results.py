@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize(
     "tool",
     [
-        *("results", "reliability", "pretrained"),
+        *("results", "reliability", "pretrained", "detection"),
         *(pytest.param(tool, marks=pytest.mark.slow) for tool in ("scaling", "the_paper")),
     ],
 )

@@ -149,6 +149,22 @@ wrn info WRN-34-2
 wrn info WideNet-28-10
 wrn info WRN-16-4 --num-classes 0
 wrn info WRN-16-4 --input-size 0
+wrn detect fly
+wrn detect train
+wrn detect train runs/x
+wrn detect train --backbone WRN-34-2 --data nowhere
+wrn detect train --backbone WRN-34-2 --data pets
+wrn detect train --backbone WRN-28-10 --data pets
+wrn detect train --backbone WRN-34-2 --data pets --recipe tinny
+wrn detect train --backbone WRN-34-2 --data pets --norm frozen
+wrn detect train --backbone WRN-34-2 --data pets --min-size 900 --max-size 800
+wrn detect train --backbone WRN-34-2 --data pets --out done
+wrn detect train --resume done
+wrn detect train --resume --out nowhere
+wrn detect eval nowhere
+wrn detect eval done
+wrn detect predict done a.png
+wrn detect predict nowhere a.png --threshold 2
 wrn report nowhere
 wrn report done --out page.txt
 wrn report done --out page.html

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder
-from wideresnet.training import fit, loop
+from wideresnet.training import classification, fit
 from wideresnet.training.captured import Step, make_step
 
 MakeNpz = Callable[..., Path]
@@ -64,7 +64,7 @@ def run(recipe: Recipe, out: Path, how: str = "", rank: int = 0, after: int = 0,
 
         return step
 
-    loop.make_step = make
+    classification.make_step = make
     return fit(recipe, out, resume=resume, checkpoint_every_s=0.0 if how == "full disk" else 60.0)
 
 

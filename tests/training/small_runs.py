@@ -13,7 +13,7 @@ import pytest
 
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.record import RunFolder
-from wideresnet.training import loop
+from wideresnet.training import classification
 from wideresnet.training.captured import Step, make_step
 
 MakeNpz = Callable[..., Path]
@@ -57,7 +57,7 @@ def after_steps(num_steps: int, act: Callable[[], None]) -> Iterator[None]:
         return step
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_step", make)
+        patch.setattr(classification, "make_step", make)
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from wideresnet.spec.fields import show_value
@@ -22,19 +23,31 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
             continue
         group = parser.add_argument_group(f"{title} (flags override the recipe; values in brackets: paper)")
         for key in keys:
-            field = FIELDS[key]
-            flag = "--" + key.removesuffix("_s").replace("_", "-")
-            source = f"; source: {field.metadata['source']}" if field.metadata["source"] else ""
-            text = f"{field.metadata['help']} [{show_value(defaults[key])}]{source}".replace("%", "%%")
-            common: dict[str, Any] = {"dest": key, "default": argparse.SUPPRESS, "help": text}
-            if bool in (field.kind, *get_args(field.kind)):
-                group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
-            elif field.metadata["choices"]:
-                group.add_argument(flag, choices=field.metadata["choices"], **common)
-            elif key.endswith("_s"):
-                group.add_argument(flag, type=_seconds, metavar="TIME", **common)
-            else:
-                group.add_argument(flag, type=_reader(field.kind), metavar=_metavar(field.kind), **common)
+            add_field_flag(group, key, FIELDS[key].kind, FIELDS[key].metadata, defaults[key])
+
+
+def add_field_flag(group: Any, key: str, kind: Any, metadata: Mapping[str, Any], default: Any) -> None:
+    """Add a flag for a field that `spec.fields.option` has declared.
+
+    Args:
+        group: of the parser.
+        key: name of the field.
+        kind: its type.
+        metadata: help, source and choices.
+        default: shown in brackets; a flag that is not given leaves no argument.
+    """
+    flag = "--" + key.removesuffix("_s").replace("_", "-")
+    source = f"; source: {metadata['source']}" if metadata["source"] else ""
+    text = f"{metadata['help']} [{show_value(default)}]{source}".replace("%", "%%")
+    common: dict[str, Any] = {"dest": key, "default": argparse.SUPPRESS, "help": text}
+    if bool in (kind, *get_args(kind)):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+    elif metadata["choices"]:
+        group.add_argument(flag, choices=metadata["choices"], **common)
+    elif key.endswith("_s"):
+        group.add_argument(flag, type=_seconds, metavar="TIME", **common)
+    else:
+        group.add_argument(flag, type=_reader(kind), metavar=_metavar(kind), **common)
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from wideresnet.commands import (
     bench,
     cache,
     check,
+    detect,
     evaluate,
     export,
     info,
@@ -151,6 +152,20 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"wrn {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (check, train, evaluate, predict, export, analyze, info, paper, reproduce, report, bench, cache):
+    for verb in (
+        check,
+        train,
+        evaluate,
+        predict,
+        detect,
+        export,
+        analyze,
+        info,
+        paper,
+        reproduce,
+        report,
+        bench,
+        cache,
+    ):
         verb.add(verbs)
     return parser

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wideresnet.commands.verbs import add_verb, show
+from wideresnet.spec.detection import is_detection
 from wideresnet.spec.record import SeedsFolder
 
 
@@ -26,6 +27,11 @@ def run(args: argparse.Namespace) -> None:
     from wideresnet.report.pages import write_comparison, write_report
     from wideresnet.report.runs import runs_in
 
+    if len(args.runs) == 1 and is_detection(args.runs[0]):
+        from wideresnet.report.detection import write_detection_report
+
+        show(args, {"page": str(write_detection_report(args.runs[0]))}, lambda document: document["page"])
+        return
     runs = [run for path in args.runs for run in runs_in(path)]
     if len(runs) == 1 and args.out is None:
         page = write_report(runs[0]).page

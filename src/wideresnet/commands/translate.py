@@ -11,13 +11,15 @@ from wideresnet.commands.flags import FLAGS
 RENAMED = {"init_from": "from", "time_s": "time"}
 """Arguments whose flag has another name."""
 
-NO_FLAGS = {"argv", "began", "verb", "job", "resume_command", "network", "networks", "weights", "paths", "runs"}
+NO_FLAGS = {
+    "argv", "began", "verb", "job", "resume_command", "own_flags", "network", "networks", "weights", "paths", "runs",
+}  # fmt: skip
 """What parsed arguments hold besides flags."""
 
 
 def flag_names(args: argparse.Namespace) -> set[str]:
     """Return the names that are flags of the verb, or of a recipe."""
-    return (vars(args).keys() - NO_FLAGS) | set(FLAGS)
+    return (vars(args).keys() - NO_FLAGS) | set(getattr(args, "own_flags", FLAGS))
 
 
 def translator(args: argparse.Namespace) -> Callable[[str], str]:

@@ -23,7 +23,8 @@ from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import asked_of_machine
 from wideresnet.spec.record import SeedsFolder
 from wideresnet.training import Interrupted, Job, Plan
-from wideresnet.training.fit import check_checkpoint_every, prepare
+from wideresnet.training.fit import prepare
+from wideresnet.training.folder import check_checkpoint_every
 from wideresnet.training.interrupt import StopRequest
 from wideresnet.training.resolve import resumed_recipe
 from wideresnet.training.track import check_tracker

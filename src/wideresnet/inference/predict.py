@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from wideresnet.data.decode import Encoded, measure
 from wideresnet.data.depth import WHITE, white_of
 from wideresnet.data.feeds.decoder import fitted
 from wideresnet.data.feeds.resident import evaluation_batches
-from wideresnet.data.formats import ALWAYS_READ, EXTENSIONS
+from wideresnet.data.formats import EXTENSIONS
 from wideresnet.data.images import UnreadableError, decode_quietly, kept_size, silent_pillow
-from wideresnet.data.readers.walk import Found, all_images
+from wideresnet.data.readers.walk import image_files
 from wideresnet.engines import optimize
 from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
@@ -108,7 +108,7 @@ def predict_files(
     device = pick_device(device)
     if isinstance(weights, str | Path) and not images:
         read_weights(weights)  # a misspelled image is taken for weights: name that, rather than the lack of images
-    files = _files(images)
+    files = image_files(images)
     weights = default_name() if weights is None else weights
     read = weights if isinstance(weights, Weights) else read_weights(weights)
     card = None if isinstance(weights, Weights) else read_card(weights)
@@ -152,7 +152,7 @@ def predict_logits(
     Raises:
         UsageError, DataError: as for `predict_files`.
     """
-    pixels, _, _ = _read(_files(images), weights)
+    pixels, _, _ = _read(image_files(images), weights)
     return tuple(_logits(each, pixels, "cpu", each) for each in (weights, *others))
 
 
@@ -172,7 +172,7 @@ def read_images(weights: Weights, images: Sequence[str | Path]) -> Tensor:
         UsageError: a path does not exist, or a folder has no images.
         DataError: images cannot be read; the message counts them and names the first ten.
     """
-    pixels, _, _ = _read(_files(images), weights)
+    pixels, _, _ = _read(image_files(images), weights)
     return torch.cat(list(evaluation_batches(pixels, weights.preprocessing, device="cpu")))
 
 
@@ -190,32 +190,6 @@ def _read(
         listed = ", ".join(unreadable[:NUM_LISTED]) + (", ..." if len(unreadable) > NUM_LISTED else "")
         raise DataError(f"{len(unreadable)} of {len(files)} images cannot be read: {listed}{advice}")
     return np.stack(pixels), notes, failures
-
-
-def _files(paths: Sequence[str | Path]) -> list[Path]:
-    """List the image files of paths; what is left out of a folder is reported on stderr."""
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if not path.exists():
-            found = map(Path, glob(str(path), recursive=True))  # noqa: PTH207  # takes absolute patterns, too
-            matches = sorted(match for match in found if match.exists())
-            if not matches:
-                raise UsageError(f"{path}: no such file or folder")
-            files += _files(matches)
-            continue
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = Found()
-        inside = all_images(path, found)
-        if not inside:
-            raise UsageError(f"{path}: no image file in this folder; known are {', '.join(sorted(ALWAYS_READ))}")
-        for note in found.notes(path):
-            progress.report(f"{path}: {note}")
-        files += inside
-    if not files:
-        raise UsageError("no images: name image files, or a folder that has some")
-    return files
 
 
 def _decode(files: list[Path], weights: Weights, channels: int) -> tuple[list[np.ndarray], list[list[str]], list[str]]:

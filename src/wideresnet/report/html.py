@@ -87,6 +87,10 @@ td small { color: var(--muted); font-size: .82rem; }
 .tiles figcaption { overflow-wrap: anywhere; }
 .strips { grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); }
 .strip { display: grid; grid-template-columns: repeat(3, 1fr); gap: .25rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1.1rem .9rem; }
+.pictures figure { margin: 0; font-size: .85rem; line-height: 1.3; }
+.pictures img { display: block; width: 100%; height: auto; margin-bottom: .3rem; }
+.pictures figcaption { overflow-wrap: anywhere; }
 .groups { display: flex; flex-wrap: wrap; gap: 1.4rem 2.2rem; margin-top: 1.4rem; }
 .groups p { margin: 0 0 .3rem; }
 .groups .tiles { display: flex; flex-wrap: wrap; }
@@ -200,7 +204,7 @@ def picture(draw: Callable[..., Figure], alt: str, *, small: bool = False) -> st
     def drawn(narrow: bool) -> tuple[str, str]:
         light = to_svg(draw(LIGHT, narrow=narrow))
         dark = to_svg(draw(DARK, narrow=narrow)) if b"<image" in light else in_dark(light)
-        return _data_uri(light, "image/svg+xml"), _data_uri(dark, "image/svg+xml")
+        return data_uri(light, "image/svg+xml"), data_uri(dark, "image/svg+xml")
 
     (light, dark), (light_narrow, dark_narrow) = drawn(small), drawn(True)
     at_night, thin = "(prefers-color-scheme: dark)", "(max-width: 43rem)"
@@ -216,7 +220,7 @@ def image(pixels: np.ndarray, alt: str) -> str:
     """Write an image, uint8 (H, W, C): a small one exactly, its pixels as squares, a larger one as a thumbnail."""
     content, kind, is_exact = encode_small(pixels)
     look = "" if is_exact else ' class="fine"'
-    return f'<img{look} alt="{escape(alt)}" src="{_data_uri(content, kind)}">'
+    return f'<img{look} alt="{escape(alt)}" src="{data_uri(content, kind)}">'
 
 
 def tiles(pictures: Iterable[Tile]) -> str:
@@ -387,5 +391,5 @@ def command(text: str) -> str:
     return f'<pre tabindex="0">{escape(text)}</pre>'
 
 
-def _data_uri(content: bytes, kind: str) -> str:
+def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -112,6 +112,8 @@ class Recipe:
         Raises:
             UsageError: as for `flat`.
         """
+        if values.get("task") == "detection":
+            raise UsageError("is the recipe of a detection run; use wrn detect")
         return cls.flat(**values)
 
     @classmethod

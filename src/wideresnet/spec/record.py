@@ -35,10 +35,8 @@ CONFIG, MODEL, MATRICES = "config.json", "model.safetensors", "preprocessing.saf
 
 class RunFolder:
     """`recipe.json`, `env.json`, `metrics.jsonl`, `result.json`, `checkpoint/`, `config.json`, `model.safetensors`,
-    `test_predictions.safetensors`, `activation_maps.safetensors`, `curves.png`, `predictions.png`, `report.html`; after
-    `wrn analyze` also `analysis.json`, `analysis.html`, `analysis-blocks.svg`, `analysis-similarity.svg`; with a
-    tracker, `track.json` and `tensorboard/` or `wandb/`.
-    """
+    `test_predictions.safetensors`, `activation_maps.safetensors`, `curves.png`, `predictions.png`, `report.html`; of
+    `wrn analyze`, `analysis.*`, `analysis-*.svg`; with a tracker, `track.json`, and `tensorboard/` or `wandb/`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -250,8 +248,12 @@ class RunFolder:
 
     def _read_result(self) -> tuple[dict[str, Any], Digests]:
         result, digests = unseal(read_json(self.result), self.result)
-        check_result(result, self.result)
+        self.check_result(result)
         return result, digests
+
+    def check_result(self, result: dict[str, Any]) -> None:
+        """Check fields and types of a result; a DataError names the field."""
+        check_result(result, self.result)
 
     def write_result(self, result: dict[str, Any], digests: dict[str, str]) -> None:
         """Write the result: from now on the run has finished, and its files must have these digests.

@@ -29,15 +29,24 @@ MAX_NUMBER = 1e30
 """No run has a larger error, loss or learning rate, and no plot could show one. This package's choice."""
 
 
-def check_result(result: dict[str, Any], path: Path) -> None:
+def check_result(
+    result: dict[str, Any], path: Path, required: dict[str, type] = REQUIRED, optional: dict[str, type] = OPTIONAL
+) -> None:
     """Check fields and types of a result.
+
+    Args:
+        result: what the file holds.
+        path: the file, for messages.
+        required, optional: name -> type of its fields.
 
     Raises:
         DataError: naming the field.
     """
-    if missing := [name for name in REQUIRED if name not in result]:
+    if "task" in result and "task" not in required:
+        raise DataError(f"{path}: of a {short(result['task'])} run; use wrn detect")
+    if missing := [name for name in required if name not in result]:
         raise DataError(f"{path}: lacks {', '.join(missing)}; the file was damaged")
-    for name, kind in {**REQUIRED, **OPTIONAL}.items():
+    for name, kind in {**required, **optional}.items():
         if name in result and not has_type(result[name], kind):
             rule = {str: "text", int: "a whole number", list: "a list"}.get(kind, "a number")
             raise DataError(f"{path}: {name} must be {rule}, not {short(result[name])}; the file was damaged")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -13,27 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from wideresnet.base import progress
-from wideresnet.base.errors import UsageError, WRNError
-from wideresnet.base.format import counted, human_bytes, human_seconds
+from wideresnet.base.format import counted, human_seconds
 from wideresnet.data import Dataset
 from wideresnet.data.feeds.stream import StreamFeed
 from wideresnet.data.load import load_for
-from wideresnet.distributed.collectives import LostProcess
 from wideresnet.distributed.sync_norm import synchronize_norms
 from wideresnet.distributed.world import World, join
-from wideresnet.machine.description import describe
 from wideresnet.machine.device import make_deterministic, pick_device
 from wideresnet.machine.threads import limit_threads
 from wideresnet.networks.blocks import draw_depth_from
-from wideresnet.report.text import shell_command
-from wideresnet.spec.files import read_json, remove_parts, write_json
 from wideresnet.spec.recipe import Recipe
 from wideresnet.spec.recipes import asked_of_machine
 from wideresnet.spec.record import RunFolder
+from wideresnet.training.classification import Run, Watch
 from wideresnet.training.configure import configure, make_forward
+from wideresnet.training.folder import (
+    begin,
+    check_checkpoint_every,
+    complete,
+    draw_page,
+    failures_told,
+    held,
+    nothing_to_resume,
+    replaced_run_kept,
+)
 from wideresnet.training.initial import load_initial, read_initial
-from wideresnet.training.interrupt import Interrupted
-from wideresnet.training.loop import Run, Watch
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.preflight.autotune import autotune_together, check_mode
 from wideresnet.training.preflight.plan import Plan, make_plan
@@ -42,10 +44,7 @@ from wideresnet.training.resolve import check_processes, resolve_network, resume
 from wideresnet.training.schedules import make_schedule, shared_batch
 from wideresnet.training.setup import Job, build_feed, build_network, check_smallest_part, notes_on
 from wideresnet.training.track import Tracker, Tracking, check_tracker
-from wideresnet.weights.checkpoint import list_checkpoints
 from wideresnet.weights.hub import write_config
-
-log = logging.getLogger(__name__)
 
 Announce = Callable[[Job, Plan], None]
 
@@ -109,40 +108,36 @@ def fit(
         check_tracker(track)
     limit_threads()
     folder = RunFolder(out)
-    before = _recipe_inode(folder)
-    with join(world) as world, ExitStack() as stack:
-        try:
-            with world.first_alone():
-                if world.is_first:
-                    stack.enter_context(_held(folder, resume=resume, overwrite=overwrite))
-            recipe, notes = _resume(folder, recipe, world) if resume else (recipe, ())
-            if resume and folder.result.is_file():
-                result = folder.read_result()
-                if world.is_first:
-                    _complete(folder, dataset)
-                return result
-            begun = folder if resume else None
-            job, plan = prepare(recipe, dataset, world, begun=begun, autotune=autotune, notes=notes, began=began)
-            if world.is_first and announce:
-                announce(job, plan)
-            with _replaced_run_kept(folder) if world.is_first and not resume else nullcontext():
-                if world.is_first:
-                    _open_folder(folder, job, plan, resume=resume, overwrite=overwrite, command=command, asked=asked)
-                with _tracked(track, folder, job) as tracking:
-                    result = Run(job, plan, folder, checkpoint_every_s, watch, tracking).train(resume)
-                    if tracking:
-                        tracking.finish(result)
+    with join(world) as world, failures_told(folder, world, resume=resume), ExitStack() as stack:
+        with world.first_alone():
             if world.is_first:
-                _write_report(folder, dataset)
+                stack.enter_context(held(folder, resume=resume, overwrite=overwrite))
+        recipe, notes = _resume(folder, recipe, world) if resume else (recipe, ())
+        if resume and folder.result.is_file():
+            result = folder.read_result()
+            if world.is_first:
+                complete(folder, functools.partial(_draw, folder, dataset))
             return result
-        except KeyboardInterrupt:  # a second Ctrl-C, or one outside the steps
-            if not resume and _recipe_inode(folder) == before:
-                raise Interrupted("interrupted before the first step; nothing was written") from None
-            raise Interrupted("interrupted; continue from the last checkpoint with resume=True") from None
-        except LostProcess as lost:
-            raise LostProcess(
-                f"{world.name_missing()}: the run has stopped; continue from the last checkpoint with resume=True"
-            ) from lost
+        begun = folder if resume else None
+        job, plan = prepare(recipe, dataset, world, begun=begun, autotune=autotune, notes=notes, began=began)
+        if world.is_first and announce:
+            announce(job, plan)
+        with replaced_run_kept(folder) if world.is_first and not resume else nullcontext():
+            if world.is_first:
+                begin(
+                    folder, {**job.recipe.to_json(), **job.execution.settled()},
+                    device=job.execution.device, params=plan.params, num_processes=job.world.size,
+                    resume=resume, overwrite=overwrite, command=command,
+                    asked=asked_of_machine(job.recipe) if asked is None else asked,
+                )  # fmt: skip
+                write_config(folder.path, job.data.weights(job.network))
+            with _tracked(track, folder, job) as tracking:
+                result = Run(job, plan, folder, checkpoint_every_s, watch, tracking).train(resume)
+                if tracking:
+                    tracking.finish(result)
+        if world.is_first:
+            draw_page(folder, functools.partial(_draw, folder, dataset))
+        return result
 
 
 @contextmanager
@@ -157,11 +152,6 @@ def _tracked(track: str | Tracker | None, folder: RunFolder, job: Job) -> Iterat
     except BaseException:
         tracking.finish()
         raise
-
-
-def _recipe_inode(folder: RunFolder) -> int | None:
-    """Tell a run from the one that replaces it, and from none: a run that is put back has the file that it had."""
-    return folder.recipe.stat().st_ino if folder.is_run() else None
 
 
 def prepare(
@@ -253,66 +243,10 @@ def _in_time(job: Job, plan: Plan) -> Job:
     return replace(job, recipe=recipe, schedule=schedule, notes=(*job.notes, note))
 
 
-@contextmanager
-def _held(folder: RunFolder, *, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Keep other processes out of the folder, and check that it may be written."""
-    if resume and folder.is_run() and folder.result.is_file():  # nothing is written to it but what a kill left undone
-        yield
-        return
-    if not resume:
-        folder.check_free(overwrite=overwrite)
-    elif not folder.is_begun():
-        raise _nothing_to_resume(folder)
-    with folder.held():
-        folder.settle_replaced()
-        if not resume:
-            folder.check_free(overwrite=overwrite)  # it may have been taken a moment ago
-        if not (resume and folder.result.is_file()):
-            yield
-            return
-    yield
-
-
-def _complete(folder: RunFolder, dataset: Dataset | None) -> None:
-    """Do what a kill has kept a finished run from doing; a folder that cannot be written is as finished."""
-    if not folder.has_leftovers() and folder.report.is_file():
-        return
-    try:
-        with folder.held():
-            folder.remove_leftovers()
-            if not folder.report.is_file():
-                _write_report(folder, dataset)
-    except (OSError, WRNError) as error:
-        log.warning(f"the run has finished; its folder could not be tidied up: {error}")
-
-
-def _write_report(folder: RunFolder, dataset: Dataset | None) -> None:
-    """Draw the run's page. The result is on the disk already, so whatever fails here costs the page alone.
-
-    With WRN_PAGE=off in the environment there is none: of thousands of short runs, nobody looks at each.
-    """
-    if os.environ.get("WRN_PAGE") == "off":
-        return
-    try:
-        from wideresnet.training.page import write_page  # drawing libraries: not needed before this
-
-        write_page(folder, dataset)
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        log.warning(
-            f"the run has finished, but its page could not be drawn ({reason}); "
-            f"draw it with: {shell_command(['wrn', 'report', str(folder.path)])}"
-        )
-
-
-def _nothing_to_resume(folder: RunFolder) -> UsageError:
-    return UsageError(f"resume=True: {folder.path} holds no run; leave out resume=True to start one")
-
-
 def _resume(folder: RunFolder, asked: Recipe, world: World) -> tuple[Recipe, tuple[str, ...]]:
     """Return the stored recipe with what may change on resuming, and notes."""
     if not folder.is_run():
-        raise _nothing_to_resume(folder)
+        raise nothing_to_resume(folder)
     stored = folder.read_recipe()
     if stored.machine.feed == "auto":
         stored = stored.replace(feed="resident")
@@ -321,61 +255,7 @@ def _resume(folder: RunFolder, asked: Recipe, world: World) -> tuple[Recipe, tup
     return resumed_recipe(folder.path, stored, asked, keep_threads=not note), (note,) if note else ()
 
 
-def _open_folder(
-    folder: RunFolder,
-    job: Job,
-    plan: Plan,
-    *,
-    resume: bool,
-    overwrite: bool,
-    command: str | None,
-    asked: Sequence[str] | None,
-) -> None:
-    """Write what is known before the first step."""
-    env = {**describe(job.execution.device, command), "num_processes": job.world.size, "asked": []}
-    if resume:
-        for place in (folder.path, folder.checkpoint):
-            remove_parts(place)
-        if folder.env.is_file():  # the machine that it ends on; what was asked for as it began
-            began = read_json(folder.env)
-            env |= {"command": began.get("command", env["command"]), "asked": began.get("asked", [])}
-        write_json(folder.env, env)
-    else:
-        _check_space(folder, plan)
-        folder.create(overwrite=overwrite)
-        env["asked"] = list(asked_of_machine(job.recipe) if asked is None else asked)
-        write_json(folder.env, env)  # before the recipe, with which the run begins: only now it is known what was asked
-        write_json(folder.recipe, {**job.recipe.to_json(), **job.execution.settled()})
-    write_config(folder.path, job.data.weights(job.network))
+def _draw(folder: RunFolder, dataset: Dataset | None) -> None:
+    from wideresnet.training.page import write_page  # drawing libraries: not needed before this
 
-
-@contextmanager
-def _replaced_run_kept(folder: RunFolder) -> Iterator[None]:
-    """If the new run fails before its first checkpoint, put the run that it overwrites back."""
-    try:
-        yield
-    except BaseException:
-        if not list_checkpoints(folder.checkpoint):
-            folder.restore_replaced()
-        raise
-
-
-def check_checkpoint_every(checkpoint_every_s: float) -> None:
-    """Refuse a time that is none."""
-    if not checkpoint_every_s >= 0:
-        raise UsageError(f"checkpoint_every_s={checkpoint_every_s}: must be 0 or more seconds")
-
-
-def _check_space(folder: RunFolder, plan: Plan) -> None:
-    """Refuse to start what cannot be saved: two checkpoints of weights, momentum, averages, and one being written.
-
-    A run that is overwritten frees its space, but only after the first checkpoint of the new one.
-    """
-    checkpoint = 3 * 4 * plan.params
-    place = next(path for path in (folder.path, *folder.path.absolute().parents) if path.exists())
-    needed, free, freed = 3 * checkpoint, shutil.disk_usage(place).free, folder.bytes_freed_by_overwriting()
-    if free < checkpoint or free + freed < needed:
-        raise WRNError(
-            f"{folder.path}: no space left on the disk: checkpoints need {human_bytes(needed)}, {human_bytes(free)} is "
-            "free; make room or choose another out="
-        )
+    write_page(folder, dataset)

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.format import human_bytes
@@ -143,8 +143,8 @@ def read_weights(path: str | Path) -> Weights:
     if tensors is None:
         if model.name not in digests.values:
             notes.append(f"{folder}: holds no SHA-256 of {model.name}, so damage to it would not be noticed")
-        tensors, sha256 = _read_tensors(model, digests)
-    stored = _load_into(network, tensors, model)
+        tensors, sha256 = read_tensors(model, digests)
+    stored = load_into(network, tensors, model, str(network.name))
     if stored and not is_shipped:
         notes.append(f"{model}: stored in {stored}, computed in float32")
     return Weights(network.eval(), preprocessing, names, size, tuple(notes), sha256, resize=resize)
@@ -196,7 +196,7 @@ def _read_config(
             warnings.simplefilter("ignore", UserWarning)
             network = create(config["network"], config["num_classes"], **config["options"])
         kind = config["preprocessing"]["kind"]
-        matrices = _read_tensors(path.with_name(MATRICES), digests)[0] if kind == "zca" else {}
+        matrices = read_tensors(path.with_name(MATRICES), digests)[0] if kind == "zca" else {}
         preprocessing = Preprocessing.from_config(config["preprocessing"], matrices)
     except DataError as error:
         raise error if str(error).startswith(str(path.parent)) else _refusal(path, error) from None
@@ -271,7 +271,7 @@ def load(path: str | Path) -> Network:
     return weights.network
 
 
-def _read_tensors(path: Path, digests: Digests) -> tuple[dict[str, Tensor], str]:
+def read_tensors(path: Path, digests: Digests) -> tuple[dict[str, Tensor], str]:
     """Read the tensors and the SHA-256 of a file once: both are of the same bytes."""
     try:
         content = path.read_bytes()
@@ -283,22 +283,20 @@ def _read_tensors(path: Path, digests: Digests) -> tuple[dict[str, Tensor], str]
         raise DataError(f"{path}: not a complete safetensors file ({_one_line(error)})") from None
 
 
-def _load_into(network: Network, tensors: dict[str, Tensor], path: Path) -> str:
+def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> str:
     """Give a network of shapes alone its values; return the types in which values are stored if others are computed."""
     wanted: dict[str, Tensor] = network.state_dict()
     missing, strange = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or strange:
         first = f"lacks {missing[0]}" if missing else f"has {strange[0]}"
         raise DataError(
-            f"{path}: not the weights of {network.name}: {first} ({len(missing)} names missing, {len(strange)} unknown)"
+            f"{path}: not the weights of {name}: {first} ({len(missing)} names missing, {len(strange)} unknown)"
         )
-    for name, tensor in wanted.items():
-        if tensors[name].shape != tensor.shape:
-            raise DataError(
-                f"{path}: {name} is {tuple(tensors[name].shape)}, {network.name} needs {tuple(tensor.shape)}"
-            )
-        if tensors[name].dtype != tensor.dtype and not {tensors[name].dtype, tensor.dtype} <= FLOATS:
-            raise DataError(f"{path}: {name} is {_type(tensors[name])}, {network.name} needs {_type(tensor)}")
+    for key, tensor in wanted.items():
+        if tensors[key].shape != tensor.shape:
+            raise DataError(f"{path}: {key} is {tuple(tensors[key].shape)}, {name} needs {tuple(tensor.shape)}")
+        if tensors[key].dtype != tensor.dtype and not {tensors[key].dtype, tensor.dtype} <= FLOATS:
+            raise DataError(f"{path}: {key} is {_type(tensors[key])}, {name} needs {_type(tensor)}")
     network.to_empty(device="cpu").load_state_dict(tensors)
     return " and ".join(sorted({_type(tensors[key]) for key in wanted if tensors[key].dtype != wanted[key].dtype}))
 

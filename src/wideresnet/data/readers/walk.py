@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 from typing import Any
 
-from wideresnet.base.errors import DataError
+from wideresnet.base import progress
+from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.format import counted
 from wideresnet.data.depth import UnreadableError
 from wideresnet.data.formats import (
+    ALWAYS_READ,
     EXTENSIONS,
     RAW_EXTENSIONS,
     START_BYTES,
@@ -231,3 +234,36 @@ def listed(paths: Iterable[Place], folder: Place) -> str:
     """The first few paths, relative to a folder."""
     first = [str(path.relative_to(folder)) for path in itertools.islice(paths, _NUM_LISTED + 1)]  # type: ignore[arg-type]
     return ", ".join(first[:_NUM_LISTED]) + (", ..." if len(first) > _NUM_LISTED else "")
+
+
+def image_files(paths: Sequence[str | Path]) -> list[Path]:
+    """List the image files of paths; what is left out of a folder is reported.
+
+    Args:
+        paths: files; a folder stands for all image files in and below it, a pattern for the files that match.
+
+    Raises:
+        UsageError: a path does not exist, or there is no image file.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            found = map(Path, glob(str(path), recursive=True))  # noqa: PTH207  # takes absolute patterns, too
+            matches = sorted(match for match in found if match.exists())
+            if not matches:
+                raise UsageError(f"{path}: no such file or folder")
+            files += image_files(matches)
+            continue
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = Found()
+        inside = all_images(path, found)
+        if not inside:
+            raise UsageError(f"{path}: no image file in this folder; known are {', '.join(sorted(ALWAYS_READ))}")
+        for note in found.notes(path):
+            progress.report(f"{path}: {note}")
+        files += inside
+    if not files:
+        raise UsageError("no images: name image files, or a folder that has some")
+    return files
