@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from wideresnet.spec.analysis import read_analyses
+from wideresnet.spec.detection import DetectionRecipe
 from wideresnet.spec.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +35,14 @@ def test_committed_analyses_tell_no_folder_of_a_machine() -> None:
         (analysis,) = read_analyses(path)
         assert len(Path(analysis.weights).parts) == 1, path
         assert not any("/" in note for note in analysis.notes), path
+
+
+def test_every_committed_detection_recipe_can_be_run_again() -> None:
+    recipes = list((ROOT / "results" / "detection").glob("*/recipe.json"))
+    assert recipes
+    for path in recipes:
+        stored = json.loads(path.read_text())
+        assert DetectionRecipe.from_json(stored).to_json() == stored, path
 
 
 def test_every_committed_recipe_can_be_run_again() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pages import ROOT, between, write_or_check
 from paper_figures import Drawing
-from wideresnet.base.format import human_seconds
+from wideresnet.base.format import counted, human_seconds
 from wideresnet.detection.coco import RULES
 from wideresnet.report.detection_figures import draw_precision_recall, draw_training
 from wideresnet.report.environment import hardware_text, torch_text
@@ -49,7 +49,8 @@ def records_table(folders: list[DetectionFolder]) -> str:
         result, env, recipe = folder.read_result(), read_json(folder.env), folder.read_detection_recipe()
         link = f"[{result['detector']}, {recipe.recipe}](../{folder.path.relative_to(ROOT).as_posix()}/recipe.json)"
         measured = (f"{result[name]:.1f}" if name in result else "-" for name in COLUMNS)
-        about = f"{result['epochs']} epochs, {human_seconds(result['train_s'])} ({result['images_per_s']:.2f} images/s)"
+        speed = f"{human_seconds(result['train_s'])} ({result['images_per_s']:.2f} images/s)"
+        about = f"{counted(result['epochs'], 'epoch')}, {speed}"
         on = f"{hardware_text(env)}, {result['precision']}, {torch_text(env)}"
         data = f"{result['dataset']}, {result['num_images']} {result['split']} images"
         memory = f"{result['peak_memory_mib']:,.0f} MiB"

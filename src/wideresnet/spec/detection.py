@@ -15,7 +15,6 @@ from wideresnet.spec.fields import check_fields, option
 from wideresnet.spec.files import parse_json, read_json
 from wideresnet.spec.options import OptimizerOptions, ScheduleOptions
 from wideresnet.spec.record import RunFolder
-from wideresnet.spec.result import check_result
 
 TASK = "detection"
 """The value of `task` in `recipe.json`, which tells these runs from those of `wrn train`."""
@@ -297,14 +296,12 @@ class DetectionFolder(RunFolder):
     `detections.png`.
     """
 
+    result_fields = (REQUIRED, OPTIONAL)
+
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self.detections = self.path / "detections.json"
         self.evaluation = self.path / "evaluation.json"
-
-    def check_result(self, result: dict[str, Any]) -> None:
-        """Check fields and types of a result, as `RunFolder.check_result`."""
-        check_result(result, self.result, REQUIRED, OPTIONAL)
 
     def read_detection_recipe(self) -> DetectionRecipe:
         """Read the recipe of the run in this folder.

@@ -27,7 +27,7 @@ from wideresnet.spec.files import (
 )  # fmt: skip
 from wideresnet.spec.lock import LOCK, locked
 from wideresnet.spec.recipe import Recipe
-from wideresnet.spec.result import check_result, parse_metrics
+from wideresnet.spec.result import OPTIONAL, REQUIRED, check_result, parse_metrics
 
 CONFIG, MODEL, MATRICES = "config.json", "model.safetensors", "preprocessing.safetensors"
 """The files of a weights folder, alone or within a run folder: the Hugging Face hub's names, and ZCA's matrices."""
@@ -37,6 +37,8 @@ class RunFolder:
     """`recipe.json`, `env.json`, `metrics.jsonl`, `result.json`, `checkpoint/`, `config.json`, `model.safetensors`,
     `test_predictions.safetensors`, `activation_maps.safetensors`, `curves.png`, `predictions.png`, `report.html`; of
     `wrn analyze`, `analysis.*`, `analysis-*.svg`; with a tracker, `track.json`, and `tensorboard/` or `wandb/`."""
+
+    result_fields = (REQUIRED, OPTIONAL)  # of result.json
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -248,12 +250,8 @@ class RunFolder:
 
     def _read_result(self) -> tuple[dict[str, Any], Digests]:
         result, digests = unseal(read_json(self.result), self.result)
-        self.check_result(result)
+        check_result(result, self.result, *self.result_fields)
         return result, digests
-
-    def check_result(self, result: dict[str, Any]) -> None:
-        """Check fields and types of a result; a DataError names the field."""
-        check_result(result, self.result)
 
     def write_result(self, result: dict[str, Any], digests: dict[str, str]) -> None:
         """Write the result: from now on the run has finished, and its files must have these digests.
