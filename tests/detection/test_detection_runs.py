@@ -278,7 +278,8 @@ def test_the_page_shows_map_curves_boxes_and_mistakes(learned: Path, capsys: pyt
         "Run it again", "wrn detect train --recipe",
     ):  # fmt: skip
         assert text in page, text
-    assert page.count("data:image/jpeg") == 8  # the pictures
+    pictures = page.split('<div class="pictures">')[1].split("</div>")[0]
+    assert pictures.count("data:image/jpeg") == 8
     assert "No pictures" not in page
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN, RetinaNet
 
@@ -15,10 +13,11 @@ from wideresnet.base.errors import DataError, UsageError
 from wideresnet.detection.model import IMAGENET_MEAN, IMAGENET_STD, body_of, build_detector
 from wideresnet.networks import Network
 from wideresnet.spec.detection import DetectionFolder, DetectionRecipe
-from wideresnet.spec.files import digest, read_file, read_json, seal, unseal, write_atomic, write_json
+from wideresnet.spec.files import digest, read_json, seal, unseal, write_atomic, write_json
 from wideresnet.spec.record import CONFIG, MODEL
 from wideresnet.training.initial import IN_FUNCTION
 from wideresnet.weights.checkpoint import newest_checkpoint
+from wideresnet.weights.foreign import is_foreign, read_foreign
 from wideresnet.weights.hub import Weights, load_into, read_tensors, read_weights
 from wideresnet.weights.pretrained import weights_name
 
@@ -26,9 +25,6 @@ MODEL_TYPE = "wideresnet-detector"
 
 MAX_CATEGORIES = 20_000
 """Kinds of objects that a file may name: LVIS has 1,203, Open Images 600."""
-
-STATE_DICTS = (".pth", ".pt", ".bin", ".safetensors")
-"""Endings of files that may hold a state dict of torchvision's networks."""
 
 FROM_RECIPE = (
     "detector", "fpn_channels", "anchor_size", "proposals", "regions", "min_size", "max_size",
@@ -218,11 +214,11 @@ def read_backbone(init_from: str) -> Backbone:
         UsageError: there are no such weights, or they are for whitened images.
         DataError: the file is damaged, or would have to be executed to be read.
     """
-    path = Path(init_from)
-    if path.is_file() and path.suffix.lower() in STATE_DICTS and not (path.parent / CONFIG).is_file():
-        content = read_file(path)
-        tensors = _without_classifier(read_state_dict(content, path))
-        return Backbone(tensors, IMAGENET_MEAN, IMAGENET_STD, "batch", {}, digest(content), path.name)
+    if is_foreign(init_from):
+        foreign = read_foreign(path := Path(init_from))
+        mean = tuple(value / 255 for value in foreign.mean) if foreign.mean else IMAGENET_MEAN
+        std = tuple(value / 255 for value in foreign.std) if foreign.std else IMAGENET_STD
+        return Backbone(_without_classifier(foreign.tensors), mean, std, "batch", {}, foreign.sha256, path.name)
     weights: Weights = read_weights(init_from)
     name = weights_name(init_from)
     if weights.sha256 is None:
@@ -237,30 +233,6 @@ def read_backbone(init_from: str) -> Backbone:
     options = {key: weights.network.options[key] for key in IN_FUNCTION if key != "norm"}
     tensors = _without_classifier(weights.network.state_dict())
     return Backbone(tensors, mean, std, weights.network.options["norm"], options, weights.sha256, name)
-
-
-def read_state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Read a state dict without executing anything in it.
-
-    Args:
-        content: safetensors, or what `torch.save` writes.
-        path: its name, for messages and its ending.
-
-    Raises:
-        DataError: it is damaged, or holds more than tensors.
-    """
-    try:
-        if path.suffix.lower() == ".safetensors":
-            from safetensors.torch import load
-
-            found: Any = load(content)
-        else:
-            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # readers raise almost every type of error for a damaged file
-        raise DataError(f"{path}: not a state dict ({' '.join(str(error).split())[:200]})") from None
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise DataError(f"{path}: not a state dict: it must hold names and tensors alone")
-    return {str(key).removeprefix("module."): value for key, value in found.items()}
 
 
 def _without_classifier(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
