@@ -23,7 +23,7 @@ from wideresnet.weights.pretrained import shipped_name
 ROOT = Path(__file__).parent.parent
 README, GUIDE, PAPER = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "the-paper.md"
 DOCUMENTS = [README, GUIDE, PAPER, ROOT / "docs" / "scaling.md", ROOT / "docs" / "reliability.md"]
-DOCUMENTS.append(ROOT / "docs" / "detection.md")
+DOCUMENTS += [ROOT / "docs" / "detection.md", ROOT / "docs" / "your-own-images.md"]
 MADE = [ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md"]
 """Pages without a block that a person wrote."""
 
@@ -41,6 +41,8 @@ CANNOT_RUN = {
     "wrn export runs/my-run": EXPORT,
     "wrn predict runs/my-run/model.onnx": EXPORT,
     "wrn eval runs/my-run/model.onnx": EXPORT,
+    "python tools/toy_photos.py photos new": "draws 200 images; tests/tools draws fewer",
+    "rm photos/key/IMG_1007.jpg": "removes two of them",
     "wrn detect": "needs COCO or boxes of one's own; tests/detection runs each of its verbs",
     "wrn bench figure4": "takes a minute for 1,001 layers; tests/bench measures small networks by the same command",
 }
@@ -49,7 +51,9 @@ CANNOT_RUN = {
 SMALL = "WRN-10-1"
 """In place of any network."""
 
-DATA = {"cifar10": "stand-in.npz", "path/to/images": "path/to/images"}
+DATA = {
+    "cifar10": "stand-in.npz", "path/to/images": "path/to/images", "photos": "path/to/images", "new": "folder",
+}  # fmt: skip
 """Data of the documents -> what the test has made instead: 32 px and 10 classes, and folders as the guide has them."""
 
 
@@ -79,12 +83,14 @@ def substitute(words: list[str]) -> list[str]:
         small = [SMALL if word.startswith("WRN") else word for word in words]
         return [*small, "--batch-size", "2", "--repeats", "3", "--seconds", "0", "--out", "runs/bench"]
     if verb == "check" and "--with" in words:  # the classes of the run that stands in for any
-        return [DATA["cifar10"] if word == "path/to/images" else word for word in words]
+        return [DATA["cifar10"] if word in ("path/to/images", "photos") else word for word in words]
     large = [word for word in words if word in DATA]
     changed = [DATA.get(word, word) for word in words]
     if verb == "train" and large:
         changed[1] = changed[1] if "--from" in words else SMALL  # whose weights are of that network
         changed = ["--no-compile" if word == "--compile" else word for word in changed]
+        if "--time" in changed:
+            del changed[(place := changed.index("--time")) : place + 2]
         changed += ["--epochs", "1", "--batch-size", "16"]
     return changed
 
