@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +37,9 @@ class Ensemble(Subject):
 
     @property
     def network_name(self) -> str:
-        """The networks, each once."""
-        return f"ensemble of {len(self.members)} x {', '.join(dict.fromkeys(m.network_name for m in self.members))}"
+        """How many networks of which kind."""
+        counts = Counter(member.network_name for member in self.members)
+        return f"ensemble of {' and '.join(f'{count} x {name}' for name, count in counts.items())}"
 
     def run(
         self, images: np.ndarray, part: slice = slice(None), advance: Callable[[int], object] | None = None

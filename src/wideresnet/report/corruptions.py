@@ -19,6 +19,9 @@ from wideresnet.spec.files import write_atomic
 SHOWN_SEVERITIES = (1, 3, 5)
 """Of the image that is shown. This package's choice."""
 
+MOST_LARGE = 10
+"""Columns whose names have room in ordinary letters."""
+
 MARKERS = ("o", "s", "^", "D")
 
 Corrupted = Callable[[str, int], np.ndarray]
@@ -132,7 +135,7 @@ def _extra(extra: dict[str, Any], header: Sequence[str]) -> list[str]:
     """Show the corruptions that do not count."""
     return [
         html.heading("Corruptions that do not count"),
-        html.table("further corruptions, %", header, error_rows(extra), numbers=range(1, len(header))),
+        html.table("further corruptions, %", header, error_rows(extra)[:-1], numbers=range(1, len(header))),
         html.paragraph("CIFAR-10-C's four for validation; they are in no mean above.", "muted"),
     ]
 
@@ -218,5 +221,5 @@ def draw_examples(
     for axes, label in zip(panels[:, 0], rows, strict=True):
         axes.set_ylabel(label, rotation=0, ha="right", va="center", color=theme.ink, fontsize=8)
     for axes, label in zip(panels[0], columns, strict=True):
-        axes.set_title(label, color=theme.ink, fontsize=8)
+        axes.set_title(label, color=theme.ink, fontsize=8 if len(columns) <= MOST_LARGE else 6)
     return figure
