@@ -189,9 +189,9 @@ def plan_once(network: str) -> Any:
     """Return a stand-in for `make_plan` that plans a network's first run: planning takes longer than training here."""
     known: list[Plan] = []
 
-    def plan(job: Job, *, resumed: bool = False) -> Plan:
+    def plan(job: Job, *, resumed: bool = False, began: float | None = None) -> Plan:
         if not known:
-            known.append(make_plan(job, resumed=resumed))
+            known.append(make_plan(job, resumed=resumed, began=began))
         return known[0]
 
     del network

@@ -55,9 +55,11 @@ def number(key: str, value: float) -> float:
 
 
 def accepted(key: str, value: Any) -> Any:
-    """What a recipe makes of a value that only Nesterov momentum would refuse."""
-    nesterov = {} if key == "nesterov" else {"nesterov": key not in ("momentum", "dampening")}
-    return Recipe.flat(**{key: value}, **nesterov).values()[key]
+    """What a recipe makes of a value that only Nesterov momentum, or a start from random weights, would refuse."""
+    others: dict[str, Any] = {} if key == "nesterov" else {"nesterov": key not in ("momentum", "dampening")}
+    if key == "freeze":
+        others["init_from"] = "weights"
+    return Recipe.flat(**{key: value}, **others).values()[key]
 
 
 @pytest.mark.parametrize("key", FIELDS)
@@ -175,7 +177,9 @@ def test_an_upper_bound_that_is_no_value_itself_is_refused(key: str, bound: floa
 
 
 def test_the_ranges_are_those_of_the_quantities() -> None:
-    assert {key for key, _ in rules("above")} == {"bn_momentum", "bn_eps", "stochastic_depth"}
+    assert {key for key, _ in rules("above")} == {
+        "bn_momentum", "bn_eps", "stochastic_depth", "layer_lr_decay", "time_s",
+    }  # fmt: skip
     assert {key for key, _ in rules("below")} == {"dropout"}
     counts = {"epochs", "batch_size", "accumulate", "limit", "eval_every", "threads", "repeated_augmentation", "white"}
     assert {key for key, low in rules("low") if low == 1} == counts
