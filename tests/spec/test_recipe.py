@@ -184,7 +184,8 @@ def test_the_ranges_are_those_of_the_quantities() -> None:
     counts = {"epochs", "batch_size", "accumulate", "limit", "eval_every", "threads", "repeated_augmentation", "white"}
     assert {key for key, low in rules("low") if low == 1} == counts
     shares = {"lr_drop_factor", "warmup_fraction", "momentum", "dampening", "label_smoothing", "ema_decay",
-              "bn_momentum", "stochastic_depth", "random_resized_crop", "color_jitter", "random_erasing"}  # fmt: skip
+              "bn_momentum", "stochastic_depth", "random_resized_crop", "color_jitter", "random_erasing",
+              "layer_lr_decay"}  # fmt: skip
     assert {key for key, high in rules("high") if high == 1} == shares
 
 
