@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from itertools import groupby
 from pathlib import Path
 
 from PIL import Image
@@ -30,6 +31,23 @@ PROGRESS = re.compile(r"\b\d+ %  about .* left|about .* left\b")
 """Lines of progress, of which a terminal keeps only the last."""
 
 
+REPEATED = (re.compile(r"epoch |this is (slower|faster) "), re.compile(r"new/|  "))
+"""Lines of which a page shows the first and the last: epochs, and answers on images."""
+
+NUM_SHOWN = 3
+"""How many of them at each end."""
+
+
+def shorten(lines: list[str]) -> list[str]:
+    """Leave out the middle of long rows of lines that are alike."""
+    shown: list[str] = []
+    for kind, group in groupby(lines, lambda line: next((k for k in REPEATED if k.match(line)), None)):
+        alike = list(group)
+        is_long = kind is not None and len(alike) > 4 * NUM_SHOWN
+        shown += [*alike[:NUM_SHOWN], "...", *alike[-NUM_SHOWN:]] if is_long else alike
+    return shown
+
+
 def run(commands: str, folder: Path) -> str:
     """Run lines in a shell as a user does, and return what they printed."""
     names = {
@@ -39,7 +57,7 @@ def run(commands: str, folder: Path) -> str:
     done = subprocess.run(["bash", "-c", commands.replace("tools/", f"{ROOT}/tools/")], cwd=folder, text=True,
                           env={**os.environ, **names}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
     lines = [line.rstrip() for line in done.stdout.splitlines() if not PROGRESS.search(line)]
-    return "\n".join(lines).strip("\n")
+    return "\n".join(shorten(lines)).strip("\n")
 
 
 def main() -> None:
