@@ -40,6 +40,8 @@ CANNOT_RUN = {
     "wrn reproduce table4 --on ray": RAY,
     "wrn export runs/my-run": EXPORT,
     "wrn predict runs/my-run/model.onnx": EXPORT,
+    "wrn export runs/toys": EXPORT,
+    "wrn predict runs/toys/model.onnx": EXPORT,
     "wrn eval runs/my-run/model.onnx": EXPORT,
     "python tools/toy_photos.py photos new": "draws 200 images; tests/tools draws fewer",
     "rm photos/key/IMG_1007.jpg": "removes two of them",
@@ -83,7 +85,7 @@ def substitute(words: list[str]) -> list[str]:
         small = [SMALL if word.startswith("WRN") else word for word in words]
         return [*small, "--batch-size", "2", "--repeats", "3", "--seconds", "0", "--out", "runs/bench"]
     if verb == "check" and "--with" in words:  # the classes of the run that stands in for any
-        return [DATA["cifar10"] if word in ("path/to/images", "photos") else word for word in words]
+        return [DATA["cifar10"] if word == "path/to/images" else DATA.get(word, word) for word in words]
     large = [word for word in words if word in DATA]
     changed = [DATA.get(word, word) for word in words]
     if verb == "train" and large:
