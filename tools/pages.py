@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,6 +21,11 @@ def between(text: str, begin: str, end: str, content: str) -> str:
     """
     before, rest = text.split(begin)
     return f"{before}{begin}\n\n{content}\n\n{end}{rest.split(end)[1]}"
+
+
+def portable(command: str) -> str:
+    """Return a record's command without the folders of the machine that it ran on: "--out /a/b" becomes "--out b"."""
+    return shlex.join(PurePosixPath(word).name if word.startswith("/") else word for word in shlex.split(command))
 
 
 def write_or_check(pages: Mapping[Path, str], records: str) -> int:

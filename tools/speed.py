@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pages import ROOT, between, write_or_check
+from pages import ROOT, between, portable, write_or_check
 from wideresnet.base.format import human_count
 from wideresnet.bench.peers import CAREFUL
 from wideresnet.bench.plots import write_plot
@@ -88,7 +88,8 @@ def details(records: list[dict[str, Any]]) -> str:
     ]
     for record in records:
         folder = record["folder"]
-        parts += [f"## {folder.rpartition('/')[2]}", f"`{record['env']['command']}`", machine_line(record) + "."]
+        command = portable(record["env"]["command"])
+        parts += [f"## {folder.rpartition('/')[2]}", f"`{command}`", machine_line(record) + "."]
         if record["job"] == "figure4":
             parts.append(_figure4(record))
         elif record["job"] == "start":

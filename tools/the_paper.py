@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pages import ROOT, between, write_or_check
+from pages import ROOT, between, portable, write_or_check
 from paper_figures import Drawing, Point, Timing, blocks, curves, errors, times
 from results import Record, command, read_records
 from speed import read_records as read_speeds
@@ -248,7 +248,7 @@ def show_times(drawing: Drawing, record: dict[str, Any], gpu: dict[str, Any]) ->
             f"Ours: {hardware_text(record['env'])}, {torch_text(record['env'])} "
             f"([record](../{record['folder']}/bench.json)). On an {hardware_text(gpu['env'])}, batches of 128 in bf16: "
             f"{speeds} ([record](../{gpu['folder']}/bench.json)).",
-            fenced(record["env"]["command"]),
+            fenced(portable(record["env"]["command"])),
         ]
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from wideresnet.base.format import counted, printable
 from wideresnet.commands.console import console, hide_progress, print_line
 from wideresnet.commands.flags import add_field_flag
 from wideresnet.commands.translate import translator
-from wideresnet.commands.verbs import add_machine_flags, add_verb, new_run_folder, show, typed, write_csv
+from wideresnet.commands.verbs import add_machine_flags, add_verb, in_processes, new_run_folder, show, typed, write_csv
 from wideresnet.spec.detection import (
     FIELDS,
     GROUPS,
@@ -135,17 +134,7 @@ def run_train(args: argparse.Namespace) -> None:
     elif args.run is not None:
         raise UsageError(f"{args.run}: unexpected; the folder of a new run is out=, its network backbone=")
     _recipe(args)  # report what is wrong with the request before PyTorch is loaded
-    if args.processes is not None:
-        from wideresnet.distributed.launch import is_launched, launch
-
-        if not is_launched(args.processes):
-            if code := launch(args.processes, args.argv):
-                sys.exit(code)
-            return
-    from wideresnet.distributed.world import join
-
-    with join() as world:
-        _train_in(world, args)
+    in_processes(args, _train_in)
 
 
 def _recipe(args: argparse.Namespace) -> tuple[DetectionRecipe, DetectionRecipe | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from wideresnet.base.format import counted, human_seconds, printable
 from wideresnet.commands.console import console, hide_progress, print_line
 from wideresnet.commands.flags import add_recipe_flags, given_flags
 from wideresnet.commands.translate import translator
-from wideresnet.commands.verbs import WEIGHTS, add_track_flag, add_verb, new_run_folder, say, show, typed
+from wideresnet.commands.verbs import WEIGHTS, add_track_flag, add_verb, in_processes, new_run_folder, say, show, typed
 from wideresnet.kernels.library import start_build
 from wideresnet.spec.execution import AUTOTUNE_MODES
 from wideresnet.spec.files import read_json
@@ -111,17 +110,7 @@ def run(args: argparse.Namespace) -> None:
         _recipe_to_resume(args)
     else:
         _asked_for(args)
-    if args.processes is not None:
-        from wideresnet.distributed.launch import is_launched, launch
-
-        if not is_launched(args.processes):
-            if code := launch(args.processes, args.argv):
-                sys.exit(code)
-            return
-    from wideresnet.distributed.world import join
-
-    with join() as world:
-        _train_in(world, args)
+    in_processes(args, _train_in)
 
 
 def _train_in(world: World, args: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.seeding import seed_of
 from wideresnet.data.feeds.decoder import decode_array
 from wideresnet.data.feeds.resident import share_of
-from wideresnet.data.feeds.workers import InOrder, dead_workers_told
+from wideresnet.data.feeds.workers import FedByWorkers, InOrder
 from wideresnet.data.images import UnreadableError, silent_pillow
 from wideresnet.detection.coco import CocoImage, CocoSet
 from wideresnet.detection.model import scaled_size, to_input
@@ -48,7 +47,7 @@ class Sample(NamedTuple):
     failures: list[tuple[int, str]]
 
 
-class DetectionFeed:
+class DetectionFeed(FedByWorkers):
     """The training images, and the batches of an epoch.
 
     Args:
@@ -167,29 +166,6 @@ class DetectionFeed:
             self._tell(sample.failures)
         targets = [{"boxes": s.boxes.to(self.device), "labels": s.labels.to(self.device)} for s in samples]
         return [to_input(sample.pixels, self.device) for sample in samples], targets
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """End the workers after the block, and say in one line if one was killed in it."""
-        try:
-            with dead_workers_told():
-                yield
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """End the workers."""
-        results, self.results = self.results, None
-        if results is not None:
-            results.close()
-
-    def progress(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps; `restore` is the inverse."""
-        return {"waited_s": self.waited_s, "unreadable": self.unreadable}
-
-    def restore(self, values: dict[str, Any]) -> None:
-        """Continue from what `progress` returned."""
-        self.waited_s, self.unreadable = values["waited_s"], dict(values["unreadable"])
 
     def _augment(self, scale_jitter: float) -> Augment:
         return Augment(self.set, self.min_size, self.max_size, self.flip, scale_jitter, self.seed, self.skip_unreadable)

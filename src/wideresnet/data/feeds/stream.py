@@ -11,7 +11,6 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from wideresnet.data.augment import crop_and_flip, pad_images
 from wideresnet.data.feeds.decoder import decode_array, decode_tensor, fitted
 from wideresnet.data.feeds.lazy import CHUNK_BYTES, LazyImages, as_array, unreadable
 from wideresnet.data.feeds.resident import Batch, Feed
-from wideresnet.data.feeds.workers import InOrder, dead_workers_told
+from wideresnet.data.feeds.workers import FedByWorkers, InOrder
 from wideresnet.data.images import UnreadableError
 from wideresnet.data.trivial_augment import Operations, trivial_augment
 
@@ -73,7 +72,7 @@ class Done(NamedTuple):
     failures: list[tuple[int, str]]
 
 
-class StreamFeed(Feed):
+class StreamFeed(FedByWorkers, Feed):
     """A training set that stays on the disk, and its epochs.
 
     Args:
@@ -138,29 +137,6 @@ class StreamFeed(Feed):
             return next(feed.epoch(0, scale=scale))
         finally:
             feed.close()
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """End the workers after the block, and say in one line if one was killed in it."""
-        try:
-            with dead_workers_told():  # PyTorch notices it anywhere
-                yield
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """End the workers."""
-        results, self.results = self.results, None
-        if results is not None:
-            results.close()
-
-    def progress(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps; `restore` is the inverse."""
-        return {"waited_s": self.waited_s, "unreadable": self.unreadable}
-
-    def restore(self, values: dict[str, Any]) -> None:
-        """Continue from what `progress` returned."""
-        self.waited_s, self.unreadable = values["waited_s"], dict(values["unreadable"])
 
     def _places(self, part: slice | Tensor) -> Tensor:
         return torch.arange(part.start, part.stop) if isinstance(part, slice) else part

@@ -122,3 +122,40 @@ class _Start:
 
 def _as_it_is(result: Any) -> Any:
     return result
+
+
+class FedByWorkers:
+    """A feed whose images are decoded by workers while it is `running`, and what a checkpoint keeps of it.
+
+    Attributes:
+        results: the work under way; None if there is none.
+        waited_s: seconds that steps have waited for images.
+        unreadable: files that could not be read -> why.
+    """
+
+    results: InOrder | None
+    waited_s: float
+    unreadable: dict[str, str]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """End the workers after the block, and say in one line if one was killed in it."""
+        try:
+            with dead_workers_told():  # PyTorch notices it anywhere
+                yield
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        results, self.results = self.results, None
+        if results is not None:
+            results.close()
+
+    def progress(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps; `restore` is the inverse."""
+        return {"waited_s": self.waited_s, "unreadable": self.unreadable}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Continue from what `progress` returned."""
+        self.waited_s, self.unreadable = values["waited_s"], dict(values["unreadable"])
