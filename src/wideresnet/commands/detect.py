@@ -14,8 +14,9 @@ from wideresnet.base.errors import UsageError
 from wideresnet.base.format import counted, printable
 from wideresnet.commands.console import console, hide_progress, print_line
 from wideresnet.commands.flags import add_field_flag
+from wideresnet.commands.processes import in_processes
 from wideresnet.commands.translate import translator
-from wideresnet.commands.verbs import add_machine_flags, add_verb, in_processes, new_run_folder, show, typed, write_csv
+from wideresnet.commands.verbs import add_machine_flags, add_verb, new_run_folder, show, typed, write_csv
 from wideresnet.spec.detection import (
     FIELDS,
     GROUPS,

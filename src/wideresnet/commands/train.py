@@ -14,8 +14,9 @@ from wideresnet.base.errors import UsageError
 from wideresnet.base.format import counted, human_seconds, printable
 from wideresnet.commands.console import console, hide_progress, print_line
 from wideresnet.commands.flags import add_recipe_flags, given_flags
+from wideresnet.commands.processes import in_processes
 from wideresnet.commands.translate import translator
-from wideresnet.commands.verbs import WEIGHTS, add_track_flag, add_verb, in_processes, new_run_folder, say, show, typed
+from wideresnet.commands.verbs import WEIGHTS, add_track_flag, add_verb, new_run_folder, say, show, typed
 from wideresnet.kernels.library import start_build
 from wideresnet.spec.execution import AUTOTUNE_MODES
 from wideresnet.spec.files import read_json

@@ -25,8 +25,6 @@ from wideresnet.spec.recipe import CHOICES, FIELDS
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from wideresnet.distributed.world import World
-
 
 WEIGHTS = "run folder, weights folder, model.safetensors, or name of a shipped network (see wrn info --weights list)"
 """What every verb takes for trained weights."""
@@ -116,26 +114,6 @@ def add_track_flag(parser: ArgumentParser, more: str = "") -> None:
         "--track", choices=("tensorboard", "trackio", "wandb"),
         help="also report epochs and result to this tracker, which is to be installed" + more,
     )  # fmt: skip
-
-
-def in_processes(args: Namespace, train: Callable[[World, Namespace], None]) -> None:
-    """Train in as many processes as `--processes` asks for: start them, or be one of them.
-
-    Args:
-        args: of the command line.
-        train: called in each process with those that have joined, and the arguments.
-    """
-    if args.processes is not None:
-        from wideresnet.distributed.launch import is_launched, launch
-
-        if not is_launched(args.processes):
-            if code := launch(args.processes, args.argv):
-                sys.exit(code)
-            return
-    from wideresnet.distributed.world import join
-
-    with join() as world:
-        train(world, args)
 
 
 def add_reading_flags(parser: ArgumentParser, *, class_order: bool = True) -> None:
