@@ -188,19 +188,3 @@ print(sum("second team" in thread.name for thread in threading.enumerate()), tor
         env={**environ, **setting},
     )
     assert (done.stdout.split(), done.stderr) == ([str(expected), "1"], "")
-
-
-@pytest.mark.usefixtures("needs_kernels")
-def test_pytorch_on_one_thread_leaves_the_kernels_theirs() -> None:
-    done = run("""
-from wideresnet.kernels.threads import num_threads, pytorch_on_one
-with pytorch_on_one():
-    print(num_threads(), torch.get_num_threads())
-    with pytorch_on_one(): print(num_threads(), torch.get_num_threads())
-    print(num_threads(), torch.get_num_threads())
-with pytorch_on_one(False): print(num_threads(), torch.get_num_threads())
-try:
-    with pytorch_on_one(): raise KeyError
-except KeyError: print(num_threads(), torch.get_num_threads())
-""")
-    assert (done.stdout.split(), done.stderr) == (["2", "1"] * 3 + ["2", "2"] * 2, "")

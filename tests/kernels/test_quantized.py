@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import math
 import os
 import platform
 import shutil
@@ -42,9 +44,9 @@ SHAPES = [
 ]
 
 
-def make(in_channels: int, out_channels: int, kernel: int, stride: int) -> QuantizedConv:
+def make(in_channels: int, out_channels: int, kernel: int, stride: int, *, direct: bool = False) -> QuantizedConv:
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-    return QuantizedConv(conv, torch.rand(in_channels, dtype=torch.float64) + 0.01)
+    return QuantizedConv(conv, torch.rand(in_channels, dtype=torch.float64) + 0.01, direct=direct)
 
 
 def bytes_of(batch: int, channels: int, height: int, width: int) -> Tensor:
@@ -57,18 +59,23 @@ def channels_last(x: Tensor) -> Tensor:
 
 def matrices(conv: QuantizedConv) -> Tensor:
     """The integer weights, int64 (frequencies or 1, out, K)."""
-    num_f, panels, pairs, panel, _ = conv.weight.shape
-    return conv.weight.transpose(2, 3).reshape(num_f, panels * panel, 2 * pairs)[:, : conv.out_channels].long()
+    num_f, panels, groups, panel, together = conv.weight.shape
+    flat = conv.weight.transpose(2, 3).reshape(num_f, panels * panel, together * groups)
+    return flat[:, : conv.out_channels].long()
 
 
 def plainly(conv: QuantizedConv, q: Tensor) -> Tensor:
     """What `conv` should make of q: sums of products in int64, the rest in float64."""
     weight, worth = matrices(conv), conv.rescale[:, : conv.out_channels].double()
     height, width = q.shape[2:]
+    if conv.direct:
+        kernel = weight[0].unflatten(1, (conv.kernel, conv.kernel, -1)).permute(0, 3, 1, 2)
+        sums = F.conv2d(q.double(), kernel.double(), None, conv.stride, conv.kernel // 2)  # exact: below 2^53
+        return sums * worth[0][:, None, None]
     if len(weight) == 1:
         seen = q[:, :, :: conv.stride, :: conv.stride].long()
         return torch.einsum("nk,bkij->bnij", weight[0], seen) * worth[0][:, None, None]
-    step, points = conv.stride, conv.points
+    step, points = conv.stride, math.isqrt(len(weight))
     down, across = -(-height // step), -(-width // step)
     padded = F.pad(q.long(), (1, 9, 1, 9))
     result = torch.zeros(len(q), conv.out_channels, down + 4, across + 4, dtype=torch.float64)
@@ -91,13 +98,14 @@ def assert_equal(found: Tensor | None, wanted: Tensor) -> None:
     assert (found.double() - wanted).abs().max() <= 3e-6 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("direct", [False, True], ids=["tiles", "direct"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_integer_arithmetic_close_to_the_true_convolution(shape: tuple[int, ...]) -> None:
+def test_it_is_integer_arithmetic_close_to_the_true_convolution(shape: tuple[int, ...], direct: bool) -> None:
     batch, height, width, ins, outs, kernel, stride = shape
     torch.manual_seed(0)
     conv = nn.Conv2d(ins, outs, kernel, stride, kernel // 2, bias=False)
     step = torch.rand(ins, dtype=torch.float64) + 0.01
-    in_8_bits, q = QuantizedConv(conv, step), bytes_of(batch, ins, height, width)
+    in_8_bits, q = QuantizedConv(conv, step, direct=direct), bytes_of(batch, ins, height, width)
     found, nothing = in_8_bits(q)
     assert nothing is None
     assert_equal(found, plainly(in_8_bits, q))
@@ -106,10 +114,11 @@ def test_it_is_integer_arithmetic_close_to_the_true_convolution(shape: tuple[int
     assert (found - true).norm() < 0.01 * true.norm()
 
 
+@pytest.mark.parametrize("direct", [False, True], ids=["tiles", "direct"])
 @pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SHAPES[10]])
-def test_a_map_is_added_and_the_result_quantized_for_the_next_layer(shape: tuple[int, ...]) -> None:
+def test_a_map_is_added_and_the_result_quantized_for_the_next_layer(shape: tuple[int, ...], direct: bool) -> None:
     batch, height, width, ins, outs, kernel, stride = shape
-    conv, q = make(ins, outs, kernel, stride), bytes_of(batch, ins, height, width)
+    conv, q = make(ins, outs, kernel, stride, direct=direct), bytes_of(batch, ins, height, width)
     alone = conv(q)[0]
     assert alone is not None
     add = channels_last(torch.randn(alone.shape) * alone.std())
@@ -126,7 +135,9 @@ def test_a_map_is_added_and_the_result_quantized_for_the_next_layer(shape: tuple
     assert (found - active.clamp(max=MAX_BYTE)).abs().max() < 0.5 + 1e-3
     assert found.min() == 0
     assert found.max() == MAX_BYTE
-    assert torch.equal(quantizer(values), found)
+    bytes_of_values = (values * quantizer.scale[:, None, None] + quantizer.shift[:, None, None]).clamp(0, MAX_BYTE)
+    assert (bytes_of_values.floor() - found).abs().max() <= 1  # the kernel rounds once less
+    assert (bytes_of_values.floor() == found).float().mean() > 0.999
     without_values, same = conv(q, add=add, quantizer=quantizer, values=False)
     assert without_values is None
     assert same is not None
@@ -138,13 +149,13 @@ def test_a_map_is_added_and_the_result_quantized_for_the_next_layer(shape: tuple
 def test_no_sum_overflows_when_every_product_is_the_largest(kernel: int, stride: int, channels: int) -> None:
     conv = make(channels, 16, kernel, stride)
     way = quantized.tiles(stride)
-    highest = MAX_BYTE * (way.highest() if conv.points > 1 else torch.ones(1))
+    highest = MAX_BYTE * (way.highest() if kernel > 1 else torch.ones(1))
     integers, _ = quantized.to_integers(torch.ones(matrices(conv).shape, dtype=torch.float64), highest)
     sums = integers.sum(2) * highest[:, None]
     assert sums.max() <= MAX_SUM
     assert sums.max() > 0.95 * MAX_SUM or integers.max() == quantized.MAX_WEIGHT
-    conv.weight, conv.rescale = quantized.pack(integers, torch.ones(integers.shape[:2]))
-    if conv.points == 1:
+    conv.weight, conv.rescale = quantized.pack(integers, torch.ones(integers.shape[:2]), together=2)
+    if kernel == 1:
         inputs = [torch.full((6, 6), MAX_BYTE)]
     else:  # for each frequency the tiles that make its number the highest, and the lowest
         products = torch.einsum("fi,gj->fgij", way.b_t, way.b_t).flatten(0, 1)[:: 1 if channels == 16 else 7]
@@ -155,10 +166,20 @@ def test_no_sum_overflows_when_every_product_is_the_largest(kernel: int, stride:
     assert_equal(conv(q)[0], plainly(conv, q))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_product_of_bytes_saturates(sign: int) -> None:
+    conv = nn.Conv2d(640, 16, 3, padding=1, bias=False)
+    nn.init.constant_(conv.weight, sign)
+    in_8_bits = QuantizedConv(conv, torch.ones(640, dtype=torch.float64), direct=True)
+    q = channels_last(torch.full((1, 640, 5, 5), MAX_BYTE, dtype=torch.uint8))
+    assert_equal(in_8_bits(q)[0], F.conv2d(q.double(), conv.weight.double(), padding=1))
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["tiles", "direct"])
 @pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[3], SHAPES[5], SHAPES[6], SHAPES[9], SHAPES[11]])
-def test_any_number_of_threads_makes_the_same_bits(shape: tuple[int, ...]) -> None:
+def test_any_number_of_threads_makes_the_same_bits(shape: tuple[int, ...], direct: bool) -> None:
     batch, height, width, ins, outs, kernel, stride = shape
-    conv, q = make(ins, outs, kernel, stride), bytes_of(batch, ins, height, width)
+    conv, q = make(ins, outs, kernel, stride, direct=direct), bytes_of(batch, ins, height, width)
     quantizer = Quantizer(torch.rand(outs), torch.rand(outs))
     values, result = conv(q, quantizer=quantizer)
     before = torch.get_num_threads()
@@ -176,8 +197,9 @@ def test_any_number_of_threads_makes_the_same_bits(shape: tuple[int, ...]) -> No
         torch.set_num_threads(before)
 
 
-def test_one_image_is_the_same_bits_in_any_batch() -> None:
-    conv, q = make(16, 32, 3, 1), bytes_of(6, 16, 13, 4)
+@pytest.mark.parametrize("direct", [False, True], ids=["tiles", "direct"])
+def test_one_image_is_the_same_bits_in_any_batch(direct: bool) -> None:
+    conv, q = make(16, 32, 3, 1, direct=direct), bytes_of(6, 16, 13, 4)
     together = conv(q)[0]
     assert together is not None
     for i, image in enumerate(q):
@@ -186,10 +208,11 @@ def test_one_image_is_the_same_bits_in_any_batch() -> None:
         assert torch.equal(alone[0], together[i])
 
 
-def test_zero_weights_cause_no_division_by_zero() -> None:
+@pytest.mark.parametrize("direct", [False, True], ids=["tiles", "direct"])
+def test_zero_weights_cause_no_division_by_zero(direct: bool) -> None:
     conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
     nn.init.zeros_(conv.weight)
-    values = QuantizedConv(conv, torch.ones(16, dtype=torch.float64))(bytes_of(1, 16, 4, 4))[0]
+    values = QuantizedConv(conv, torch.ones(16, dtype=torch.float64), direct=direct)(bytes_of(1, 16, 4, 4))[0]
     assert values is not None
     assert torch.equal(values, torch.zeros(1, 16, 4, 4))
 
@@ -208,8 +231,11 @@ def test_other_processors_compute_the_same(
     subprocess.run([compiler, *flags, *sources, "-lm", "-o", os.fspath(tmp_path / "old.so")], check=True)
     old = abi.bind(ctypes.CDLL(os.fspath(tmp_path / "old.so")))
     monkeypatch.setattr(quantized, "library", lambda: old)
-    for batch, height, width, ins, outs, kernel, stride in (SHAPES[1], SHAPES[6], SHAPES[10]):
-        conv, q = make(ins, outs, kernel, stride), bytes_of(batch, ins, height, width)
+    assert not old.wrn_direct_is_fast()
+    for (batch, height, width, ins, outs, kernel, stride), direct in itertools.product(
+        (SHAPES[1], SHAPES[6], SHAPES[10]), (False, True)
+    ):
+        conv, q = make(ins, outs, kernel, stride, direct=direct), bytes_of(batch, ins, height, width)
         values, result = conv(q, quantizer=Quantizer(torch.full((outs,), 0.1), torch.full((outs,), 100.0)))
         assert_equal(values, plainly(conv, q))
         assert values is not None

@@ -9,16 +9,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from wideresnet.base.arithmetic import spread
+from wideresnet.base.arithmetic import ceil_div, spread
 from wideresnet.base.errors import UsageError
 from wideresnet.engines.description import Description, Ineligible, describe, describe_for, why_not_now
-from wideresnet.kernels import library, ops, quantized, threads
-from wideresnet.kernels.quantized import QuantizedConv, Quantizer
+from wideresnet.engines.program import check_convs, lower
+from wideresnet.kernels import library, quantized
 from wideresnet.networks.models import Network
 
-BATCH_SIZE = 100  # images at once in calibration; enough to keep a processor busy
+FEW_TILES = 7
+"""Up to so many tiles of 4x4 outputs a 3x3 convolution of stride 1 is computed directly.
 
-ONE_THREAD_BATCH = 16  # at most so many images: PyTorch's threads would cost the kernels more than they bring
+For each pair of channels the products of T tiles take 36 T / 32 instructions and read 72 bytes of weights; those of
+the definition take 144 T / 64 and read 9. Weights arrive at 8 to 10 bytes per cycle.
+"""
+
+BATCH_SIZE = 100  # images at once in calibration; enough to keep a processor busy
 
 NUM_CALIBRATION_IMAGES = 1000
 """Images by which a network is quantized, at most. With more nothing changes.
@@ -49,7 +54,7 @@ The networks of `MAX_RATIO`: 0.010 and 0.005; without a limit for outliers, 1.6 
 """
 
 
-def quantize(network: Network, images: Tensor) -> Quantized:
+def quantize(network: Network, images: Tensor, *, batch_size: int = 64) -> Quantized:
     """Prepare a network for inference in 8 bits on a CPU: faster than `optimize`, but not exact.
 
     The inputs of the convolutions (normalized and activated maps) are rounded to 8 bits. The sums along the shortcuts,
@@ -59,6 +64,8 @@ def quantize(network: Network, images: Tensor) -> Quantized:
         network: a pre-activation network for small images with batch normalization and ReLU; not modified.
         images: preprocessed training images (N, C, H, W); a few hundred suffice. Of more than 1,000, as many are
             taken, evenly spread. They decide what the highest byte of each channel stands for.
+        batch_size: of the calls it is for, which decides how layers are computed: 1 for the lowest latency. Any batch
+            can be given later, and an image has the same logits in all of them.
 
     Returns:
         A module with the `forward` of the network in evaluation mode, approximately, without gradients.
@@ -67,7 +74,7 @@ def quantize(network: Network, images: Tensor) -> Quantized:
         UsageError: this network or this machine has no 8-bit kernels, there are no images, activations are not finite,
             or the logits of the images in 8 bits are not those in fp32.
     """
-    return Quantized(network, images)
+    return Quantized(network, images, batch_size=batch_size)
 
 
 class Quantized(nn.Module):
@@ -76,11 +83,12 @@ class Quantized(nn.Module):
     Attributes:
         network: the copy that was calibrated, in fp32.
         steps: for each map that is quantized, float64 (C,): the value of one unit of its bytes.
+        direct: for each layer whether its weights have 8 bits and are used as they are.
         change: how much the logits of nine in ten calibration images change at most, relative to their norm.
         how: what was done, in words.
     """
 
-    def __init__(self, network: Network, images: Tensor) -> None:
+    def __init__(self, network: Network, images: Tensor, *, batch_size: int = 64) -> None:
         super().__init__()
         network.check(images)
         if not len(images):
@@ -89,11 +97,12 @@ class Quantized(nn.Module):
         try:
             with torch.no_grad():
                 description = describe_for(frozen, images)
-            _check(description)
+            check_convs(description)
         except Ineligible as reason:
             raise UsageError(f"{network.name} cannot be quantized here: {reason}; use it in fp32") from None
         self.network = cast("Network", frozen.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         images = images[spread(len(images), NUM_CALIBRATION_IMAGES)]
+        self.direct = choose_direct(description, batch_size, *images.shape[2:])
         self.steps, logits = _calibrate(self.network, description, images)
         self._prepare()
         self.eval()
@@ -122,7 +131,7 @@ class Quantized(nn.Module):
 
     def _prepare(self) -> None:
         """Quantize the weights, in the layout of the kernels of this machine."""
-        self._program = Program(describe(self.network), self.steps)
+        self._program = lower(describe(self.network), self.steps, self.direct)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: other weights need another calibration.
@@ -158,48 +167,29 @@ class Quantized(nn.Module):
                 return self.network(x)
             if (problem := why_not_now(x)) is not None:
                 raise UsageError(f"{self.network.name} in 8 bits, {x.dtype} on {x.device}: {problem}; use it in fp32")
-            lost = ~x.flatten(1).sum(1, keepdim=True).isfinite()  # quantization would turn NaN into numbers
-            with threads.pytorch_on_one(len(x) <= ONE_THREAD_BATCH):
-                return self._program(x).masked_fill_(lost, torch.nan)
+            return self._program(x)
 
 
-class Program:
-    """A described network in 8 bits.
+def choose_direct(description: Description, batch_size: int, height: int, width: int) -> list[bool]:
+    """Choose for each layer whether 8 bits are used as they are, instead of 16 in tiles.
 
-    A layer's result is quantized for the layer that reads it, and kept as values if a shortcut adds it: the two go out
-    of the same kernel, and what nobody needs is not written.
+    Where the processor multiplies bytes in one instruction, the definition takes fewer instructions for 1x1 and for
+    strided convolutions. For 3x3 of stride 1 tiles take half as many, but read eight times as many weights: see
+    `FEW_TILES`. The choice depends on shapes alone, so that results are reproducible.
+
+    Args:
+        description: of the network.
+        batch_size, height, width: of the images it is for.
     """
-
-    def __init__(self, description: Description, steps: dict[int, Tensor]) -> None:
-        self.description = description
-        norms = {number: ops.normalize_running(norm) for number, norm in description.norms.items()}
-        self.quantizers = {number: Quantizer.after(norms[number], step) for number, step in steps.items()}
-        self.convs = [QuantizedConv(layer.conv, steps[layer.reads]) for layer in description.layers]
-        self.last = norms[description.output]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Compute logits (B, num_classes) of float32 images (B, C, H, W)."""
-        description = self.description
-        x = ops.channels_last(description.stem(x.contiguous(memory_format=torch.channels_last)))
-        values: dict[int, Tensor | None] = {0: x}
-        q: dict[int, Tensor | None] = {0: self.quantizers[0](x)}
-        for layer, conv, unused in zip(description.layers, self.convs, description.last_uses, strict=True):
-            values[layer.writes], q[layer.writes] = conv(
-                cast("Tensor", q[layer.reads]),
-                add=None if layer.adds is None else values[layer.adds],  # overwritten: this is its last use
-                quantizer=self.quantizers.get(layer.writes),
-                values=layer.writes in description.added or layer.writes == description.output,
-            )
-            for number in unused:
-                del values[number], q[number]
-        x = ops.activate(cast("Tensor", values[description.output]), self.last)
-        return description.fc(x.mean((2, 3)))
-
-
-def _check(description: Description) -> None:
-    """Refuse convolutions that have no 8-bit kernel."""
-    if not all(quantized.fits(layer.conv) for layer in description.layers):
-        raise Ineligible(f"the kernels are for 1x1 and 3x3 convolutions of multiples of {ops.LANES} channels")
+    fast, sizes, chosen = library.library().wrn_direct_is_fast(), {0: (height, width)}, []
+    for layer in description.layers:
+        conv, (height, width) = layer.conv, sizes[layer.reads]
+        sizes[layer.writes] = ceil_div(height, conv.stride[0]), ceil_div(width, conv.stride[0])
+        is_tiled = conv.kernel_size == (3, 3) and conv.stride == (1, 1)
+        few = batch_size * ceil_div(height, 4) * ceil_div(width, 4) <= FEW_TILES
+        exact = conv.weight[0].numel() * quantized.MAX_BYTE * quantized.MAX_SIGNED_BYTE <= quantized.MAX_SUM
+        chosen.append(fast and exact and (few or not is_tiled))
+    return chosen
 
 
 @torch.no_grad()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from wideresnet.engines.description import Description, Ineligible, Layer, describe, norms_to_fold, why_not_now
+from wideresnet.engines.description import Ineligible, describe, norms_to_fold, why_not_now
+from wideresnet.engines.program import Program, lower
 from wideresnet.engines.replay import Replay
-from wideresnet.kernels import library, ops
+from wideresnet.kernels import library
 from wideresnet.networks.models import Network, PostActNet
 
 
@@ -65,12 +66,10 @@ class Optimized(nn.Module):
         self._replay = Replay(self.network)
         self._program: Program | None = None
         if self.kernels:
-            try:
+            with contextlib.suppress(Ineligible):
                 description = describe(self.network)
-            except Ineligible:
-                return
-            if library.why_unavailable() is None:
-                self._program = Program(description)
+                if library.why_unavailable() is None:
+                    self._program = lower(description)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load weights as any module does, and prepare them again."""
@@ -105,56 +104,9 @@ class Optimized(nn.Module):
             UsageError: x has another type or shape than the network takes.
         """
         self.network.check(x)
-        in_layout = x.contiguous(memory_format=torch.channels_last)
         if self._program is None or why_not_now(x) is not None:
-            return self._replay(in_layout)
-        return self._program(in_layout)
-
-
-class Program:
-    """A described network in evaluation mode by the kernels. What depends on the weights alone is computed once."""
-
-    def __init__(self, description: Description) -> None:
-        self.description = description
-        self.norms = {number: ops.normalize_running(norm) for number, norm in description.norms.items()}
-        self.weights = [
-            ops.transform_weight(layer.conv.weight) if ops.fits(layer.conv) else None for layer in description.layers
-        ]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Compute logits (B, num_classes) of float32 images (B, C, H, W), without gradients."""
-        description = self.description
-        maps, active = {0: ops.channels_last(description.stem(x))}, dict[int, Tensor]()
-        for layer, weight, unused in zip(description.layers, self.weights, description.last_uses, strict=True):
-            maps[layer.writes] = self._convolve(layer, weight, maps, active)
-            for number in unused:
-                del maps[number]
-                active.pop(number, None)
-        x = ops.activate(maps[description.output], self.norms[description.output])
-        return description.fc(x.mean((2, 3)))
-
-    def _convolve(
-        self, layer: Layer, weight: Tensor | None, maps: dict[int, Tensor], active: dict[int, Tensor]
-    ) -> Tensor:
-        """Run a layer.
-
-        Args:
-            weight: transformed; None if PyTorch computes this convolution.
-            active: the activated maps that several layers read.
-        """
-        conv, number, is_shared = layer.conv, layer.reads, layer.reads in self.description.shared
-        add = None if layer.adds is None else maps[layer.adds]
-        if weight is not None and not is_shared:  # everything in one kernel
-            return ops.convolve(maps[number], weight, conv.out_channels, self.norms[number], add)[0]
-        source = active[number] if number in active else ops.activate(maps[number], self.norms[number])
-        if is_shared:
-            active[number] = source
-        if weight is not None:
-            return ops.convolve(source, weight, conv.out_channels, None, add)[0]
-        y = ops.channels_last(F.conv2d(source, conv.weight, None, conv.stride, conv.padding))
-        if add is not None:
-            y += add
-        return y
+            return self._replay(x.contiguous(memory_format=torch.channels_last))
+        return self._program(x)
 
 
 def _fold(network: PostActNet) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wideresnet.engines.description import Block, Description, Ineligible, Layer, describe_for, why_not_now
-from wideresnet.engines.optimized import Program
+from wideresnet.engines.program import lower
 from wideresnet.kernels import ops
 from wideresnet.kernels.ops import Normalized
 from wideresnet.networks.models import Network
@@ -68,7 +68,7 @@ class Accelerated(nn.Module):
             description = describe_for(self.network, x)
         except Ineligible:
             return self.network(x)
-        return _train(description, x) if self.network.training else Program(description)(x)
+        return _train(description, x) if self.network.training else lower(description)(x)
 
 
 def _train(description: Description, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-INT, LONG, FLOAT, POINTER = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_void_p
+INT, LONG, FLOAT, POINTER, BOOL = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_void_p, ctypes.c_bool
 
 FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     # winograd.c
@@ -25,12 +25,26 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     "wrn_normalize_backward": (None, [*[POINTER] * 4, LONG, LONG, *[POINTER] * 7, INT]),
     # quantized.c
     "wrn_panel": (LONG, []),
-    "wrn_quantized_conv": (INT, [POINTER, *[LONG] * 6, INT, *[POINTER] * 7, INT]),
-    "wrn_quantize": (None, [POINTER, LONG, LONG, POINTER, POINTER, POINTER, INT]),
+    "wrn_quantized_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 7, INT]),
+    # direct.c
+    "wrn_direct_is_fast": (BOOL, []),
+    "wrn_direct_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 7, INT]),
+    # program.c
+    "wrn_run": (INT, [POINTER, LONG, POINTER, POINTER, LONG, POINTER, POINTER, INT]),
     # scratch.c
     "wrn_scratch": (POINTER, [LONG]),
 }
 """By name: the type of the result and those of the arguments. An INT result is a status: 1 means "out of memory"."""
+
+
+class Op(ctypes.Structure):
+    """An operation of a program: `Op` of program.c."""
+
+    _fields_ = (
+        *((name, LONG) for name in ("kind", "kernel", "H", "W", "ins", "outs", "stride")),
+        *((name, LONG) for name in ("reads", "adds", "values", "bytes")),
+        *((name, POINTER) for name in ("weight", "rescale", "scale", "shift")),
+    )
 
 
 def bind(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -13,16 +13,10 @@
  */
 #include <stdatomic.h>
 
+#include "convs.h"
 #include "pool.h"
-#include "tiles.h"
+#include "quantized.h"
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#elif defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
-typedef unsigned char byte;
 typedef byte bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
 
 /* WIDE: channels that are transformed at once. LINE: channels in a cache line, of which one prefetch is enough. */
@@ -147,60 +141,7 @@ INLINE void input_position(const byte *x, long C, short *V) {
     for (long c = 0; c < C; c += WIDE) *(shorts *)(V + c) = load_bytes(x + c, C - c);
 }
 
-/* ---- outputs ----------------------------------------------------------------------------------------------------- */
-
-/* Where results go: result + add to `values`; scale (result + add) + shift, clipped to 0..255 and truncated, to
- * `bytes`. */
-typedef struct {
-    const float *add, *scale, *shift;
-    float *values;
-    byte *bytes;
-} Result;
-
-/* Clip, truncate and store `num` vectors, at most 4, at addresses `step` apart. */
-INLINE void to_bytes(const vec v[4], int num, byte *at, long step) {
-#if defined(__AVX512BW__)
-    for (int j = 0; j < num; j++) { /* what exceeds an int becomes the largest one; NaN becomes 0 */
-        __m512i whole = _mm512_cvttps_epu32(_mm512_max_ps((__m512)v[j], (__m512)all(0)));
-        _mm_storeu_si128((__m128i *)(at + j * step), _mm512_cvtusepi32_epi8(whole));
-    }
-#elif defined(__AVX2__) && !defined(__AVX512F__)
-    __m256i w[4]; /* packing saturates; what exceeds an int is clipped first */
-    for (int j = 0; j < 4; j++) w[j] = _mm256_cvttps_epi32(_mm256_min_ps((__m256)v[j < num ? j : 0], (__m256)all(255)));
-    __m256i all4 = _mm256_packus_epi16(_mm256_packs_epi32(w[0], w[1]), _mm256_packs_epi32(w[2], w[3]));
-    all4 = _mm256_permutevar8x32_epi32(all4, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    __m128i low = _mm256_castsi256_si128(all4), high = _mm256_extracti128_si256(all4, 1);
-    _mm_storel_epi64((__m128i *)at, low);
-    if (num > 1) _mm_storeh_pd((double *)(at + step), (__m128d)low);
-    if (num > 2) _mm_storel_epi64((__m128i *)(at + 2 * step), high);
-    if (num > 3) _mm_storeh_pd((double *)(at + 3 * step), (__m128d)high);
-#else
-    for (int j = 0; j < num; j++) {
-        vec value = relu(v[j]);
-        ivec over = value > 255;
-        ivec whole = __builtin_convertvector((vec)(((ivec)value & ~over) | ((ivec)all(255) & over)), ivec);
-        for (int l = 0; l < VL; l++) at[j * step + l] = (byte)whole[l];
-    }
-#endif
-}
-
-/* Write `num` adjacent outputs, at most 4, of VL channels from c: the first at `at`, the others `step` apart. */
-INLINE void put(Result r, vec v[4], int num, long at, long step, long c) {
-    if (r.add)
-        for (int j = 0; j < num; j++) {
-            v[j] += LOAD(r.add + at + j * step);
-            PREFETCH(r.add, at + (j + 4) * step);
-        }
-    if (r.values)
-        for (int j = 0; j < num; j++) {
-            STORE(r.values + at + j * step, v[j]);
-            PREFETCH_TO_WRITE(r.values, at + (j + 4) * step);
-        }
-    if (r.bytes) {
-        for (int j = 0; j < num; j++) v[j] = v[j] * LOAD(r.scale + c) + LOAD(r.shift + c);
-        to_bytes(v, num, r.bytes + at, step);
-    }
-}
+/* ---- outputs ------------------------------------------------------------------------------------------------------ */
 
 INLINE void strided_output_1d(const vec m[9], vec y[4]) {
     vec sum = m[1] + m[2], difference = m[1] - m[2];
@@ -297,14 +238,14 @@ static void conv_parts(void *job, long first_part, long last_part) {
 
 /* Convolve x with a border of zeros. `values` receives conv(x) + add, `bytes` the same quantized.
  *
- * x: (B, H, W, in). points: 6 or 9 for 3x3 with stride 1 or 2, 1 for 1x1. U: weights, [f][n / NB][k / 2][n % NB][k %
+ * x: (B, H, W, in). kernel: 3 or 1. stride: 1 or 2. U: weights, [f][n / NB][k / 2][n % NB][k %
  * 2]. rescale: [f][n], the value of one unit of the products. n is padded to a multiple of NB. add, values: (B, H', W',
  * out) or NULL; they may be the same memory. bytes: of the same shape or NULL, with scale and shift (out). Returns 0,
  * or 1 if memory runs out. */
-int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out, long stride, int points,
+int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out, long kernel, long stride,
                        const short *U, const float *rescale, const float *add, const float *scale, const float *shift,
                        float *values, byte *bytes, int threads) {
-    int num_f = points * points;
+    int points = kernel == 1 ? 1 : stride == 1 ? 6 : 9, num_f = points * points;
     Shape s = {B, H, W, in}, y = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
     long units = points > 1 ? num_tiles(y) : B * y.H * y.W, N = round_up(out, NB);
     long size = num_f * (sizeof(short) * in + sizeof(float) * N), block = (320 << 10) / size / MR * MR;
@@ -321,25 +262,4 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
                  points, 0};
     in_parallel(threads, num_blocks * slices, 1, conv_parts, &conv);
     return conv.failed;
-}
-
-typedef struct {
-    const float *x, *scale, *shift;
-    byte *bytes;
-    long C;
-} Map;
-
-static void quantize_positions(void *job, long first, long last) {
-    const Map m = *(const Map *)job;
-    for (long n = first; n < last; n++)
-        for (long c = 0; c < m.C; c += VL) {
-            vec v[4] = {LOAD(m.x + n * m.C + c) * LOAD(m.scale + c) + LOAD(m.shift + c)};
-            to_bytes(v, 1, m.bytes + n * m.C + c, m.C);
-        }
-}
-
-/* bytes = scale x + shift, clipped to 0..255 and truncated; `num` positions of C channels. */
-void wrn_quantize(const float *x, long num, long C, const float *scale, const float *shift, byte *bytes, int threads) {
-    Map map = {x, scale, shift, bytes, C};
-    in_parallel(threads, num, grain_of(num, 8192 / C + 1, threads), quantize_positions, &map);
 }

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.kernels.library import library
-from wideresnet.kernels.ops import LANES, Normalized, _at, _positions, empty
+from wideresnet.kernels.ops import LANES, Normalized, _at, empty
 from wideresnet.kernels.threads import num_threads
 
 MAX_BYTE = 255
+MAX_SIGNED_BYTE = 127
 MAX_WEIGHT = 2**15 - 1
 MAX_SUM = 2**31 - 1
 
@@ -108,12 +109,6 @@ class Quantizer:
         # Clipping at 0 is the ReLU. The 0.5 turns truncation into rounding.
         return cls((norm.scale.double() / step).float(), (norm.shift.double() / step + 0.5).float())
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Quantize a map: float32 (B, C, H, W) -> uint8 (B, C, H, W)."""
-        q = empty(*x.shape, dtype=torch.uint8)
-        library().wrn_quantize(_at(x), *_positions(x), _at(self.scale), _at(self.shift), _at(q), num_threads())
-        return q
-
 
 class QuantizedConv:
     """A convolution of byte maps with integer weights.
@@ -121,24 +116,29 @@ class QuantizedConv:
     Args:
         conv: a convolution that `fits`.
         step: float64 (in_channels,), the value of one unit of the input bytes.
+        direct: whether weights have 8 bits and are used as they are; False for 16 bits, transformed for tiles.
 
     Attributes:
-        points: 6 or 9 inputs per tile side, whose squares are the frequencies; 1 for a 1x1 convolution.
-        weight: int16, in the kernel's layout.
-        rescale: float32 (points^2, output channels), the value of one unit of the products.
+        kernel, stride: side of the kernel, and its step.
+        weight: int16 or int8, in the kernel's layout.
+        rescale: float32 (frequencies, output channels), the value of one unit of the products.
     """
 
-    def __init__(self, conv: nn.Conv2d, step: Tensor) -> None:
-        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
-        self.stride = conv.stride[0]
+    def __init__(self, conv: nn.Conv2d, step: Tensor, *, direct: bool = False) -> None:
+        self.in_channels, self.out_channels, self.direct = conv.in_channels, conv.out_channels, direct
+        self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
         # The steps of the input are folded into the weights, so that bytes can be multiplied as they are.
         weight = conv.weight.detach().double() * step[:, None, None]  # (out, in, kernel, kernel)
-        if conv.kernel_size == (1, 1):
-            self.points, matrices, highest = 1, weight.flatten(1)[None], torch.tensor([MAX_BYTE])
+        if direct:
+            matrices = weight.permute(0, 2, 3, 1).flatten(1)[None]
+            self.weight, self.rescale = pack(*to_bytes(matrices), together=4)
+            return
+        if self.kernel == 1:
+            matrices, highest = weight.flatten(1)[None], torch.tensor([MAX_BYTE])
         else:
             form = tiles(self.stride)
-            self.points, matrices, highest = len(form.g), form.weight(weight), MAX_BYTE * form.highest()
-        self.weight, self.rescale = pack(*to_integers(matrices, highest))
+            matrices, highest = form.weight(weight), MAX_BYTE * form.highest()
+        self.weight, self.rescale = pack(*to_integers(matrices, highest), together=2)
 
     def __call__(
         self, q: Tensor, *, add: Tensor | None = None, quantizer: Quantizer | None = None, values: bool = True
@@ -158,12 +158,20 @@ class QuantizedConv:
         shape = batch, self.out_channels, ceil_div(height, self.stride), ceil_div(width, self.stride)
         result = None if not values else empty(*shape) if add is None else add
         quantized = empty(*shape, dtype=torch.uint8) if quantizer else None
-        library().wrn_quantized_conv(
-            _at(q), batch, height, width, self.in_channels, self.out_channels, self.stride, self.points,
+        run = library().wrn_direct_conv if self.direct else library().wrn_quantized_conv
+        run(
+            _at(q), batch, height, width, self.in_channels, self.out_channels, self.kernel, self.stride,
             _at(self.weight), _at(self.rescale), _at(add), _at(quantizer and quantizer.scale),
             _at(quantizer and quantizer.shift), _at(result), _at(quantized), num_threads(),
         )  # fmt: skip
         return result, quantized
+
+
+def to_bytes(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Round weights to integers of 8 bits, float64 (F, N, K), with one unit (F, N) for each output channel."""
+    unit = matrices.abs().amax(2) / MAX_SIGNED_BYTE
+    unit = torch.where(unit > 0, unit, 1.0)
+    return (matrices / unit[:, :, None]).round(), unit
 
 
 def to_integers(matrices: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,17 +192,22 @@ def to_integers(matrices: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
     return (matrices / unit[:, :, None]).round(), unit
 
 
-def pack(integers: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+def pack(integers: Tensor, unit: Tensor, *, together: int) -> tuple[Tensor, Tensor]:
     """Bring weights into the kernel's layout, with N padded to a multiple of the panel.
 
+    Args:
+        integers: float64 (F, N, K).
+        unit: float64 (F, N).
+        together: 2 integers of 16 bits, or 4 of 8 bits, that one instruction multiplies.
+
     Returns:
-        int16 [f][n / panel][k / 2][n % panel][k % 2] and float32 [f][n].
+        int16 or int8 [f][n / panel][k / together][n % panel][k % together] and float32 [f][n].
     """
     num_f, out, size = integers.shape
-    panel = library().wrn_panel()
+    panel, dtype = library().wrn_panel(), torch.int16 if together == 2 else torch.int8
     padded = ceil_div(out, panel) * panel
-    weight = torch.zeros(num_f, padded, size, dtype=torch.int16, device="cpu")
-    weight[:, :out] = integers.to(torch.int16)
+    weight = torch.zeros(num_f, padded, size, dtype=dtype, device="cpu")
+    weight[:, :out] = integers.to(dtype)
     rescale = torch.zeros(num_f, padded, dtype=torch.float32, device="cpu")
     rescale[:, :out] = unit
-    return weight.view(num_f, -1, panel, size // 2, 2).transpose(2, 3).contiguous(), rescale
+    return weight.view(num_f, -1, panel, size // together, together).transpose(2, 3).contiguous(), rescale

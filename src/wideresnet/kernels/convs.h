@@ -1,0 +1,8 @@
+/* The convolutions that program.c runs; described where they are defined. */
+
+int wrn_quantized_conv(const unsigned char *x, long B, long H, long W, long in, long out, long kernel, long stride,
+                       const short *U, const float *rescale, const float *add, const float *scale, const float *shift,
+                       float *values, unsigned char *bytes, int threads);
+int wrn_direct_conv(const unsigned char *x, long B, long H, long W, long in, long out, long kernel, long stride,
+                    const signed char *w, const float *rescale, const float *add, const float *scale,
+                    const float *shift, float *values, unsigned char *bytes, int threads);

@@ -1,0 +1,153 @@
+/* A network in evaluation mode as one call: a list of operations over maps that lie in one piece of memory.
+ *
+ * Lists are made by engines/program.py. Between two operations only the next one is looked up, so that a network of forty
+ * layers takes no longer than its layers. The first operation is the stem and the last one the head; both compute an
+ * image by itself, so that its logits are the same bits in any batch.
+ */
+#include <math.h>
+#include <stdatomic.h>
+
+#include "convs.h"
+#include "pool.h"
+#include "quantized.h"
+
+enum Kind { STEM, CONV, QUANTIZED, DIRECT, HEAD };
+
+/* An operation. H, W, in: of the map that it reads. kernel: its side. Maps are places in the arena, in bytes, -1 for none.
+ * scale, shift: the normalization before a CONV and in the HEAD; the quantization after the others. rescale: of 8-bit
+ * weights; the bias of the HEAD. */
+typedef struct {
+    long kind, kernel, H, W, in, out, stride, reads, adds, values, bytes;
+    const void *weight;
+    const float *rescale, *scale, *shift;
+} Op;
+
+/* ---- stem: a small convolution of the images, which may lie in memory in any order --------------------------------- */
+
+typedef struct { const float *at; long image, channel, row, column; } Images; /* and the distances between neighbors */
+typedef struct { const Op *op; Images images; Result result; atomic_int failed; } Stem;
+
+enum { ACROSS = 8 }; /* outputs in a row that share the weights in registers */
+
+static void stem_rows(void *job, long first, long last) {
+    Stem *stem = job;
+    const Op *op = stem->op;
+    long k = op->kernel, border = k / 2, W = op->W, wide = round_up(W, ACROSS) + k - 1;
+    float *lines = wrn_scratch(op->in * k * wide);
+    if (!lines) {
+        stem->failed = 1;
+        return;
+    }
+    for (long at = first; at < last; at++) {
+        long image = at / op->H, row = at % op->H;
+        for (long c = 0; c < op->in; c++)
+            for (long i = 0; i < k; i++) { /* with their borders of zeros */
+                float *line = memset(lines + (c * k + i) * wide, 0, sizeof(float) * wide);
+                long from = row + i - border;
+                const float *x = stem->images.at + image * stem->images.image + c * stem->images.channel
+                                 + from * stem->images.row;
+                for (long j = 0; from >= 0 && from < op->H && j < W; j++)
+                    line[border + j] = x[j * stem->images.column];
+            }
+        for (long left = 0; left < W; left += ACROSS)
+            for (long n = 0; n < op->out; n += VL) {
+                vec sum[ACROSS];
+                for (int p = 0; p < ACROSS; p++) sum[p] = (vec){0};
+                const float *w = (const float *)op->weight + n;
+                for (long c = 0; c < op->in * k; c++)
+                    for (long j = 0; j < k; j++, w += op->out)
+                        for (int p = 0; p < ACROSS; p++) sum[p] += all(lines[c * wide + left + j + p]) * LOAD(w);
+                for (int p = 0; p < min(ACROSS, W - left); p += 4)
+                    put(stem->result, sum + p, (int)min(4, W - left - p), (at * W + left + p) * op->out + n, op->out, n);
+            }
+    }
+}
+
+/* ---- head: normalization, ReLU, mean over all positions, classifier ------------------------------------------------ */
+
+typedef struct { const Op *op; const float *x; float *logits; atomic_int failed; } Head;
+
+static void classify_images(void *job, long first, long last) {
+    Head *head = job;
+    const Op *op = head->op;
+    long C = op->in, num = op->H * op->W;
+    float *mean = wrn_scratch(C);
+    if (!mean) {
+        head->failed = 1;
+        return;
+    }
+    for (long at = first; at < last; at++) {
+        const float *x = head->x + at * num * C;
+        for (long c = 0; c < C; c += VL) {
+            vec sum = {0}, scale = LOAD(op->scale + c), shift = LOAD(op->shift + c);
+            for (long n = 0; n < num; n++) sum += relu(LOAD(x + n * C + c) * scale + shift);
+            STORE(mean + c, sum * (1.f / num));
+        }
+        for (long label = 0; label < op->out; label++) {
+            const float *w = (const float *)op->weight + label * C;
+            vec sum = {0};
+            for (long c = 0; c < C; c += VL) sum += LOAD(mean + c) * LOAD(w + c);
+            float logit = op->rescale[label];
+            for (int l = 0; l < VL; l++) logit += sum[l];
+            head->logits[at * op->out + label] = logit;
+        }
+    }
+}
+
+/* Quantization would turn NaN into numbers. So the logits of an image that is not finite are NaN. */
+static void mark_lost(Images images, long B, const Op *stem, float *logits, long num_classes) {
+    for (long image = 0; image < B; image++) {
+        double sum = 0; /* floats could overflow, though all of them are finite */
+        for (long c = 0; c < stem->in; c++)
+            for (long i = 0; i < stem->H; i++) {
+                const float *x = images.at + image * images.image + c * images.channel + i * images.row;
+                for (long j = 0; j < stem->W; j++) sum += x[j * images.column];
+            }
+        for (long label = 0; !isfinite(sum) && label < num_classes; label++) logits[image * num_classes + label] = NAN;
+    }
+}
+
+/* ---- the network ---------------------------------------------------------------------------------------------------- */
+
+/* Logits (B, classes) of images: (B, in, H, W), whose neighbors are `strides` floats apart. Returns 0, or 1 if memory
+ * runs out. */
+int wrn_run(const Op *ops, long num, const float *x, const long *strides, long B, float *logits, char *arena,
+            int threads) {
+    Images images = {x, strides[0], strides[1], strides[2], strides[3]};
+    int failed = 0, in_bytes = 0;
+    for (const Op *op = ops; op < ops + num && !failed; op++) {
+        const void *reads = op->reads < 0 ? NULL : arena + op->reads;
+        const float *add = op->adds < 0 ? NULL : (const float *)(arena + op->adds);
+        float *values = op->values < 0 ? NULL : (float *)(arena + op->values);
+        byte *bytes = op->bytes < 0 ? NULL : (byte *)(arena + op->bytes);
+        switch ((enum Kind)op->kind) {
+        case STEM: {
+            Stem stem = {op, images, {NULL, op->scale, op->shift, values, bytes}, 0};
+            in_parallel(threads, B * op->H, grain_of(B * op->H, 4, threads), stem_rows, &stem);
+            failed = stem.failed;
+            break;
+        }
+        case CONV:
+            failed = wrn_conv(reads, B, op->H, op->W, op->in, op->out, (int)op->kernel, (int)op->stride, 0, op->scale,
+                              op->shift, op->weight, add, NULL, NULL, NULL, NULL, values, NULL, threads);
+            break;
+        case QUANTIZED:
+            failed = wrn_quantized_conv(reads, B, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,
+                                        op->rescale, add, op->scale, op->shift, values, bytes, threads);
+            in_bytes = 1;
+            break;
+        case DIRECT:
+            failed = wrn_direct_conv(reads, B, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,
+                                     op->rescale, add, op->scale, op->shift, values, bytes, threads);
+            in_bytes = 1;
+            break;
+        case HEAD: {
+            Head head = {op, reads, logits, 0};
+            in_parallel(threads, B, 1, classify_images, &head);
+            failed = head.failed;
+        }
+        }
+    }
+    if (in_bytes && !failed) mark_lost(images, B, ops, logits, ops[num - 1].out);
+    return failed;
+}

@@ -1,0 +1,64 @@
+/* Common to the convolutions that read or write 8-bit maps: how results are stored, as values and as bytes. */
+#include "tiles.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+typedef unsigned char byte;
+
+/* Where results go: result + add to `values`; scale (result + add) + shift, clipped to 0..255 and truncated, to
+ * `bytes`. */
+typedef struct {
+    const float *add, *scale, *shift;
+    float *values;
+    byte *bytes;
+} Result;
+
+/* Clip, truncate and store `num` vectors, at most 4, at addresses `step` apart. */
+INLINE void to_bytes(const vec v[4], int num, byte *at, long step) {
+#if defined(__AVX512BW__)
+    for (int j = 0; j < num; j++) { /* what exceeds an int becomes the largest one; NaN becomes 0 */
+        __m512i whole = _mm512_cvttps_epu32(_mm512_max_ps((__m512)v[j], (__m512)all(0)));
+        _mm_storeu_si128((__m128i *)(at + j * step), _mm512_cvtusepi32_epi8(whole));
+    }
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    __m256i w[4]; /* packing saturates; what exceeds an int is clipped first */
+    for (int j = 0; j < 4; j++) w[j] = _mm256_cvttps_epi32(_mm256_min_ps((__m256)v[j < num ? j : 0], (__m256)all(255)));
+    __m256i all4 = _mm256_packus_epi16(_mm256_packs_epi32(w[0], w[1]), _mm256_packs_epi32(w[2], w[3]));
+    all4 = _mm256_permutevar8x32_epi32(all4, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    __m128i low = _mm256_castsi256_si128(all4), high = _mm256_extracti128_si256(all4, 1);
+    _mm_storel_epi64((__m128i *)at, low);
+    if (num > 1) _mm_storeh_pd((double *)(at + step), (__m128d)low);
+    if (num > 2) _mm_storel_epi64((__m128i *)(at + 2 * step), high);
+    if (num > 3) _mm_storeh_pd((double *)(at + 3 * step), (__m128d)high);
+#else
+    for (int j = 0; j < num; j++) {
+        vec value = relu(v[j]);
+        ivec over = value > 255;
+        ivec whole = __builtin_convertvector((vec)(((ivec)value & ~over) | ((ivec)all(255) & over)), ivec);
+        for (int l = 0; l < VL; l++) at[j * step + l] = (byte)whole[l];
+    }
+#endif
+}
+
+/* Write `num` adjacent outputs, at most 4, of VL channels from c: the first at `at`, the others `step` apart. What v
+ * holds is overwritten. */
+INLINE void put(Result r, vec v[4], int num, long at, long step, long c) {
+    if (r.add)
+        for (int j = 0; j < num; j++) {
+            v[j] += LOAD(r.add + at + j * step);
+            PREFETCH(r.add, at + (j + 4) * step);
+        }
+    if (r.values)
+        for (int j = 0; j < num; j++) {
+            STORE(r.values + at + j * step, v[j]);
+            PREFETCH_TO_WRITE(r.values, at + (j + 4) * step);
+        }
+    if (r.bytes) {
+        for (int j = 0; j < num; j++) v[j] = v[j] * LOAD(r.scale + c) + LOAD(r.shift + c);
+        to_bytes(v, num, r.bytes + at, step);
+    }
+}

@@ -1,0 +1,100 @@
+/* Drives the convolutions of small random layers, natively, under sanitizers or on an emulated processor: exit code 0 if
+ * all agree with the definition, for several threads. Memory has exactly the sizes that are documented. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convs.h"
+
+long wrn_panel(void);
+
+static unsigned state = 1;
+static unsigned draw(unsigned below) { return (state = state * 1664525u + 1013904223u) / 65536u % below; }
+static float real(void) { return (float)draw(20001) / 10000.f - 1.f; }
+
+static void *memory(long num, long size) {
+    void *found = malloc(num * size);
+    if (!found) exit(2);
+    return found;
+}
+static float *reals(long num) {
+    float *found = memory(num, sizeof(float));
+    for (long i = 0; i < num; i++) found[i] = real();
+    return found;
+}
+
+typedef struct { long B, H, W, in, out, kernel, stride, h, w; } Layer;
+
+static Layer draw_layer(void) {
+    Layer l = {1 + draw(4), 1 + draw(13), 1 + draw(13), 16 * (1 + draw(4)), 16 * (1 + draw(4)), draw(3) ? 3 : 1,
+               1 + draw(2), 0, 0};
+    l.h = (l.H + l.stride - 1) / l.stride, l.w = (l.W + l.stride - 1) / l.stride;
+    return l;
+}
+
+/* sum over the kernel of x w at an output; x (B, H, W, in), w (out, kernel, kernel, in) */
+static double at(Layer l, long output, long channel, double (*x)(long), double (*w)(long)) {
+    long image = output / l.w / l.h, top = output / l.w % l.h * l.stride, left = output % l.w * l.stride;
+    double sum = 0;
+    for (long i = 0; i < l.kernel; i++)
+        for (long j = 0; j < l.kernel; j++) {
+            long row = top + i - l.kernel / 2, column = left + j - l.kernel / 2;
+            if (row < 0 || row >= l.H || column < 0 || column >= l.W) continue;
+            for (long k = 0; k < l.in; k++)
+                sum += x(((image * l.H + row) * l.W + column) * l.in + k)
+                       * w(((channel * l.kernel + i) * l.kernel + j) * l.in + k);
+        }
+    return sum;
+}
+
+static void compare(const char *what, Layer l, double found, double wanted, double tolerance) {
+    if (fabs(found - wanted) <= tolerance) return;
+    printf("%s %ldx%ldx%ldx%ld to %ld, kernel %ld, stride %ld: %g instead of %g\n", what, l.B, l.H, l.W, l.in, l.out,
+           l.kernel, l.stride, found, wanted);
+    exit(1);
+}
+
+/* ---- 8 bits ------------------------------------------------------------------------------------------------------- */
+
+static unsigned char *q;
+static signed char *weights;
+static double byte_at(long i) { return q[i]; }
+static double weight_at(long i) { return weights[i]; }
+
+static void direct(Layer l, int threads) {
+    long panel = wrn_panel(), N = (l.out + panel - 1) / panel * panel, K = l.kernel * l.kernel * l.in;
+    long size = l.B * l.H * l.W * l.in, num = l.B * l.h * l.w * l.out;
+    q = memory(size, 1), weights = memory(l.out * K, 1);
+    for (long i = 0; i < size; i++) q[i] = (unsigned char)draw(256);
+    for (long i = 0; i < l.out * K; i++) weights[i] = (signed char)((int)draw(255) - 127);
+    signed char *packed = memory(N * K, 1);
+    for (long n = 0; n < N; n++)
+        for (long k = 0; k < K; k++)
+            packed[n / panel * panel * K + k / 4 * 4 * panel + n % panel * 4 + k % 4] = n < l.out ? weights[n * K + k] : 0;
+    float *rescale = memory(N, sizeof(float)), *values = memory(num, sizeof(float)), *add = reals(num);
+    float *scale = memory(l.out, sizeof(float)), *shift = memory(l.out, sizeof(float));
+    for (long n = 0; n < N; n++) rescale[n] = 1;
+    for (long n = 0; n < l.out; n++) scale[n] = 1.f / 4096, shift[n] = 100.5f;
+    unsigned char *bytes = memory(num, 1);
+    if (wrn_direct_conv(q, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, packed, rescale, add, scale, shift, values,
+                        bytes, threads))
+        exit(2);
+    for (long i = 0; i < num; i++) {
+        double wanted = at(l, i / l.out, i % l.out, byte_at, weight_at) + add[i];
+        compare("direct", l, values[i], wanted, 1e-6 * fabs(wanted) + 1e-6);
+        double whole = floor(fmin(fmax(values[i] / 4096. + 100.5, 0), 255.5));
+        compare("bytes", l, bytes[i], fmin(whole, 255), 1); /* one, as the kernel rounds once less */
+    }
+    free(q), free(weights), free(packed), free(rescale), free(values), free(add), free(scale), free(shift), free(bytes);
+}
+
+int main(int count, char **arguments) {
+    int rounds = count > 1 ? atoi(arguments[1]) : 100;
+    for (int round = 0; round < rounds; round++) {
+        Layer l = draw_layer();
+        int threads = 1 + (int)draw(4);
+        direct(l, threads);
+    }
+    return 0;
+}
