@@ -118,40 +118,32 @@ class Program:
         self.description = description
         self.norms = {number: ops.normalize_running(norm) for number, norm in description.norms.items()}
         self.weights = [
-            ops.transform_weight(layer.conv.weight) if ops.fits(layer.conv) else None for layer in description.layers
+            ops.transform_weight(layer.conv.weight, layer.conv.stride[0]) if ops.fits(layer.conv) else None
+            for layer in description.layers
         ]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute logits (B, num_classes) of float32 images (B, C, H, W), without gradients."""
         description = self.description
-        maps, active = {0: ops.channels_last(description.stem(x))}, dict[int, Tensor]()
+        maps = {0: ops.channels_last(description.stem(x))}
         for layer, weight, unused in zip(description.layers, self.weights, description.last_uses, strict=True):
-            maps[layer.writes] = self._convolve(layer, weight, maps, active)
+            maps[layer.writes] = self._convolve(layer, weight, maps)
             for number in unused:
                 del maps[number]
-                active.pop(number, None)
         x = ops.activate(maps[description.output], self.norms[description.output])
         return description.fc(x.mean((2, 3)))
 
-    def _convolve(
-        self, layer: Layer, weight: Tensor | None, maps: dict[int, Tensor], active: dict[int, Tensor]
-    ) -> Tensor:
+    def _convolve(self, layer: Layer, weight: ops.Weight | None, maps: dict[int, Tensor]) -> Tensor:
         """Run a layer.
 
         Args:
             weight: transformed; None if PyTorch computes this convolution.
-            active: the activated maps that several layers read.
         """
-        conv, number, is_shared = layer.conv, layer.reads, layer.reads in self.description.shared
+        conv, x, norm = layer.conv, maps[layer.reads], self.norms[layer.reads]
         add = None if layer.adds is None else maps[layer.adds]
-        if weight is not None and not is_shared:  # everything in one kernel
-            return ops.convolve(maps[number], weight, conv.out_channels, self.norms[number], add)[0]
-        source = active[number] if number in active else ops.activate(maps[number], self.norms[number])
-        if is_shared:
-            active[number] = source
-        if weight is not None:
-            return ops.convolve(source, weight, conv.out_channels, None, add)[0]
-        y = ops.channels_last(F.conv2d(source, conv.weight, None, conv.stride, conv.padding))
+        if weight is not None:  # everything in one kernel
+            return ops.convolve(x, weight, norm, add)[0]
+        y = ops.channels_last(F.conv2d(ops.activate(x, norm), conv.weight, None, conv.stride, conv.padding))
         if add is not None:
             y += add
         return y
