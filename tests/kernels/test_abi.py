@@ -48,17 +48,17 @@ def test_every_function_that_is_named_in_c_is_found() -> None:
     ("arguments", "error"),
     [
         ((), TypeError),
-        ((16,), TypeError),
-        ((16, 16, 16), TypeError),  # which `argtypes` alone would accept
-        ((16, 16.0), ctypes.ArgumentError),
-        ((16, torch.ones(1)), ctypes.ArgumentError),
-        ((16, None), ctypes.ArgumentError),
+        ((3, 16), TypeError),
+        ((3, 16, 16, 16), TypeError),  # which `argtypes` alone would accept
+        ((3, 16, 16.0), ctypes.ArgumentError),
+        ((3, 16, torch.ones(1)), ctypes.ArgumentError),
+        ((3, 16, None), ctypes.ArgumentError),
     ],
 )
 def test_a_wrong_call_raises(arguments: tuple[Any, ...], error: type[Exception]) -> None:
     if reason := why_unavailable():
         pytest.skip(reason)
-    assert library().wrn_weight_size(16, 16) >= 36 * 16 * 16
+    assert library().wrn_weight_size(3, 16, 16) >= 36 * 16 * 16
     with pytest.raises(error):
         library().wrn_weight_size(*arguments)
 

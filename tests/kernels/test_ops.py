@@ -28,6 +28,9 @@ SHAPES = [(3, 16, 32, size) for size in MAPS] + [
 ]
 
 
+KINDS = [(3, 1), (3, 2), (1, 1), (1, 2)]  # kernel and stride
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -44,8 +47,8 @@ def a_map(batch: int, channels: int, size: tuple[int, int], *, mean: float = 0.0
     return ops.channels_last(mean + torch.randn(batch, channels, *size))
 
 
-def weights(outs: int, ins: int) -> Tensor:
-    return torch.randn(outs, ins, 3, 3) * (2 / (9 * ins)) ** 0.5
+def weights(outs: int, ins: int, kernel: int = 3) -> Tensor:
+    return torch.randn(outs, ins, kernel, kernel) * (2 / (kernel**2 * ins)) ** 0.5
 
 
 def a_norm(channels: int) -> ops.Normalized:
@@ -74,16 +77,20 @@ def assert_sums(actual: Tensor | None, first: Tensor, second: Tensor) -> None:
         assert ((total - values.sum((0, 2, 3))).abs() / scale).max().item() < CLOSE
 
 
+@pytest.mark.parametrize(("kernel", "stride"), KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_convolution_equals_its_definition(shape: tuple[int, int, int, tuple[int, int]]) -> None:
+def test_a_convolution_equals_its_definition(
+    shape: tuple[int, int, int, tuple[int, int]], kernel: int, stride: int
+) -> None:
     batch, ins, outs, size = shape
-    x, weight, norm, add = a_map(batch, ins, size), weights(outs, ins), a_norm(ins), a_map(batch, outs, size)
-    transformed = ops.transform_weight(weight)
-    plain, sums = ops.convolve(x, transformed, outs)
+    x, weight, norm = a_map(batch, ins, size), weights(outs, ins, kernel), a_norm(ins)
+    transformed = ops.transform_weight(weight, stride)
+    plain, sums = ops.convolve(x, transformed)
     assert sums is None
-    assert_near(plain, F.conv2d(x.double(), weight.double(), padding=1))
-    whole, sums = ops.convolve(x, transformed, outs, norm, add, summed=True)
-    assert_near(whole, F.conv2d(doubled(norm, x).relu(), weight.double(), padding=1) + add.double())
+    assert_near(plain, F.conv2d(x.double(), weight.double(), None, stride, kernel // 2))
+    add = ops.channels_last(torch.randn_like(plain))
+    whole, sums = ops.convolve(x, transformed, norm, add, summed=True)
+    assert_near(whole, F.conv2d(doubled(norm, x).relu(), weight.double(), None, stride, kernel // 2) + add.double())
     assert_sums(sums, whole.double(), whole.double().square())
 
 
@@ -117,7 +124,7 @@ def test_the_gradient_of_the_weights_equals_autograds(shape: tuple[int, int, int
 def test_weights_larger_than_any_cache_are_used_on_larger_blocks_with_the_same_results() -> None:
     x, gradient, weight, norm = a_map(4, 640, (29, 28)), a_map(4, 640, (29, 28)), weights(640, 640), a_norm(640)
     forwards, backwards = (ops.transform_weight(weight, backwards=flag) for flag in (False, True))
-    y, sums = ops.convolve(x, forwards, 640, norm, summed=True)
+    y, sums = ops.convolve(x, forwards, norm, summed=True)
     through, back = ops.convolve_backward(gradient, backwards, x, norm)
     assert_sums(back, through.double(), through.double() * (x.double() - norm.mean.double()[:, None, None]))
     expected = F.conv2d(doubled(norm, x).relu(), weight.double(), padding=1)
@@ -125,7 +132,7 @@ def test_weights_larger_than_any_cache_are_used_on_larger_blocks_with_the_same_r
     assert_sums(sums, y.double(), y.double().square())
     for i in range(4):  # whatever the size of a block
         own, others = x[i : i + 1], gradient[i : i + 1]
-        assert torch.equal(ops.convolve(own, forwards, 640, norm)[0], y[i : i + 1])
+        assert torch.equal(ops.convolve(own, forwards, norm)[0], y[i : i + 1])
         assert torch.equal(ops.convolve_backward(others, backwards, own, norm)[0], through[i : i + 1])
     found = ops.convolve_weight_gradient(x, gradient, norm)
     each = [ops.convolve_weight_gradient(x[i : i + 1], gradient[i : i + 1], norm).double() for i in range(4)]
@@ -159,7 +166,7 @@ def test_normalization_equals_batch_norm_with_its_running_statistics(
 def test_sums_fused_into_the_convolution_give_the_variance_of_a_map_far_from_zero() -> None:
     x, weight = a_map(6, 16, (33, 31)), weights(32, 16)
     add = a_map(6, 32, (33, 31), mean=1000.0)
-    y, sums = ops.convolve(x, ops.transform_weight(weight), 32, None, add, summed=True)
+    y, sums = ops.convolve(x, ops.transform_weight(weight), None, add, summed=True)
     assert sums is not None
     mean, square = sums / (y.numel() // 32)
     variance = y.double().var((0, 2, 3), correction=0)
@@ -205,7 +212,7 @@ def test_nan_and_inf_reach_the_output(bad: float) -> None:
     with torch.no_grad():
         norm.scale.abs_()
     x[1, 3, 8, 8] = bad
-    y, sums = ops.convolve(x, ops.transform_weight(weight), 32, norm, summed=True)
+    y, sums = ops.convolve(x, ops.transform_weight(weight), norm, summed=True)
     assert sums is not None
     assert not torch.isfinite(y[1, :, 7:, 7:]).any()
     assert torch.isfinite(y[0]).all()
@@ -232,7 +239,7 @@ def test_the_number_of_threads_changes_the_rounding_of_sums_and_nothing_else(
     for number in range(1, 8):
         torch.set_num_threads(number)
         transformed, backwards = (ops.transform_weight(weight, backwards=way) for way in (False, True))
-        y, sums = ops.convolve(x, transformed, outs, norm, gradient, summed=True)
+        y, sums = ops.convolve(x, transformed, norm, gradient, summed=True)
         dx, dsums = ops.convolve_backward(gradient, backwards, x, norm)
         dw = ops.convolve_weight_gradient(x, gradient, norm)
         equal = [y, dx, ops.activate(x, norm), ops.statistics(x), ops.activate_backward(dx.clone(), x, norm)]
@@ -263,7 +270,7 @@ def test_a_thread_that_ends_leaves_no_memory_behind() -> None:
 
     def work() -> None:
         torch.set_num_threads(1)
-        ops.convolve(x, transformed, 64)
+        ops.convolve(x, transformed)
 
     x, transformed = a_map(4, 64, (32, 32)), ops.transform_weight(weights(64, 64))  # needs some 2 MiB of scratch
     before = 0.0
@@ -278,7 +285,7 @@ def test_a_thread_that_ends_leaves_no_memory_behind() -> None:
 
 def test_other_memory_layouts_are_converted() -> None:
     x, weight = torch.randn(5, 16, 12, 9), weights(32, 16)
-    expected, _ = ops.convolve(ops.channels_last(x), ops.transform_weight(weight), 32)
+    expected, _ = ops.convolve(ops.channels_last(x), ops.transform_weight(weight))
     wide = torch.randn(5, 32, 24, 9)
     wide[:, ::2, 1::2] = x
     for same in (
@@ -286,10 +293,10 @@ def test_other_memory_layouts_are_converted() -> None:
         wide[:, ::2, 1::2],
         x.transpose(2, 3).contiguous().transpose(2, 3),
     ):
-        y, _ = ops.convolve(ops.channels_last(same), ops.transform_weight(weight), 32)
+        y, _ = ops.convolve(ops.channels_last(same), ops.transform_weight(weight))
         assert torch.equal(y, expected)
     turned = ops.transform_weight(weight.contiguous(memory_format=torch.channels_last))
-    assert torch.equal(turned, ops.transform_weight(weight))
+    assert torch.equal(turned.values, ops.transform_weight(weight).values)
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 1, 1), (4, 16, 1, 1), (1, 16, 5, 1), (2, 16, 1, 7), (3, 16, 4, 4)])
@@ -310,9 +317,15 @@ def test_a_map_that_is_channels_last_is_not_copied() -> None:
     ("changes", "fits"),
     [
         ({}, True),
-        ({"kernel_size": 1, "padding": 0}, False),
-        ({"stride": 2}, False),
+        ({"kernel_size": 1, "padding": 0}, True),
+        ({"stride": 2}, True),
+        ({"kernel_size": 1, "padding": 0, "stride": 2}, True),
+        ({"stride": 3}, False),
+        ({"stride": (1, 2)}, False),
+        ({"kernel_size": (3, 1)}, False),
+        ({"kernel_size": 5, "padding": 2}, False),
         ({"padding": 0}, False),
+        ({"kernel_size": 1}, False),
         ({"dilation": 2, "padding": 2}, False),
         ({"groups": 2}, False),
         ({"bias": True}, False),
@@ -322,7 +335,7 @@ def test_a_map_that_is_channels_last_is_not_copied() -> None:
     ],
     ids=str,
 )
-def test_only_plain_convolutions_of_stride_1_fit(changes: dict[str, object], fits: bool) -> None:
+def test_only_plain_convolutions_of_3x3_and_1x1_fit(changes: dict[str, object], fits: bool) -> None:
     options = {"in_channels": 16, "out_channels": 32, "kernel_size": 3, "padding": 1, "bias": False, **changes}
     assert ops.fits(nn.Conv2d(**options)) is fits  # type: ignore[arg-type]
 
@@ -332,7 +345,7 @@ def test_sums_keep_their_digits_where_the_first_outputs_stand_out(far: float) ->
     add = ops.channels_last(torch.randn(4, 32, 16, 16) + 5)
     add[:, :, 0, 0] += far  # in standard deviations of the others
     transformed = ops.transform_weight(torch.randn(32, 32, 3, 3) * 0.01)
-    y, sums = ops.convolve(ops.channels_last(torch.randn(4, 32, 16, 16)), transformed, 32, None, add, summed=True)
+    y, sums = ops.convolve(ops.channels_last(torch.randn(4, 32, 16, 16)), transformed, None, add, summed=True)
     assert sums is not None
     variance = y.double().var((0, 2, 3), unbiased=False)
     for mean, mean_square in (sums / 1024, ops.statistics(y) / 1024):

@@ -39,7 +39,7 @@ torch.set_num_threads(2)
 x, weight = ops.channels_last(torch.randn(2, 32, 32, 32)), ops.transform_weight(torch.randn(64, 32, 3, 3))
 def compute(threads=2):
     torch.set_num_threads(threads)
-    y = ops.convolve(x, weight, 64)[0]
+    y = ops.convolve(x, weight)[0]
     torch.set_num_threads(1)  # PyTorch itself may not start threads in a fork
     return y
 """
@@ -102,7 +102,7 @@ def test_python_threads_at_once_compute_what_one_does() -> None:
     def compute() -> list[torch.Tensor]:
         torch.set_num_threads(3)  # OpenMP's setting belongs to the thread
         values, result = conv(q.permute(0, 3, 1, 2), quantizer=quantizer)
-        y, sums = ops.convolve(x, ops.transform_weight(weight), 48, summed=True)
+        y, sums = ops.convolve(x, ops.transform_weight(weight), summed=True)
         assert values is not None
         assert result is not None
         assert sums is not None

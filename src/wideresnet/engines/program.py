@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.engines.description import Description, Ineligible, Layer
-from wideresnet.kernels import ops, quantized
+from wideresnet.kernels import ops
 from wideresnet.kernels.abi import Op
 from wideresnet.kernels.library import library
 from wideresnet.kernels.quantized import QuantizedConv, Quantizer
@@ -116,7 +116,7 @@ def check_convs(description: Description) -> None:
     Raises:
         Ineligible: there is one.
     """
-    if description.stem.stride != (1, 1) or not all(quantized.fits(layer.conv) for layer in description.layers):
+    if description.stem.stride != (1, 1) or not all(ops.fits(layer.conv) for layer in description.layers):
         raise Ineligible(f"the kernels are for 1x1 and 3x3 convolutions of multiples of {ops.LANES} channels")
 
 
@@ -125,7 +125,7 @@ class Program:
 
     Attributes:
         steps: the operations. The program keeps their tensors alive, whose addresses the kernels have.
-        plans: by shape of the images, the newest `KEPT_SHAPES` at most.
+        plans: by shape of the images, at most `KEPT_SHAPES`.
     """
 
     def __init__(self, steps: list[Step]) -> None:

@@ -170,8 +170,7 @@ def _forward(
     conv = layer.conv
     if ops.fits(conv):
         source, prologue = (x, norm) if active is None else (active, None)
-        weight = ops.transform_weight(conv.weight)
-        y, sums = ops.convolve(source, weight, conv.out_channels, prologue, add, summed=True)
+        y, sums = ops.convolve(source, _transform(conv, conv.weight), prologue, add, summed=True)
         return y, cast("Tensor", sums)
     y = _convolve(ops.activate(x, norm) if active is None else active, conv)
     if add is not None:
@@ -200,16 +199,16 @@ def _backward(
         respect to the weight.
     """
     conv = layer.conv
-    if ops.fits(conv) and mask is None:  # everything in two kernels, with the activation recomputed inside
+    by_kernels = ops.fits(conv) and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
+    if by_kernels and mask is None:  # everything in two kernels, with the activation recomputed inside
         found = ops.convolve_weight_gradient(x, gradient, norm)
-        backwards = ops.transform_weight(weight, backwards=True)
-        return *ops.convolve_backward(gradient, backwards, x, norm, add), found
+        return *ops.convolve_backward(gradient, _transform(conv, weight, backwards=True), x, norm, add), found
     active = ops.activate(x, norm)
     if mask is not None:
         active *= mask
-    if ops.fits(conv):
+    if by_kernels:
         found = ops.convolve_weight_gradient(active, gradient)
-        through, _ = ops.convolve(gradient, ops.transform_weight(weight, backwards=True), conv.in_channels)
+        through, _ = ops.convolve(gradient, _transform(conv, weight, backwards=True))
     else:
         through, found = _convolve_backward(gradient, active, conv, weight)
     if mask is not None:
@@ -217,6 +216,10 @@ def _backward(
     if add is not None:
         through += add
     return through, ops.activate_backward(through, x, norm), found
+
+
+def _transform(conv: nn.Conv2d, weight: Tensor, *, backwards: bool = False) -> ops.Weight:
+    return ops.transform_weight(weight, conv.stride[0], backwards=backwards)
 
 
 def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:

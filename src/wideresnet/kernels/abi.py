@@ -13,9 +13,9 @@ INT, LONG, FLOAT, POINTER, BOOL = ctypes.c_int, ctypes.c_long, ctypes.c_float, c
 
 FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     # winograd.c
-    "wrn_weight_size": (LONG, [LONG, LONG]),
-    "wrn_transform_weight": (None, [POINTER, LONG, LONG, INT, POINTER, INT]),
-    "wrn_conv": (INT, [POINTER, *[LONG] * 5, *[POINTER] * 10, INT]),
+    "wrn_weight_size": (LONG, [INT, LONG, LONG]),
+    "wrn_transform_weight": (None, [POINTER, INT, INT, LONG, LONG, INT, POINTER, INT]),
+    "wrn_conv": (INT, [POINTER, *[LONG] * 5, INT, INT, INT, *[POINTER] * 10, INT]),
     "wrn_conv_weight_gradient": (INT, [POINTER, POINTER, *[LONG] * 5, POINTER, POINTER, POINTER, INT]),
     # norm.c
     "wrn_statistics": (INT, [POINTER, LONG, LONG, POINTER, INT]),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.kernels.library import library
 from wideresnet.kernels.threads import num_threads
 
@@ -19,9 +20,14 @@ LANES = 16  # channels come in multiples of the floats in the widest vector
 
 def fits(conv: nn.Conv2d) -> bool:
     """Return whether `convolve` computes this convolution."""
+    size, stride = conv.kernel_size[0], conv.stride[0]
     return (
-        conv.kernel_size == (3, 3)
-        and conv.stride == conv.padding == conv.dilation == (1, 1)
+        size in (1, 3)
+        and stride in (1, 2)
+        and conv.kernel_size == (size, size)
+        and conv.stride == (stride, stride)
+        and conv.padding == (size // 2, size // 2)
+        and conv.dilation == (1, 1)
         and conv.groups == 1
         and conv.bias is None
         and conv.padding_mode == "zeros"
@@ -44,71 +50,94 @@ class Normalized:
     shift: Tensor
 
 
-def transform_weight(weight: Tensor, *, backwards: bool = False) -> Tensor:
-    """Transform weights (out, in, 3, 3) for `convolve`; `backwards` for the gradient with respect to the input."""
+@dataclass(frozen=True)
+class Weight:
+    """Transformed weights of a convolution, or of its gradient with respect to the input.
+
+    Attributes:
+        values: in the order in which the kernels read them.
+        channels: of the result.
+        kernel, stride: of the convolution.
+    """
+
+    values: Tensor
+    channels: int
+    kernel: int
+    stride: int
+
+
+def transform_weight(weight: Tensor, stride: int = 1, *, backwards: bool = False) -> Weight:
+    """Transform weights (out, in, kernel, kernel) for `convolve`.
+
+    Args:
+        stride: of the convolution.
+        backwards: whether to transform them for the gradient with respect to the input.
+    """
     weight = channels_last(weight.detach())
-    out_channels, in_channels = weight.shape[:2]
+    out_channels, in_channels, kernel, _ = weight.shape
     ins, outs = (out_channels, in_channels) if backwards else (in_channels, out_channels)
-    transformed = weight.new_empty(library().wrn_weight_size(ins, outs))
+    transformed = weight.new_empty(library().wrn_weight_size(kernel, ins, outs))
     library().wrn_transform_weight(
-        _at(weight), in_channels, out_channels, int(backwards), _at(transformed), num_threads()
+        _at(weight), kernel, stride, in_channels, out_channels, int(backwards), _at(transformed), num_threads()
     )
-    return transformed
+    return Weight(transformed, outs, kernel, stride)
 
 
 def convolve(
     x: Tensor,
-    transformed: Tensor,
-    out_channels: int,
+    weight: Weight,
     norm: Normalized | None = None,
     add: Tensor | None = None,
     *,
     summed: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute conv3x3(relu(norm(x))) + add, and the sums for a normalization of the result.
+    """Compute conv(relu(norm(x))) + add, and the sums for a normalization of the result.
 
     Args:
         x: (B, in, H, W).
-        transformed: weights from `transform_weight`.
+        weight: from `transform_weight`.
         norm: fused normalization and activation before the convolution; None for neither.
-        add: (B, out, H, W).
+        add: like the result.
         summed: whether to compute the sums.
 
     Returns:
-        (B, out, H, W), and float64 (2, out): sums of the result and of its square, or None.
+        (B, out, H', W'), where H' is H / stride, rounded up; and float64 (2, out): sums of the result and of its
+        square, or None.
     """
     batch, channels, height, width = x.shape
-    y = empty(batch, out_channels, height, width)
-    sums = _sums(out_channels) if summed else None
+    y = empty(batch, weight.channels, ceil_div(height, weight.stride), ceil_div(width, weight.stride))
+    sums = _sums(weight.channels) if summed else None
     library().wrn_conv(
-        _at(x), batch, height, width, channels, out_channels, _at(norm and norm.scale), _at(norm and norm.shift),
-        _at(transformed), _at(add), None, None, None, None, _at(y), _at(sums), num_threads(),
+        _at(x), batch, height, width, channels, weight.channels, weight.kernel, weight.stride, 0,
+        _at(norm and norm.scale), _at(norm and norm.shift), _at(weight.values), _at(add), None, None, None, None,
+        _at(y), _at(sums), num_threads(),
     )  # fmt: skip
     return y, sums
 
 
 def convolve_backward(
-    gradient: Tensor, transformed: Tensor, x: Tensor, norm: Normalized, add: Tensor | None = None
+    gradient: Tensor, weight: Weight, x: Tensor, norm: Normalized, add: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Backpropagate through convolution and activation, up to the normalization.
 
     Equals `activate_backward` of (the gradient with respect to the convolution's input, plus add).
 
     Args:
-        gradient: (B, out, H, W), with respect to the result of the convolution.
-        transformed: weights from `transform_weight(..., backwards=True)`.
+        gradient: (B, out, H', W'), with respect to the result of the convolution.
+        weight: from `transform_weight(..., backwards=True)`.
         x: (B, in, H, W), the input of `norm`.
-        add: (B, in, H, W), another gradient with respect to the result of the activation.
+        add: another gradient with respect to the result of the activation: of (B, in, H, W), or of every second row and
+            column, which is what a 1x1 convolution of stride 2 reads.
 
     Returns:
         (B, in, H, W), and float64 (2, in): sums of the result and of its product with x - mean.
     """
-    batch, channels, height, width = gradient.shape
-    result = empty(*x.shape)
-    sums = _sums(x.shape[1])
+    batch, channels, height, width = x.shape
+    result, sums = empty(*x.shape), _sums(channels)
     library().wrn_conv(
-        _at(gradient), batch, height, width, channels, x.shape[1], None, None, _at(transformed), _at(add), _at(x),
-        _at(norm.scale), _at(norm.shift), _at(norm.mean), _at(result), _at(sums), num_threads(),
+        _at(gradient), batch, height, width, gradient.shape[1], channels, weight.kernel, weight.stride,
+        int(weight.stride == 2), None, None, _at(weight.values), _at(add), _at(x), _at(norm.scale), _at(norm.shift),
+        _at(norm.mean), _at(result), _at(sums), num_threads(),
     )  # fmt: skip
     return result, sums
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.kernels.library import library
-from wideresnet.kernels.ops import LANES, Normalized, _at, empty
+from wideresnet.kernels.ops import Normalized, _at, empty
 from wideresnet.kernels.threads import num_threads
 
 MAX_BYTE = 255
@@ -76,22 +76,6 @@ def tiles(stride: int) -> Tiles:
     return Tiles(b_t, g)
 
 
-def fits(conv: nn.Conv2d) -> bool:
-    """Return whether `QuantizedConv` computes this convolution."""
-    size = conv.kernel_size[0]
-    return (
-        conv.kernel_size == (size, size)
-        and size in (1, 3)
-        and conv.padding == (size // 2, size // 2)
-        and conv.stride in ((1, 1), (2, 2))
-        and conv.dilation == (1, 1)
-        and conv.groups == 1
-        and conv.bias is None
-        and conv.padding_mode == "zeros"
-        and conv.in_channels % LANES == conv.out_channels % LANES == 0
-    )
-
-
 @dataclass(frozen=True)
 class Quantizer:
     """Fused normalization, ReLU and quantization: the byte is scale * x + shift, clipped to 0..255 and truncated.
@@ -114,7 +98,7 @@ class QuantizedConv:
     """A convolution of byte maps with integer weights.
 
     Args:
-        conv: a convolution that `fits`.
+        conv: a convolution that `ops.fits`.
         step: float64 (in_channels,), the value of one unit of the input bytes.
         direct: whether weights have 8 bits and are used as they are; False for 16 bits, transformed for tiles.
 

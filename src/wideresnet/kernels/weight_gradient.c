@@ -57,8 +57,8 @@ static void sum_part(const Gradient *m, long part, long first_panel, float *V) {
     for (long first = part * m->share; first < end; first += block) {
         long num = min(block, end - first);
         for (long t = 0; t < num; t++) {
-            if (a) input_tile(x, s, first + t, a, b, V + t * 16, v_f, 16 * block);
-            else input_tile(x, s, first + t, NULL, NULL, V + t * 16, v_f, 16 * block);
+            if (a) input_tile(PLAIN, x, s, place(s, first + t), a, b, V + t * 16, v_f, 16 * block);
+            else input_tile(PLAIN, x, s, place(s, first + t), NULL, NULL, V + t * 16, v_f, 16 * block);
             gradient_tile(m->g, m->result, first + t, first_panel * NB, last_panel * NB, D + t * NB, d_f, block * NB);
         }
         int add = first > part * m->share;
@@ -125,7 +125,7 @@ int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, lon
     parts = (tiles + share - 1) / share; /* so that no part is without tiles, whose sums nobody would set */
     long slices = min((threads + parts - 1) / parts, panels), slice = (panels + slices - 1) / slices;
     slices = (panels + slice - 1) / slice;
-    long block = min(2 * block_tiles(in + slice * NB, size, tiles), round_up(share, 2));
+    long block = min(2 * block_tiles(PLAIN, in + slice * NB, size, tiles), round_up(share, 2));
     float *sums = wrn_scratch(parts * size + scratch_of_part(in, slice, block)); /* the caller's own V and D follow */
     if (!sums) return 1;
     Gradient job = {x, g, a, b, dw, sums, s, {B, H, W, out}, tiles, share, parts, panels, slice, slices, block, 0};
