@@ -134,7 +134,7 @@ def test_convolutions_that_the_kernels_lack_are_refused() -> None:
             block = network.groups[0][0]  # type: ignore[index]
             block.convs[0] = nn.Conv2d(16, 16, 5, padding=2, bias=False)
         with pytest.raises(Ineligible, match="1x1 and 3x3"):
-            lower(describe(network))
+            lower(describe(network.eval()))
         with torch.no_grad():
             x = images(2, 3, 8, 8)
             assert off(optimize(network)(x), network(x)) < 1e-5

@@ -178,7 +178,8 @@ class Plan:
             op.reads, op.adds = source.get(step.reads, -1), values.get(step.adds, -1)
             op.values = op.bytes = -1
             if step.writes is not None:
-                if step.adds in step.unused and step.values:  # the sum takes the place of what is added
+                is_read = source is values and step.adds == step.reads  # by other positions than its own
+                if step.adds in step.unused and step.values and not is_read:  # the sum takes the place of what is added
                     op.values = values[step.writes] = values.pop(step.adds)
                 elif step.values:
                     op.values = values[step.writes] = places.take(4 * num)
