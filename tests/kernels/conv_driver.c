@@ -8,6 +8,8 @@
 #include "convs.h"
 
 long wrn_panel(void);
+long wrn_weight_size(int kernel, long in, long out);
+void wrn_transform_weight(const float *w, int kernel, int stride, long in, long out, int backwards, float *U, int threads);
 
 static unsigned state = 1;
 static unsigned draw(unsigned below) { return (state = state * 1664525u + 1013904223u) / 65536u % below; }
@@ -89,12 +91,59 @@ static void direct(Layer l, int threads) {
     free(q), free(weights), free(packed), free(rescale), free(values), free(add), free(scale), free(shift), free(bytes);
 }
 
+/* Tiles: the same bits for any number of threads. What they should be is a test in Python. */
+static void tiles(Layer l, int threads) {
+    long panel = wrn_panel(), N = (l.out + panel - 1) / panel * panel, num = l.B * l.h * l.w * l.out;
+    long points = l.kernel == 1 ? 1 : l.stride == 1 ? 6 : 9, size = l.B * l.H * l.W * l.in;
+    unsigned char *x = memory(size, 1), *bytes[2] = {memory(num, 1), memory(num, 1)};
+    short *U = memory(points * points * N * l.in, sizeof(short));
+    float *rescale = reals(points * points * N), *scale = reals(l.out), *shift = reals(l.out);
+    float *values[2] = {reals(num), memory(num, sizeof(float))};
+    memcpy(values[1], values[0], num * sizeof(float)); /* what is added lies where the result goes */
+    for (long i = 0; i < size; i++) x[i] = (unsigned char)draw(256);
+    for (long i = 0; i < points * points * N * l.in; i++) U[i] = (short)((int)draw(201) - 100);
+    for (int i = 0; i < 2; i++)
+        if (wrn_quantized_conv(x, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, U, rescale, values[i], scale, shift,
+                               values[i], bytes[i], i ? threads : 1))
+            exit(2);
+    compare("tiles", l, memcmp(values[0], values[1], num * sizeof(float)) || memcmp(bytes[0], bytes[1], num), 0, 0);
+    free(x), free(bytes[0]), free(bytes[1]), free(U), free(rescale), free(scale), free(shift), free(values[0]);
+    free(values[1]);
+}
+
+/* ---- fp32 --------------------------------------------------------------------------------------------------------- */
+
+static float *active, *kernel;
+static double active_at(long i) { return active[i]; }
+static double kernel_at(long i) { return kernel[i]; }
+
+static void fp32(Layer l, int threads) {
+    long size = l.B * l.H * l.W * l.in, num = l.B * l.h * l.w * l.out, taps = l.kernel * l.kernel;
+    float *x = reals(size), *a = reals(l.in), *b = reals(l.in), *add = reals(num), *y = memory(num, sizeof(float));
+    active = memory(size, sizeof(float)), kernel = reals(l.out * taps * l.in);
+    for (long i = 0; i < size; i++) active[i] = fmaxf(a[i % l.in] * x[i] + b[i % l.in], 0);
+    float *U = memory(wrn_weight_size((int)l.kernel, l.in, l.out), sizeof(float));
+    wrn_transform_weight(kernel, (int)l.kernel, (int)l.stride, l.in, l.out, 0, U, threads);
+    double *sums = memory(2 * l.out, sizeof(double)), *wanted = calloc(2 * l.out, sizeof(double));
+    if (wrn_conv(x, l.B, l.H, l.W, l.in, l.out, (int)l.kernel, (int)l.stride, 0, a, b, U, add, NULL, NULL, NULL, NULL, y,
+                 sums, threads))
+        exit(2);
+    for (long i = 0; i < num; i++) {
+        compare("fp32", l, y[i], at(l, i / l.out, i % l.out, active_at, kernel_at) + add[i], 2e-4);
+        wanted[i % l.out] += y[i], wanted[l.out + i % l.out] += (double)y[i] * y[i];
+    }
+    for (long i = 0; i < 2 * l.out; i++) compare("sums", l, sums[i], wanted[i], 1e-5 * (fabs(wanted[i]) + num / l.out));
+    free(x), free(a), free(b), free(add), free(y), free(active), free(kernel), free(U), free(sums), free(wanted);
+}
+
 int main(int count, char **arguments) {
     int rounds = count > 1 ? atoi(arguments[1]) : 100;
     for (int round = 0; round < rounds; round++) {
         Layer l = draw_layer();
         int threads = 1 + (int)draw(4);
         direct(l, threads);
+        tiles(l, threads);
+        fp32(l, threads);
     }
     return 0;
 }

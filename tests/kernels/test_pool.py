@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from fake_compilers import GCC
+from native import COMPILERS, compile_driver, sanitize
+from native import run as run_program
 from torch import nn
 
 from wideresnet.kernels import ops
-from wideresnet.kernels.compiler import FOLDER
 from wideresnet.kernels.library import Loader, why_unavailable
 from wideresnet.kernels.quantized import QuantizedConv, Quantizer
-
-COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 
 
 @pytest.fixture
@@ -49,15 +47,8 @@ def compute(threads=2):
 
 def drive(tmp_path: Path, compiler: str, *flags: str, pool_flags: tuple[str, ...] = (), num_forks: int = 5) -> None:
     """Compile and run the C driver."""
-    driver, pool = Path(__file__).parent / "pool_driver.c", tmp_path / "pool.o"
-    flags = ("-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{FOLDER}", *flags)
-    for command in (
-        [compiler, *flags, *pool_flags, "-c", str(FOLDER / "pool.c"), "-o", str(pool)],
-        [compiler, *flags, str(driver), str(pool), "-o", str(tmp_path / "driver")],
-        [str(tmp_path / "driver"), str(num_forks)],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    program = compile_driver(tmp_path, compiler, "pool_driver.c", ["pool.c"], *flags, source_flags=pool_flags)
+    run_program([str(program), str(num_forks)])
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
@@ -73,11 +64,7 @@ def test_without_threads_the_caller_runs_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_sanitizers_have_no_complaints(compiler: str, sanitizer: str, tmp_path: Path) -> None:
-    flag, empty = f"-fsanitize={sanitizer}", tmp_path / "empty.c"
-    empty.write_text("int main(void) { return 0; }\n")
-    subprocess.run([compiler, flag, str(empty), "-o", str(tmp_path / "empty")], capture_output=True, check=False)
-    if subprocess.run([str(tmp_path / "empty")], capture_output=True, check=False).returncode != 0:
-        pytest.skip(f"{compiler} has no {flag} here")
+    flag = sanitize(tmp_path, compiler, sanitizer)
     drive(tmp_path, compiler, flag, num_forks=0 if sanitizer == "thread" else 5)  # it does not support threads of forks
 
 
