@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -131,8 +131,8 @@ def test_convolutions_that_the_kernels_lack_are_refused() -> None:
         if change == "stem":
             network.stem = nn.Conv2d(3, 16, 3, 2, 1, bias=False)  # type: ignore[assignment]
         else:
-            block = network.groups[0][0]  # type: ignore[index]
-            block.convs[0] = nn.Conv2d(16, 16, 5, padding=2, bias=False)
+            convs = cast("nn.ModuleList", network.get_submodule("groups.0.0.convs"))
+            convs[0] = nn.Conv2d(16, 16, 5, padding=2, bias=False)
         with pytest.raises(Ineligible, match="1x1 and 3x3"):
             lower(describe(network.eval()))
         with torch.no_grad():
