@@ -12,7 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input, conv2d_weight
 
+from wideresnet.base.arithmetic import ceil_div
 from wideresnet.kernels import ops
 
 CLOSE = 3e-6  # a few roundings of float32; Winograd's transforms multiply them by ten at single places
@@ -94,15 +96,26 @@ def test_a_convolution_equals_its_definition(
     assert_sums(sums, whole.double(), whole.double().square())
 
 
+@pytest.mark.parametrize(("kernel", "stride"), KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_gradient_of_the_input_equals_autograds(shape: tuple[int, int, int, tuple[int, int]]) -> None:
+def test_the_gradient_of_the_input_equals_autograds(
+    shape: tuple[int, int, int, tuple[int, int]], kernel: int, stride: int
+) -> None:
     batch, ins, outs, size = shape
-    x, weight, norm, add = a_map(batch, ins, size), weights(outs, ins), a_norm(ins), a_map(batch, ins, size)
-    gradient, transformed = a_map(batch, outs, size), ops.transform_weight(weight, backwards=True)
-    through = F.conv_transpose2d(gradient.double(), weight.double(), padding=1)
+    x, weight, norm = a_map(batch, ins, size), weights(outs, ins, kernel), a_norm(ins)
+    small = ceil_div(size[0], stride), ceil_div(size[1], stride)
+    gradient, add, transformed = (
+        a_map(batch, outs, small),
+        a_map(batch, ins, small),
+        ops.transform_weight(weight, stride, backwards=True),
+    )
+    through = conv2d_input(x.shape, weight.double(), gradient.double(), stride, kernel // 2)
+    assert_near(ops.convolve_transposed(gradient, transformed, x.shape), through)
     for more in (None, add):
         result, sums = ops.convolve_backward(gradient, transformed, x, norm, more)
-        whole = through if more is None else through + more.double()
+        whole = through.clone()
+        if more is not None:
+            whole[:, :, ::stride, ::stride] += more.double()
         # where the sign of the activation's input hangs on the last digit either answer is right
         settled = doubled(norm, x).abs() > 1e-5
         assert_near(result * settled, whole * (doubled(norm, x) > 0) * settled)
@@ -110,32 +123,39 @@ def test_the_gradient_of_the_input_equals_autograds(shape: tuple[int, int, int, 
         assert_sums(sums, result.double(), result.double() * far)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_gradient_of_the_weights_equals_autograds(shape: tuple[int, int, int, tuple[int, int]]) -> None:
+def test_the_gradient_of_the_weights_equals_autograds(
+    shape: tuple[int, int, int, tuple[int, int]], kernel: int, stride: int
+) -> None:
     batch, ins, outs, size = shape
-    x, gradient, norm = a_map(batch, ins, size), a_map(batch, outs, size), a_norm(ins)
+    x, norm = a_map(batch, ins, size), a_norm(ins)
+    gradient = a_map(batch, outs, (ceil_div(size[0], stride), ceil_div(size[1], stride)))
     for prologue, source in ((None, x.double()), (norm, doubled(norm, x).relu())):
-        weight = torch.zeros(outs, ins, 3, 3, dtype=torch.float64, requires_grad=True)
-        F.conv2d(source, weight, padding=1).backward(gradient.double())
-        assert weight.grad is not None
-        assert_near(ops.convolve_weight_gradient(x, gradient, prologue), weight.grad)
+        expected = conv2d_weight(source, (outs, ins, kernel, kernel), gradient.double(), stride, kernel // 2)
+        found = ops.convolve_weight_gradient(x, gradient, prologue, kernel=kernel, stride=stride)
+        assert_near(found, expected)
 
 
-def test_weights_larger_than_any_cache_are_used_on_larger_blocks_with_the_same_results() -> None:
-    x, gradient, weight, norm = a_map(4, 640, (29, 28)), a_map(4, 640, (29, 28)), weights(640, 640), a_norm(640)
-    forwards, backwards = (ops.transform_weight(weight, backwards=flag) for flag in (False, True))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_weights_larger_than_any_cache_are_used_on_larger_blocks_with_the_same_results(stride: int) -> None:
+    size = 29 * stride, 28 * stride
+    x, gradient, weight, norm = a_map(4, 640, size), a_map(4, 640, (29, 28)), weights(640, 640), a_norm(640)
+    forwards, backwards = (ops.transform_weight(weight, stride, backwards=flag) for flag in (False, True))
     y, sums = ops.convolve(x, forwards, norm, summed=True)
     through, back = ops.convolve_backward(gradient, backwards, x, norm)
     assert_sums(back, through.double(), through.double() * (x.double() - norm.mean.double()[:, None, None]))
-    expected = F.conv2d(doubled(norm, x).relu(), weight.double(), padding=1)
+    expected = F.conv2d(doubled(norm, x).relu(), weight.double(), None, stride, 1)
     assert_near(y, expected, 2 * CLOSE)  # 640 products are added one after the other
     assert_sums(sums, y.double(), y.double().square())
     for i in range(4):  # whatever the size of a block
         own, others = x[i : i + 1], gradient[i : i + 1]
         assert torch.equal(ops.convolve(own, forwards, norm)[0], y[i : i + 1])
         assert torch.equal(ops.convolve_backward(others, backwards, own, norm)[0], through[i : i + 1])
-    found = ops.convolve_weight_gradient(x, gradient, norm)
-    each = [ops.convolve_weight_gradient(x[i : i + 1], gradient[i : i + 1], norm).double() for i in range(4)]
+    found = ops.convolve_weight_gradient(x, gradient, norm, stride=stride)
+    each = [
+        ops.convolve_weight_gradient(x[i : i + 1], gradient[i : i + 1], norm, stride=stride).double() for i in range(4)
+    ]
     assert_near(found, torch.stack(each).sum(0))
 
 
@@ -206,42 +226,48 @@ def test_backpropagation_through_activation_and_normalization_equals_autograds(s
         assert_near(dbeta, twin.bias.grad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("kernel", "stride"), KINDS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_nan_and_inf_reach_the_output(bad: float) -> None:
-    x, weight, norm, gradient = a_map(2, 16, (9, 9)), weights(32, 16), a_norm(16), a_map(2, 32, (9, 9))
+def test_nan_and_inf_reach_the_output(bad: float, kernel: int, stride: int) -> None:
+    x, weight, norm, last = a_map(2, 16, (9, 9)), weights(32, 16, kernel), a_norm(16), 8 // stride
+    gradient = a_map(2, 32, (last + 1, last + 1))
     with torch.no_grad():
         norm.scale.abs_()
     x[1, 3, 8, 8] = bad
-    y, sums = ops.convolve(x, ops.transform_weight(weight), norm, summed=True)
+    y, sums = ops.convolve(x, ops.transform_weight(weight, stride), norm, summed=True)
     assert sums is not None
-    assert not torch.isfinite(y[1, :, 7:, 7:]).any()
+    nearest = last - (kernel == 3 and stride == 1)
+    assert not torch.isfinite(y[1, :, nearest:, nearest:]).any()
     assert torch.isfinite(y[0]).all()
     assert not torch.isfinite(sums).any()
     assert not torch.isfinite(ops.statistics(x)[:, 3]).any()
     assert torch.isfinite(ops.statistics(x)[:, 4:]).all()
     assert not torch.isfinite(ops.activate(x, norm)[1, 3, 8, 8])
-    assert not torch.isfinite(ops.convolve_weight_gradient(x, gradient, norm)[:, 3]).any()
+    found = ops.convolve_weight_gradient(x, gradient, norm, kernel=kernel, stride=stride)
+    assert not torch.isfinite(found[:, 3, kernel // 2, kernel // 2]).any()
     gradient[0, 0, 0, 0] = bad
-    back, _ = ops.convolve_backward(gradient, ops.transform_weight(weight, backwards=True), x, norm)
+    back, _ = ops.convolve_backward(gradient, ops.transform_weight(weight, stride, backwards=True), x, norm)
     open_there = doubled(norm, x)[0, :, 0, 0] > 0
     assert not torch.isfinite(back[0, :, 0, 0][open_there]).any()
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("kernel", "stride"), KINDS)
 @pytest.mark.parametrize(
     ("batch", "ins", "outs", "size"), [(1, 16, 16, (5, 7)), (2, 160, 48, (8, 8)), (9, 16, 32, (40, 36))]
 )
 def test_the_number_of_threads_changes_the_rounding_of_sums_and_nothing_else(
-    batch: int, ins: int, outs: int, size: tuple[int, int]
+    batch: int, ins: int, outs: int, size: tuple[int, int], kernel: int, stride: int
 ) -> None:
-    x, weight, norm, gradient = a_map(batch, ins, size), weights(outs, ins), a_norm(ins), a_map(batch, outs, size)
+    x, weight, norm = a_map(batch, ins, size), weights(outs, ins, kernel), a_norm(ins)
+    gradient = a_map(batch, outs, (ceil_div(size[0], stride), ceil_div(size[1], stride)))
     results = []
     for number in range(1, 8):
         torch.set_num_threads(number)
-        transformed, backwards = (ops.transform_weight(weight, backwards=way) for way in (False, True))
+        transformed, backwards = (ops.transform_weight(weight, stride, backwards=way) for way in (False, True))
         y, sums = ops.convolve(x, transformed, norm, gradient, summed=True)
         dx, dsums = ops.convolve_backward(gradient, backwards, x, norm)
-        dw = ops.convolve_weight_gradient(x, gradient, norm)
+        dw = ops.convolve_weight_gradient(x, gradient, norm, kernel=kernel, stride=stride)
         equal = [y, dx, ops.activate(x, norm), ops.statistics(x), ops.activate_backward(dx.clone(), x, norm)]
         results.append((equal, sums, dsums, dw))
     for equal, sums, dsums, dw in results[1:]:

@@ -6,6 +6,7 @@ recomputed inside the kernels in the backward pass.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -98,8 +99,7 @@ class _Residual(torch.autograd.Function):
             norms.append(norm)
             mask = active = None
             if i == 0 and block.projection is not None:
-                active = ops.activate(x, norm)  # two convolutions read it
-                shortcut = _convolve(active, block.projection.conv)
+                shortcut = _convolve(block.projection.conv, x, norm)[0]
             elif layer.dropout:
                 active = ops.activate(x, norm)
                 # Drawn as nn.Dropout draws it, so that both give the same masks for the same seed.
@@ -107,7 +107,9 @@ class _Residual(torch.autograd.Function):
                 active *= mask
             masks.append(mask)
             add = None if layer.adds is None else shortcut
-            x, sums = _forward(layer, x, norm, active, add)
+            source, prologue = (x, norm) if active is None else (active, None)
+            x, found = _convolve(layer.conv, source, prologue, add, summed=True)
+            sums = cast("Tensor", found)
         ctx.block, ctx.norms = block, norms
         # Parameters are saved because the modules may hold others by the time of the backward pass (functional_call),
         # and so that PyTorch notices if one is modified in place.
@@ -131,9 +133,7 @@ class _Residual(torch.autograd.Function):
             if i == 0 and block.projection is None:
                 into_input = arrived
             elif i == 0 and block.projection is not None:
-                into_activation, found[-1] = _convolve_backward(
-                    arrived, ops.activate(x, norm), block.projection.conv, parameters[-1]
-                )
+                into_activation, found[-1] = _project_backward(block, parameters[-1], arrived, x, norm)
             gradient, sums, found[3 * i + 2] = _backward(layer, weight, gradient, x, norm, mask, into_activation)
             gradient, found[3 * i], found[3 * i + 1] = ops.normalize_backward(
                 gradient, sums, x, norm, gamma, into_input
@@ -159,23 +159,21 @@ class _Activation(torch.autograd.Function):
         return None, None, *ops.normalize_backward(gradient, sums, x, ctx.normalized, gamma)
 
 
-def _forward(
-    layer: Layer, x: Tensor, norm: Normalized, active: Tensor | None, add: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Compute conv(relu(norm(x))) + add and its sums.
+def _convolve(
+    conv: nn.Conv2d, x: Tensor, norm: Normalized | None, add: Tensor | None = None, *, summed: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Compute conv(relu(norm(x))) + add and, if `summed`, its sums.
 
     Args:
-        active: relu(norm(x)), with dropout, if it exists already; else it is fused into the convolution.
+        norm: None if x is activated already.
     """
-    conv = layer.conv
     if ops.fits(conv):
-        source, prologue = (x, norm) if active is None else (active, None)
-        y, sums = ops.convolve(source, _transform(conv, conv.weight), prologue, add, summed=True)
-        return y, cast("Tensor", sums)
-    y = _convolve(ops.activate(x, norm) if active is None else active, conv)
+        return ops.convolve(x, _transform(conv, conv.weight), norm, add, summed=summed)
+    active = x if norm is None else ops.activate(x, norm)
+    y = ops.channels_last(F.conv2d(active, conv.weight, None, conv.stride, conv.padding))
     if add is not None:
         y += add
-    return y, ops.statistics(y)
+    return y, ops.statistics(y) if summed else None
 
 
 def _backward(
@@ -187,30 +185,26 @@ def _backward(
     mask: Tensor | None,
     add: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Backpropagate through `_forward`, up to the normalization.
+    """Backpropagate through `_convolve` and its dropout, up to the normalization.
 
     Args:
         gradient: with respect to the result of the convolution.
         mask: of dropout, scaled.
-        add: another gradient with respect to the activation.
+        add: another gradient with respect to the activation, of all positions or as `ops.convolve_backward` adds it.
 
     Returns:
         The gradient with respect to the normalized x, its sums for `ops.normalize_backward`, and the gradient with
         respect to the weight.
     """
     conv = layer.conv
-    by_kernels = ops.fits(conv) and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
-    if by_kernels and mask is None:  # everything in two kernels, with the activation recomputed inside
-        found = ops.convolve_weight_gradient(x, gradient, norm)
+    if ops.fits(conv) and mask is None and (add is None or add.shape[2:] == gradient.shape[2:]):
+        # everything in two kernels, with the activation recomputed inside
+        found = _weight_gradient(conv, x, gradient, norm)
         return *ops.convolve_backward(gradient, _transform(conv, weight, backwards=True), x, norm, add), found
     active = ops.activate(x, norm)
     if mask is not None:
         active *= mask
-    if by_kernels:
-        found = ops.convolve_weight_gradient(active, gradient)
-        through, _ = ops.convolve(gradient, _transform(conv, weight, backwards=True))
-    else:
-        through, found = _convolve_backward(gradient, active, conv, weight)
+    through, found = _convolve_backward(conv, weight, gradient, active)
     if mask is not None:
         through *= mask
     if add is not None:
@@ -218,18 +212,39 @@ def _backward(
     return through, ops.activate_backward(through, x, norm), found
 
 
-def _transform(conv: nn.Conv2d, weight: Tensor, *, backwards: bool = False) -> ops.Weight:
-    return ops.transform_weight(weight, conv.stride[0], backwards=backwards)
+def _project_backward(
+    block: Block, weight: Tensor, gradient: Tensor, x: Tensor, norm: Normalized
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of a projection with respect to the activation and the weight.
+
+    The first one is for `_backward` of the block's first convolution. If both have a stride, it leaves out the
+    positions that a projection of 1x1 does not read.
+    """
+    assert block.projection is not None
+    conv, first = block.projection.conv, block.convs[0].conv
+    if not ops.fits(conv):
+        return _convolve_backward(conv, weight, gradient, ops.activate(x, norm))
+    backwards, found = _transform(conv, weight, backwards=True), _weight_gradient(conv, x, gradient, norm)
+    if conv.kernel_size == (1, 1) and conv.stride == first.stride and ops.fits(first):
+        return ops.convolve(gradient, replace(backwards, stride=1))[0], found
+    return ops.convolve_transposed(gradient, backwards, x.shape), found
 
 
-def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Convolve by PyTorch: strided and 1x1 convolutions."""
-    return ops.channels_last(F.conv2d(x, conv.weight, None, conv.stride, conv.padding))
-
-
-def _convolve_backward(gradient: Tensor, x: Tensor, conv: nn.Conv2d, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the gradients with respect to the input and the weight by PyTorch."""
+def _convolve_backward(conv: nn.Conv2d, weight: Tensor, gradient: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of a convolution alone with respect to its input and its weight."""
+    if ops.fits(conv):
+        through = ops.convolve_transposed(gradient, _transform(conv, weight, backwards=True), active.shape)
+        return through, _weight_gradient(conv, active, gradient)
     through, found, _ = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), 1, (True, True, False)
+        gradient, active, weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), 1, (True, True, False)
     )
     return ops.channels_last(through), found
+
+
+def _weight_gradient(conv: nn.Conv2d, x: Tensor, gradient: Tensor, norm: Normalized | None = None) -> Tensor:
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    return ops.convolve_weight_gradient(x, gradient, norm, kernel=kernel, stride=stride)
+
+
+def _transform(conv: nn.Conv2d, weight: Tensor, *, backwards: bool = False) -> ops.Weight:
+    return ops.transform_weight(weight, conv.stride[0], backwards=backwards)

@@ -6,7 +6,8 @@ Shapes are (B, C, H, W) throughout.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -120,18 +121,21 @@ def convolve_backward(
 ) -> tuple[Tensor, Tensor]:
     """Backpropagate through convolution and activation, up to the normalization.
 
-    Equals `activate_backward` of (the gradient with respect to the convolution's input, plus add).
+    Equals `activate_backward` of (`convolve_transposed` plus add).
 
     Args:
         gradient: (B, out, H', W'), with respect to the result of the convolution.
         weight: from `transform_weight(..., backwards=True)`.
         x: (B, in, H, W), the input of `norm`.
-        add: another gradient with respect to the result of the activation: of (B, in, H, W), or of every second row and
-            column, which is what a 1x1 convolution of stride 2 reads.
+        add: (B, in, H', W'), another gradient with respect to the result of the activation. With stride 2 it is that of
+            every second row and column, which a 1x1 convolution of stride 2 reads.
 
     Returns:
         (B, in, H, W), and float64 (2, in): sums of the result and of its product with x - mean.
     """
+    if weight.kernel < weight.stride:
+        result = convolve_transposed(gradient, weight, x.shape, add)
+        return result, activate_backward(result, x, norm)
     batch, channels, height, width = x.shape
     result, sums = empty(*x.shape), _sums(channels)
     library().wrn_conv(
@@ -142,13 +146,38 @@ def convolve_backward(
     return result, sums
 
 
-def convolve_weight_gradient(x: Tensor, gradient: Tensor, norm: Normalized | None = None) -> Tensor:
-    """Compute the gradient with respect to the weights (out, in, 3, 3) of conv3x3(relu(norm(x)))."""
+def convolve_transposed(gradient: Tensor, weight: Weight, shape: Sequence[int], add: Tensor | None = None) -> Tensor:
+    """Backpropagate through a convolution alone.
+
+    Args:
+        gradient, weight, add: as for `convolve_backward`.
+        shape: of the convolution's input, (B, in, H, W).
+
+    Returns:
+        (B, in, H, W).
+    """
+    batch, channels, height, width = shape
+    result = empty(batch, channels, height, width)
+    if weight.kernel < weight.stride:  # 1x1: three of four positions are not read
+        result.zero_()[:, :, ::2, ::2] = convolve(gradient, replace(weight, stride=1), None, add)[0]
+        return result
+    library().wrn_conv(
+        _at(gradient), batch, height, width, gradient.shape[1], channels, weight.kernel, weight.stride,
+        int(weight.stride == 2), None, None, _at(weight.values), _at(add), None, None, None, None, _at(result), None,
+        num_threads(),
+    )  # fmt: skip
+    return result
+
+
+def convolve_weight_gradient(
+    x: Tensor, gradient: Tensor, norm: Normalized | None = None, *, kernel: int = 3, stride: int = 1
+) -> Tensor:
+    """Compute the gradient with respect to the weights (out, in, kernel, kernel) of conv(relu(norm(x)))."""
     batch, channels, height, width = x.shape
-    result = empty(gradient.shape[1], channels, 3, 3)
+    result = empty(gradient.shape[1], channels, kernel, kernel)
     library().wrn_conv_weight_gradient(
-        _at(x), _at(gradient), batch, height, width, channels, gradient.shape[1], _at(norm and norm.scale),
-        _at(norm and norm.shift), _at(result), num_threads(),
+        _at(x), _at(gradient), batch, height, width, channels, gradient.shape[1], kernel, stride,
+        _at(norm and norm.scale), _at(norm and norm.shift), _at(result), num_threads(),
     )  # fmt: skip
     return result
 

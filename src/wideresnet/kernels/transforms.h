@@ -97,3 +97,20 @@ INLINE void strided_weight_1d(const vec w[3], vec u[6]) { /* G */
     u[4] = w[2];
     u[5] = w[1];
 }
+
+INLINE void strided_gradient_1d(const vec g[4], vec v[9]) { /* A */
+    vec even = g[0] + g[2], odd = g[1] + g[3];
+    v[0] = g[0];
+    v[1] = even + odd;
+    v[2] = even - odd;
+    v[3] = g[0] + 4 * g[2] + 2 * (g[1] + 4 * g[3]);
+    v[4] = g[3];
+    for (int i = 0; i < 4; i++) v[5 + i] = g[i];
+}
+
+INLINE void strided_weight_gradient_1d(const vec u[6], vec w[3]) { /* G^T */
+    vec part = (u[3] - u[2]) * (1 / 6.f);
+    w[0] = (u[0] - u[1]) * (1 / 2.f) + part;
+    w[1] = u[5];
+    w[2] = u[4] - u[1] * (1 / 2.f) + u[3] * (1 / 2.f) - part;
+}

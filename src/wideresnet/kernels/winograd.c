@@ -23,8 +23,6 @@
 
 /* ---- weights ----------------------------------------------------------------------------------------------------- */
 
-INLINE Kind kind_of(int kernel, int stride) { return kernel == 1 ? POINTWISE : stride == 1 ? PLAIN : STRIDED; }
-
 /* Floats of transformed weights: those of a 3x3 convolution of either stride are 36 matrices. */
 long wrn_weight_size(int kernel, long in, long out) { return num_weights(kind_of(kernel, 1)) * in * round_up(out, NB); }
 

@@ -33,6 +33,8 @@ INLINE int num_points(Kind kind) { return kind == POINTWISE ? 1 : kind == PLAIN 
 INLINE int num_weights(Kind kind) { return kind == POINTWISE ? 1 : NF; }
 INLINE int weight_of(Kind kind, int f) { return kind < STRIDED ? f : (int)(min(f / 9, 5) * 6 + min(f % 9, 5)); }
 
+INLINE Kind kind_of(int kernel, int stride) { return kernel == 1 ? POINTWISE : stride == 1 ? PLAIN : STRIDED; }
+
 /* ---- tiles ------------------------------------------------------------------------------------------------------- */
 
 /* Tiles per block. Both scratch maps (36 or 81 numbers per tile and channel) fit in 320 KiB, well inside most
