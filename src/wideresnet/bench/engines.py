@@ -105,8 +105,9 @@ def check_machine(name: str, case: Case) -> None:
         raise PeerError("runs on the CPU; measure with device='cpu'")
     if ENGINES[name] == "bf16" and not BF16_FLAGS & cpu_flags():
         raise PeerError("this CPU has no instructions for bf16")
-    for module in ("onnx", "onnxscript", *MODULES.get(name, (name,))):
-        need(module)
+    with _muted():  # MNN prints when it is imported
+        for module in ("onnx", "onnxscript", *MODULES.get(name, (name,))):
+            need(module)
 
 
 def write_model(name: str, case: Case, folder: Path) -> None:
