@@ -13,15 +13,19 @@ from typing import Any
 
 from pages import ROOT, between, portable, write_or_check
 from wideresnet.base.format import human_count
-from wideresnet.bench.peers import CAREFUL
 from wideresnet.bench.plots import write_plot
 from wideresnet.bench.words import (
+    OURS,
     OURS_BF16,
     OURS_INT8,
     OWN,
     START_WAYS,
+    answers_line,
+    answers_text,
     case_title,
     errors_of,
+    fastest_lines,
+    has_answers,
     machine_line,
     parts_line,
     quartiles,
@@ -49,19 +53,13 @@ def summary(records: list[dict[str, Any]]) -> str:
         if record["job"] in ("figure4", "start"):
             continue
         for case in record["cases"]:
-            best = row_of(case, case["best_peer"]) if case["best_peer"] else None
-            careful = [row for row in case["contenders"] if row["name"].endswith(CAREFUL) and "ours_is_faster" in row]
             for ours in case["contenders"]:
                 if ours["name"] not in OWN or "problem" in ours:
                     continue
-                name, peer, kind = ours["name"], best, ""
-                faster = peer and peer["ours_is_faster"]
-                if name == OURS_INT8:
-                    faster, kind = case.get("int8_is_faster"), ", 8 bits"
-                elif name == OURS_BF16:  # against others in bf16
-                    peer = max(careful, key=lambda row: row["images_per_s"], default=None)
-                    faster, kind = peer and peer["ours_is_faster"], ", bf16"
+                name = ours["name"]
+                kind = {OURS_INT8: ", 8 bits", OURS_BF16: ", bf16"}.get(name, "")
                 precision = "int8" if name == OURS_INT8 else ours.get("precision", case["precision"])
+                peer, faster = _rival(case, name, precision)
                 text = f"[{_rate(ours['images_per_s'])}]({record['folder']}/bench.json) {precision}"
                 text += f", **{faster['median']:.2f} x** {short_name(peer)}" if faster and peer else ""
                 job = {"train": "training", "infer": "inference"}[case["job"]] + kind
@@ -71,6 +69,24 @@ def summary(records: list[dict[str, Any]]) -> str:
     for key, row in sorted(cells.items(), key=lambda item: not item[0][1].startswith("training")):
         rows.append(_row(*key, *(row.get(machine, "-") for machine in machines)))
     return "\n".join(rows) if cells else EMPTY
+
+
+def _rival(case: dict[str, Any], name: str, precision: str) -> tuple[dict[str, Any] | None, dict[str, float] | None]:
+    """Find the fastest other that one of ours is compared with, in equal precision, and how many times as fast ours is.
+
+    It may be faster than ours: then the ratio is below 1.
+    """
+    best = row_of(case, case["best_peer"]) if case["best_peer"] else None
+    if name == OURS:
+        return best, best and best["ours_is_faster"]
+    if name == OURS_INT8 and "int8_is_faster" in case:  # an old record, which compared with a peer in fp32
+        return best, case["int8_is_faster"]
+    rivals = [
+        row for row in case["contenders"]
+        if row["name"] not in OWN and "ours_is_faster" in row and row.get("precision", case["precision"]) == precision
+    ]  # fmt: skip
+    rival = max(rivals, key=lambda row: row["images_per_s"], default=None)
+    return rival, rival and rival["ours_is_faster"]
 
 
 def details(records: list[dict[str, Any]]) -> str:
@@ -83,7 +99,9 @@ def details(records: list[dict[str, Any]]) -> str:
         "training step is the loss, backward pass and update for a batch that is already in memory. FLOP are 2 x the "
         "multiply-accumulates of direct convolution, three times as many for training; the matrix product is timed in "
         "the same rounds. Other implementations run eagerly in fp32, NCHW, as their users run them; with `+careful`, "
-        "in channels_last and our precision; `plain` is our own network run in the same way. tools/peers.py says how "
+        "in channels_last and our precision; `plain` is our own network run in the same way. Inference engines run our "
+        "weights, as many threads as ours, and the fastest of their settings; the fastest of all is named for each "
+        "precision, ours or not, and ratios are between equal precisions. tools/peers.py says how "
         "to get the code behind `tools.peers:authors` and `tools.peers:xternalz`.",
     ]
     for record in records:
@@ -96,25 +114,23 @@ def details(records: list[dict[str, Any]]) -> str:
             parts.append(_starts(record))
         else:
             for case in record["cases"]:
-                parts += [
-                    f"### {case_title(case)}",
-                    _contenders(case),
-                    f"A step of ours in pieces: {parts_line(case)}.",
-                ]
+                parts += [f"### {case_title(case)}", _contenders(case)]
+                parts += [f"Fastest of all in {'; in '.join(lines)}."] if (lines := fastest_lines(case)) else []
+                parts += [f"{line[0].upper()}{line[1:]}."] if (line := answers_line(case)) else []
+                parts.append(f"A step of ours in pieces: {parts_line(case)}.")
         drawn = {"figure4": "Figure 4", "start": "first steps"}.get(record["job"], "images per second")
         parts.append(f"![{drawn}](../{folder}/bench.png)")
     return "\n\n".join(parts if records else [*parts, EMPTY]) + "\n"
 
 
 def _contenders(case: dict[str, Any]) -> str:
-    rows = [
-        "| | runs as | images/s | ms | quartiles | FLOP/s | of matmul | peak memory | ours is |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ["", "runs as", "images/s", "ms", "quartiles", "FLOP/s", "of matmul", "peak memory", "ours is"]
+    columns += ["as ours in fp32"] * (compared := has_answers(case))
+    rows = [_row(*columns).replace("|  |", "| |", 1), "|---" * len(columns) + "|"]
     for row in case["contenders"]:
         name = f"{short_name(row)} {row['version']}" if "version" in row else short_name(row)
         if "problem" in row:
-            rows.append(_row(name, row["problem"], *[""] * 7))
+            rows.append(_row(name, row["problem"], *[""] * (len(columns) - 2)))
             continue
         call = row["call_s"]
         rows.append(
@@ -128,6 +144,7 @@ def _contenders(case: dict[str, Any]) -> str:
                 f"{100 * row['share_of_matmul']:.0f} %",
                 _memory(row),
                 _times(row["ours_is_faster"]) if "ours_is_faster" in row else "",
+                *[answers_text(row)] * compared,
             )
         )
     return "\n".join(rows)

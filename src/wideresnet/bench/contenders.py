@@ -7,19 +7,19 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wideresnet.bench.case import FEED_BYTES, Case
+from wideresnet.bench.engines import build_engine, in_batches
 from wideresnet.bench.peers import CAREFUL, PLAIN, PeerError, build_peer
-from wideresnet.bench.words import OURS, OURS_BF16, OURS_INT8
-from wideresnet.data.preprocess import Preprocessing
+from wideresnet.bench.words import ENGINES, OURS, OURS_BF16, OURS_INT8
 from wideresnet.engines import optimize, quantize
 from wideresnet.machine.device import synchronize
 from wideresnet.machine.memory import keep_memory
-from wideresnet.networks import create
 from wideresnet.training.captured import CapturedSteps, make_step
 from wideresnet.training.configure import configure, make_forward
 from wideresnet.training.optimizer import make_optimizer
@@ -30,9 +30,6 @@ from wideresnet.training.step import Meter, training_loss
 
 NUM_IMAGES = 50_000
 """Images per epoch, as in CIFAR: decides whether compiling would pay for itself."""
-
-NUM_CALIBRATION_IMAGES = 8
-"""Images that a network is quantized by. Its speed does not depend on them."""
 
 LR = 0.0
 """Learning rate of every step that is timed: the arithmetic is the same as with any other, and the weights stay the
@@ -49,7 +46,8 @@ class Contender:
         call: runs one training step or one forward pass.
         num_threads: threads of the CPU that it runs with.
         precision: "fp32", "bf16" or "int8".
-        logits: returns the network's outputs for the batch that is timed; None for other implementations.
+        logits: computes float32 (N, classes) on the CPU of preprocessed images (N, C, H, W); None for networks with
+            other weights, and for training.
         parts: runs one step part by part and returns the seconds of each; None for other implementations.
         notes: why it runs in this configuration.
     """
@@ -59,7 +57,7 @@ class Contender:
     call: Callable[[], object]
     num_threads: int
     precision: str = "fp32"
-    logits: Callable[[], Tensor] | None = None
+    logits: Callable[[Tensor], Tensor] | None = None
     parts: Callable[[], dict[str, float]] | None = None
     notes: tuple[str, ...] = ()
 
@@ -82,8 +80,10 @@ def make_contender(name: str, case: Case, *, feed_bytes: int = FEED_BYTES) -> Co
             return replace(ours_train(own, feed_bytes) if case.job == "train" else ours_infer(own), name=name)
         if name == OURS_INT8:
             return ours_int8(case)
+        if name in ENGINES:
+            return engine(name, case)
         if name == PLAIN:
-            network: nn.Module = create(case.network, case.num_classes, family=case.family)
+            network: nn.Module = case.build()
         else:
             network = build_peer(name, case)
             params = sum(parameter.numel() for parameter in network.parameters())
@@ -133,34 +133,33 @@ def ours_train(case: Case, feed_bytes: int = FEED_BYTES) -> Contender:
         watch.lap("optimiser")  # a key of committed records
         return watch.seconds
 
-    def logits() -> Tensor:
-        return training_loss(forward, images, labels, execution)[1].detach()
-
     return Contender(
         OURS,
         execution.describe() + ", CUDA graph" * isinstance(take_step, CapturedSteps),
         step,
         execution.threads,
         execution.precision,
-        logits,
-        parts,
-        tuple(notes),
+        parts=parts,
+        notes=tuple(notes),
     )
 
 
 def ours_infer(case: Case) -> Contender:
     """Build this package's forward pass, in the configuration of `wrn predict` and `wrn eval` on this machine."""
     keep_memory()
-    network = optimize(build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device))
+    network = optimize(case.build().to(case.device))
     images, precision = case.batch()[0].contiguous(memory_format=torch.channels_last), case.precision
-    preprocessing, pixels = Preprocessing("mean_std", (127.5,) * 3, (64.0,) * 3), case.pixels()
+    preprocessing, pixels = case.preprocessing, case.pixels()
 
-    def forward() -> Tensor:
+    def compute(images: Tensor) -> Tensor:
         with (
             torch.inference_mode(),
             torch.autocast(case.device, torch.bfloat16, enabled=precision == "bf16"),
         ):
             return network(images)
+
+    def forward() -> Tensor:
+        return compute(images)
 
     def parts() -> dict[str, float]:
         watch = _Stopwatch(case.device)
@@ -171,22 +170,49 @@ def ours_infer(case: Case) -> Contender:
         return watch.seconds
 
     configuration = f"{network.how(precision)}, {precision}{_threads_of(case)}"
-    return Contender(OURS, configuration, forward, case.num_threads, precision, forward, parts)
+    return Contender(OURS, configuration, forward, case.num_threads, precision, _on_cpu(compute, case), parts)
 
 
 def ours_int8(case: Case) -> Contender:
     """Build this package's forward pass in int8."""
     keep_memory()
-    generator = torch.Generator().manual_seed(0)
-    calibration = torch.randn(NUM_CALIBRATION_IMAGES, 3, case.size_px, case.size_px, generator=generator)
-    network = quantize(build_network(case.recipe, case.num_classes, in_channels=3)[0].to(case.device), calibration)
+    network = quantize(case.build().to(case.device), case.calibration(), batch_size=case.batch_size)
     images = case.batch()[0].contiguous(memory_format=torch.channels_last)
 
-    def forward() -> Tensor:
+    def compute(images: Tensor) -> Tensor:
         with torch.inference_mode():
             return network(images)
 
-    return Contender(OURS_INT8, f"8-bit kernels{_threads_of(case)}", forward, case.num_threads, "int8", forward)
+    return Contender(
+        OURS_INT8,
+        f"8-bit kernels{_threads_of(case)}",
+        lambda: compute(images),
+        case.num_threads,
+        "int8",
+        _on_cpu(compute, case),
+    )
+
+
+def engine(name: str, case: Case, *, folder: Path | None = None, choice: int | None = None) -> Contender:
+    """Build an inference engine with our weights and images; arguments as for `build_engine`."""
+    built = build_engine(name, case, folder=folder, choice=choice)
+    images = case.batch()[0].numpy()
+
+    def logits(images: Tensor) -> Tensor:
+        return torch.from_numpy(in_batches(built.run, images.contiguous().numpy(), case.batch_size))
+
+    return Contender(name, built.configuration, lambda: built.run(images), case.num_threads, built.precision, logits)
+
+
+def _on_cpu(compute: Callable[[Tensor], Tensor], case: Case) -> Callable[[Tensor], Tensor]:
+    """Compute logits of any number of images as they are timed: in batches of the case, channels last in memory."""
+
+    def logits(images: Tensor) -> Tensor:
+        batches = images.split(case.batch_size)
+        layout = torch.channels_last
+        return torch.cat([compute(b.to(case.device).contiguous(memory_format=layout)).float().cpu() for b in batches])
+
+    return logits
 
 
 def _as_users_run_it(name: str, network: nn.Module, case: Case) -> Contender:
@@ -197,26 +223,25 @@ def _as_users_run_it(name: str, network: nn.Module, case: Case) -> Contender:
     network = network.to(case.device).to(memory_format=layout)  # type: ignore[call-overload]
     images, labels = case.batch()
     images = images.contiguous(memory_format=layout)
-    expected = (case.batch_size, case.num_classes)
 
     def arithmetic() -> contextlib.AbstractContextManager[object]:
         return torch.autocast(case.device, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
-    def logits() -> Tensor:
+    def compute(images: Tensor) -> Tensor:
         output = network(images)
-        if not isinstance(output, Tensor) or tuple(output.shape) != expected:
+        if not isinstance(output, Tensor) or tuple(output.shape) != (len(images), case.num_classes):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise PeerError(f"its output is {shape}, not logits {expected}")
+            raise PeerError(f"its output is {shape}, not logits {(len(images), case.num_classes)}")
         return output
 
-    def forward() -> Tensor:
+    def infer(images: Tensor) -> Tensor:
         with torch.no_grad(), arithmetic():
-            return logits()
+            return compute(images)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with arithmetic():
-            loss = F.cross_entropy(logits(), labels)
+            loss = F.cross_entropy(compute(images), labels)
         loss.backward()
         optimizer.step()
 
@@ -230,7 +255,10 @@ def _as_users_run_it(name: str, network: nn.Module, case: Case) -> Contender:
         nesterov=recipe.optimizer.nesterov,
     )
     configuration = f"{'channels_last' if careful else 'NCHW'}, eager, {precision}{_threads_of(case)}"
-    return Contender(name, configuration, step if case.job == "train" else forward, case.num_threads, precision)
+    if case.job == "train":
+        return Contender(name, configuration, step, case.num_threads, precision)
+    logits = _on_cpu(infer, case) if name == PLAIN else None  # others have weights of their own
+    return Contender(name, configuration, lambda: infer(images), case.num_threads, precision, logits)
 
 
 def _threads_of(case: Case) -> str:

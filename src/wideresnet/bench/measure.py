@@ -45,6 +45,7 @@ class Lane:
         parts: for each round, seconds of the parts of a step, if the contender can tell them.
         problem: why there are no times; "" as long as there is no problem.
         peak_memory_mib: peak memory of a call, above what was in use before the contender was built; None if unknown.
+        answers: what `compare_answers` found, as in a record.
     """
 
     contender: Contender
@@ -56,6 +57,7 @@ class Lane:
     parts: list[dict[str, float]] = field(default_factory=list)
     problem: str = ""
     peak_memory_mib: float | None = None
+    answers: dict[str, float] = field(default_factory=dict)
 
     def warm_up(
         self,

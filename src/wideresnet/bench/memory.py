@@ -7,12 +7,19 @@ counts the process that started this one, as it was before this one's program wa
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
 import torch
 from torch import nn
 
 from wideresnet.base.child import Child, Parent
 from wideresnet.bench.case import Case
-from wideresnet.bench.contenders import make_contender
+from wideresnet.bench.contenders import engine, make_contender
+from wideresnet.bench.engines import check_machine, fastest_way, write_model
+from wideresnet.bench.words import ENGINES
 from wideresnet.machine.memory import memory_in_use_bytes, peak_memory_mib, reset_peak_memory
 
 NUM_CALLS = {"train": 2, "infer": 1}
@@ -45,7 +52,16 @@ def memory_in_own_process(name: str, case: Case) -> float | None:
     Returns:
         MiB; None if its process failed.
     """
-    with Child("wideresnet.bench.memory", {"name": name, "case": case.to_json()}) as child:
+    with TemporaryDirectory() as folder:
+        given: dict[str, Any] = {"name": name, "case": case.to_json()}
+        if name in ENGINES:  # converted here: what that takes is no memory of the engine
+            write_model(name, case, Path(folder))
+            given |= {"folder": folder, "choice": fastest_way(name, case)}
+        return _peak_of_child(given)
+
+
+def _peak_of_child(given: dict[str, Any]) -> float | None:
+    with Child("wideresnet.bench.memory", given) as child:
         answers = list(child)
         return answers[-1]["peak_mib"] if child.wait() == 0 else None
 
@@ -66,8 +82,14 @@ def main() -> None:
     case = Case(**given["case"])
     torch.set_num_threads(case.num_threads)
     _load_libraries()
+    name, build = given["name"], make_contender
+    if name in ENGINES:
+        check_machine(name, case)  # imports the engine, as PyTorch has been imported
+        build = partial(engine, folder=Path(given["folder"]), choice=given["choice"])
+    case.batch()  # reads the images
+    reset_peak_memory(case.device)
     peak = PeakMemory(case.device)
-    contender = make_contender(given["name"], case)
+    contender = build(name, case)
     torch.set_num_threads(contender.num_threads)
     peak.restart()
     for _ in range(NUM_CALLS[case.job]):

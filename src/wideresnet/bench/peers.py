@@ -17,6 +17,7 @@ from torch import nn
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import nearest
 from wideresnet.bench.case import Case
+from wideresnet.bench.words import ENGINES
 from wideresnet.weights.downloads import torchvision_name
 
 PLAIN = "plain"
@@ -24,6 +25,16 @@ PLAIN = "plain"
 
 CAREFUL = "+careful"
 """Suffix of a name: that implementation in channels_last, and under autocast if ours runs in bf16."""
+
+
+DISTRIBUTIONS = {
+    "onnxruntime-int8": "onnxruntime",
+    "openvino-bf16": "openvino",
+    "openvino-int8": "openvino",
+    "mnn": "MNN",
+    "opencv": "opencv-python-headless",
+}
+"""What an engine is installed as, if that is not its name."""
 
 
 class PeerError(WRNError):
@@ -37,10 +48,12 @@ def check_peer(name: str) -> None:
         UsageError: the name is unknown, or its module or callable does not exist.
     """
     base = name.removesuffix(CAREFUL)
-    if base in PACKAGES or name == PLAIN:
+    if base in PACKAGES or name == PLAIN or name in ENGINES:
         return
+    if base in ENGINES:
+        raise UsageError(f"against={name}: an engine has its precision in its name; leave out {CAREFUL}")
     if ":" not in base:
-        raise UsageError(f"against={name}: {nearest(base, [PLAIN, *PACKAGES, 'module:callable'])}")
+        raise UsageError(f"against={name}: {nearest(base, [PLAIN, *PACKAGES, *ENGINES, 'module:callable'])}")
     try:
         _find_callable(base)
     except UsageError:
@@ -77,8 +90,9 @@ def build_peer(name: str, case: Case) -> nn.Module:
 
 def peer_version(name: str) -> str | None:
     """Return the version of an installed package; None for a callable, or if it is not installed."""
+    name = name.removesuffix(CAREFUL)
     try:
-        return importlib.metadata.version(name.removesuffix(CAREFUL))
+        return importlib.metadata.version(DISTRIBUTIONS.get(name, name))
     except (importlib.metadata.PackageNotFoundError, ValueError):
         return None
 

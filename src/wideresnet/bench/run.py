@@ -15,6 +15,7 @@ import torch
 
 from wideresnet.base import progress
 from wideresnet.base.errors import UsageError
+from wideresnet.bench.answers import compare_answers
 from wideresnet.bench.case import Case
 from wideresnet.bench.contenders import Contender, make_contender
 from wideresnet.bench.measure import TURN_S, WARM_UP_S, Lane, attempt, matmul_contender, num_rounds, take_turns
@@ -22,7 +23,9 @@ from wideresnet.bench.memory import PeakMemory, memory_in_own_process
 from wideresnet.bench.peers import check_peer
 from wideresnet.bench.plots import write_plot
 from wideresnet.bench.summary import case_document
-from wideresnet.bench.words import OURS, OURS_BF16, OURS_INT8
+from wideresnet.bench.trained import are_weights, data_for, read_trained
+from wideresnet.bench.words import ENGINES, OURS, OURS_BF16, OURS_INT8
+from wideresnet.machine.cpu import BF16_FLAGS, cpu_flags
 from wideresnet.machine.description import describe
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.machine.memory import reset_peak_memory
@@ -86,6 +89,7 @@ def run_bench(
     batch_sizes: Sequence[int] = (),
     against: Sequence[str] = (),
     family: str | None = None,
+    data: str | None = None,
     int8: bool = False,
     command: str | None = None,
     method: Method = USUAL,
@@ -95,11 +99,13 @@ def run_bench(
 
     Args:
         job: "train" or "infer".
-        networks: names.
+        networks: names, of networks with random weights; for "infer" also trained weights, as for `read_weights`.
         out: folder for `bench.json` and `bench.png`.
         batch_sizes: images per step; empty for 128 (train), or 1 and 64 (infer).
-        against: "plain"; "torchvision", "timm", "pytorchcv" or "module:callable", which may be followed by "+careful".
+        against: "plain"; "torchvision", "timm", "pytorchcv" or "module:callable", which may be followed by "+careful";
+            for "infer" also `ENGINES`, with ours in the precision of each.
         family: of names that both families have.
+        data: images for trained weights, as for `load_dataset`; None for those of their runs.
         int8: measure this package's networks in int8 as well; "infer" only.
         command: the command line that was typed, for the record; None if there was none.
         method: how to measure.
@@ -109,9 +115,8 @@ def run_bench(
         What `bench.json` holds.
 
     Raises:
-        UsageError: the network or implementation is unknown, or the folder is used.
+        UsageError: the network or implementation is unknown, weights and data do not fit, or the folder is used.
     """
-    names = [parse(network, family) for network in networks]
     peers = list(dict.fromkeys(against))
     for size in batch_sizes:
         if size < 1:
@@ -119,16 +124,46 @@ def run_bench(
     check_free(out)
     for peer in peers:
         check_peer(peer)
+        if job == "train" and peer in ENGINES:
+            raise UsageError(f"against={peer}: an engine for inference, which does not train; use wrn bench infer")
+    subjects = dict.fromkeys(_subject(job, network, family, data) for network in networks)
+    if data is not None and not any(subject.weights for subject in subjects):
+        raise UsageError(f"data={data}: is for trained weights, and none are named; leave it out")
     with settled(**machine) as settings:
         document = start_document(job, settings, command)
-        lower = [OURS_BF16] * (settings.precision == "bf16") + [OURS_INT8] * int8
+        precisions = {ENGINES[peer] for peer in peers if peer in ENGINES}
+        bf16 = settings.precision == "bf16" or ("bf16" in precisions and bool(BF16_FLAGS & cpu_flags()))
+        lower = [OURS_BF16] * bf16 + [OURS_INT8] * (int8 or "int8" in precisions)
         contenders = [OURS, *lower, *peers]
-        for name in dict.fromkeys(names):
+        for subject in subjects:
             for size in batch_sizes or BATCH_SIZES[job]:
-                case = Case(job, str(name), name.family, size, settings.device, "fp32", settings.num_threads)
+                case = Case(
+                    job, subject.network, subject.family, size, settings.device, "fp32", settings.num_threads,
+                    subject.weights, subject.data,
+                )  # fmt: skip
                 document["cases"] += _measure([(case, contenders)], settings, method)
                 write_record(document, out)
     return document
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured: a network, and its trained weights with their data, if there are any."""
+
+    network: str
+    family: str
+    weights: str | None = None
+    data: str | None = None
+
+
+def _subject(job: str, network: str, family: str | None, data: str | None) -> _Subject:
+    """Read a word of the command line: trained weights, or the name of a network."""
+    if job == "infer" and are_weights(network):
+        data = data_for(network, data)
+        name = read_trained(network, data).weights.network.name
+        return _Subject(str(name), name.family, network, data)
+    name = parse(network, family)
+    return _Subject(str(name), name.family)
 
 
 def run_figure4(
@@ -272,6 +307,8 @@ def _measure_in_rounds(
     take_turns(running, rounds, settings.device, advance=lambda seconds: task.update(advance=seconds))
     documents = []
     for case, case_lanes in entered:
+        tell("comparing answers")
+        compare_answers(case, case_lanes)
         _measure_memory(case, case_lanes, settings, method, tell)
         documents.append(case_document(case, case_lanes, products, flops))
     task.update(what=f"{rounds} rounds")

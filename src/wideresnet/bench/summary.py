@@ -50,9 +50,9 @@ def case_document(case: Case, lanes: Sequence[Lane], products: Mapping[str, Lane
 
     Returns:
         Values for JSON: the case, its cost, the rate of the machine, all contenders with all their times, the best of
-        the others in the precision of ours, the parts of a step of ours, and warnings about the measurement. A
-        contender that was not timed has `problem` instead of times. How many times as fast ours is is only told of
-        contenders in equal precision; a lower precision of ours has its top-1 agreement with fp32.
+        the others in the precision of ours, the fastest of all in each precision, the parts of a step of ours, and
+        warnings about the measurement. A contender that was not timed has `problem` instead of times. How many times as
+        fast ours is is only told of contenders in equal precision. What `compare_answers` found is in their rows.
     """
     ours, matmul = lanes[0], products[case.precision]
     assert ours.contender.name == OURS
@@ -73,6 +73,7 @@ def case_document(case: Case, lanes: Sequence[Lane], products: Mapping[str, Lane
         },
         "contenders": contenders,
         "best_peer": best_peer(contenders),
+        "fastest": fastest(contenders),
         "parts": _parts_document(ours.parts),
         "warnings": [warning] if case.device == "cpu" and (warning := contradiction(ours)) else [],
     }
@@ -97,6 +98,27 @@ def best_peer(contenders: Sequence[dict[str, Any]]) -> str | None:
     return min(usual or peers, key=lambda row: row["call_s"]["median"])["name"] if peers else None
 
 
+def fastest(contenders: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Find the fastest of all in each precision, ours or not: by the ratios to ours, as they are told.
+
+    Args:
+        contenders: rows of a record.
+
+    Returns:
+        Precision -> name, of the precisions that were timed.
+    """
+
+    def relative_s(row: dict[str, Any]) -> tuple[float, float]:
+        times_ours = 1.0 if row["name"] in OWN else row.get("ours_is_faster", {"median": 1.0})["median"]
+        return times_ours, row["call_s"]["median"]
+
+    by_precision: dict[str, list[dict[str, Any]]] = {}
+    for row in contenders:
+        if "problem" not in row:
+            by_precision.setdefault(row["precision"], []).append(row)
+    return {precision: min(rows, key=relative_s)["name"] for precision, rows in by_precision.items()}
+
+
 def contradiction(lane: Lane) -> str:
     """Say that the parts of a call on a CPU do not add up to the whole, as on a busy machine; "" if they do.
 
@@ -113,14 +135,6 @@ def contradiction(lane: Lane) -> str:
         f"the pieces of a step add up to {pieces} ms, but the whole took {whole} ms: other programs disturbed the "
         "measurement; measure again on a quiet machine"
     )
-
-
-def top1_agreement_pct(exact: Lane, lower: Lane) -> float:
-    """Return in how many percent of the measured images a lower precision has the same highest logit."""
-    assert exact.contender.logits is not None
-    assert lower.contender.logits is not None
-    same = exact.contender.logits().argmax(1) == lower.contender.logits().argmax(1)
-    return round(100 * same.double().mean().item(), 2)
 
 
 def _contender_document(
@@ -148,10 +162,8 @@ def _contender_document(
         "share_of_matmul": round(rate / matmul_rates.get(precision, matmul_rates[case.precision]), 4),
         "peak_memory_mib": None if lane.peak_memory_mib is None else round(lane.peak_memory_mib, 1),
     }
-    if name in OWN:
-        if precision != "fp32" and "fp32" in owns:
-            row["top1_agreement_pct"] = top1_agreement_pct(owns["fp32"], lane)
-    elif precision in owns:
+    row |= lane.answers
+    if name not in OWN and precision in owns:
         faster = ratio(owns[precision].seconds, lane.seconds)
         row["ours_is_faster"] = {key: round(value, 4) for key, value in faster.items()}
     return row

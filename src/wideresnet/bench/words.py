@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wideresnet.base.format import counted, human_number
+from wideresnet.base.format import human_number
 from wideresnet.report.environment import hardware_text, torch_text
 from wideresnet.spec import published as paper
 
@@ -13,6 +13,18 @@ OURS_BF16 = "wideresnet bf16"
 OURS_INT8 = "wideresnet int8"
 OWN = (OURS, OURS_BF16, OURS_INT8)
 """The names of this package's contenders; each lower precision has its own, so that no ratio mixes precisions."""
+
+ENGINES = {
+    "onnxruntime": "fp32",
+    "onnxruntime-int8": "int8",
+    "openvino": "fp32",
+    "openvino-bf16": "bf16",
+    "openvino-int8": "int8",
+    "ncnn": "fp32",
+    "mnn": "fp32",
+    "opencv": "fp32",
+}
+"""Inference engines that ours is compared with, and the precision of each: they run our weights."""
 
 START_WAYS = {
     "cold": "wrn train with an empty cache: kernels are compiled, the fastest way is measured",
@@ -25,7 +37,8 @@ START_WAYS = {
 def case_title(case: dict[str, Any]) -> str:
     """Name a case: "WRN-16-4, training, batch 128"."""
     job = {"train": "training", "infer": "inference"}[case["job"]]
-    return f"{case['network']}, {job}, batch {case['batch_size']}"
+    trained = f" ({case['weights']} on {case['data']})" if case.get("weights") else ""
+    return f"{case['network']}{trained}, {job}, batch {case['batch_size']}"
 
 
 def row_of(case: dict[str, Any], name: str) -> dict[str, Any]:
@@ -65,12 +78,54 @@ def quartiles(spread: dict[str, float], form: str, scale: float = 1.0, between: 
     return between.join(f"{scale * spread[name]:{form}}" for name in ("quartile1", "quartile3"))
 
 
-def agreement_line(case: dict[str, Any], row: dict[str, Any]) -> str:
-    """Say how often a lower precision of ours answers as fp32 does; "" if that is not known."""
-    if "top1_agreement_pct" not in row:
+def has_answers(case: dict[str, Any]) -> bool:
+    """Tell whether answers were compared, so that tables have a column for them."""
+    return any(name in row for row in case["contenders"] for name in ("max_logit_difference", "num_test_images"))
+
+
+def answers_text(row: dict[str, Any]) -> str:
+    """Say how near to ours in fp32 a contender with our weights is: "99.4 %" of the answers, or "4e-06" of a logit."""
+    if "num_test_images" in row:
+        return f"{row['top1_agreement_pct']:.4g} %"
+    return f"± {row['max_logit_difference']:.0e}" if "max_logit_difference" in row else ""
+
+
+def answers_line(case: dict[str, Any]) -> str:
+    """Explain the column of `answers_text`, and say what it lacks; "" if there is nothing to say, as in old records."""
+    if case["job"] != "infer" or "fastest" not in case:
         return ""
-    images = counted(case["batch_size"], "image")
-    return f"{row['top1_agreement_pct']:.4g} % of its answers on the {images} are those of fp32"
+    sizes = [row["num_test_images"] for row in case["contenders"] if "num_test_images" in row]
+    lower = any(precision != "fp32" for precision in case["fastest"])
+    texts = []
+    if any("max_logit_difference" in row for row in case["contenders"]):
+        texts.append("in fp32, the largest difference of a logit of this batch")
+    if sizes:
+        texts.append(f"in lower precisions, the same class on {sizes[0]:,} test images")
+    elif lower and case["weights"] is None:
+        texts.append("lower precisions are not compared, since random weights answer nothing: name trained weights")
+    return f"answers next to ours in fp32: {'; '.join(texts)}" if texts else ""
+
+
+def fastest_lines(case: dict[str, Any]) -> list[str]:
+    """Name the fastest of all in each precision, ours or not: "int8: openvino-int8, 1.21 x wideresnet int8".
+
+    Records from before engines were compared have none.
+    """
+    lines = []
+    for precision, name in case.get("fastest", {}).items():
+        rows = [row for row in case["contenders"] if row.get("precision") == precision]
+        ratios = {row["name"]: row["ours_is_faster"]["median"] for row in rows if "ours_is_faster" in row}
+        ours = next((row["name"] for row in rows if row["name"] in OWN), "")
+        line = f"{precision}: {short_name(row_of(case, name))}"
+        if name in ratios:
+            line += f", {1 / ratios[name]:.2f} x {ours}"
+        elif ratios:
+            second = min(ratios, key=lambda other: ratios[other])
+            line += f", {ratios[second]:.2f} x {short_name(row_of(case, second))}"
+        elif len(rows) == 1:
+            line += ", alone"
+        lines.append(line)
+    return lines
 
 
 def parts_line(case: dict[str, Any]) -> str:

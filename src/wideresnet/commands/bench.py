@@ -15,11 +15,15 @@ from rich.text import Text
 from wideresnet.base.errors import UsageError
 from wideresnet.base.format import human_count, human_number
 from wideresnet.bench.words import (
+    ENGINES,
     OURS,
     START_WAYS,
-    agreement_line,
+    answers_line,
+    answers_text,
     case_title,
     errors_of,
+    fastest_lines,
+    has_answers,
     machine_line,
     parts_line,
     quartiles,
@@ -30,6 +34,11 @@ from wideresnet.commands.verbs import add_machine_flags, add_verb, new_run_folde
 from wideresnet.spec.recipe import CHOICES
 
 BAR_WIDTH = 8
+
+ENGINES_HELP = (
+    f". Inference engines, with our weights and as many threads, in the precision of their name or fp32: "
+    f"{', '.join(ENGINES)}; openvino-int8 needs nncf, ncnn also pnnx, and opencv is opencv-python-headless"
+)
 
 
 def add(verbs: Any) -> None:
@@ -43,7 +52,17 @@ def add(verbs: Any) -> None:
     for job, help in (("train", "whole training steps"), ("infer", "forward passes")):
         measure = add_verb(jobs, job, run, help, f"wrn bench {job} WRN-16-4 WRN-40-2 --against torchvision pytorchcv")
         measure.set_defaults(job=job)
-        measure.add_argument("networks", nargs="+", metavar="NETWORK", help="e.g. WRN-28-10")
+        trained = (
+            " with random weights, or trained weights: a run folder, a weights folder, or the name of a shipped network"
+        )
+        measure.add_argument(
+            "networks", nargs="+", metavar="NETWORK", help=f"e.g. WRN-28-10{trained * (job == 'infer')}"
+        )
+        if job == "infer":
+            measure.add_argument(
+                "--data", metavar="D", help="images for trained weights, as for wrn train: their test images are timed "
+                "and compared, their training images calibrate 8 bits (the data that the run was trained on)",
+            )  # fmt: skip
         measure.add_argument(
             "--batch-size", type=_sizes, default=(), metavar="N,N", help="images per step; several separated by commas "
             f"({'128' if job == 'train' else '1,64'})",
@@ -54,7 +73,7 @@ def add(verbs: Any) -> None:
             "module:callable or file.py:callable for any other: its code is imported from the current folder and RUN; "
             "the callable gets whichever of depth, width (widen_factor, k), num_classes, dropout = 0, ... it accepts, "
             "and returns a torch.nn.Module. Peers run eagerly in fp32, NCHW; with +careful appended to the name, in "
-            "channels_last and our precision",
+            "channels_last and our precision" + (ENGINES_HELP if job == "infer" else ""),
         )  # fmt: skip
         measure.add_argument("--family", choices=CHOICES["family"], help="reading of a name that has two")
         if job == "infer":
@@ -131,7 +150,7 @@ def _measured(args: argparse.Namespace, out: Path, method: dict[str, Any]) -> di
         return run_start(args.networks, out, batch_size=args.batch_size, family=args.family, **machine)
     return run_bench(
         args.job, args.networks, out, batch_sizes=args.batch_size, against=args.against, family=args.family,
-        int8=getattr(args, "int8", False), **machine,
+        data=getattr(args, "data", None), int8=getattr(args, "int8", False), **machine,
     )  # fmt: skip
 
 
@@ -151,9 +170,9 @@ def render(document: dict[str, Any]) -> RenderableType:
             )
         if verdict(case):
             parts.append(Text(f"ours is {verdict(case)}, the fastest other as its users run it", style="bold"))
-        for row in case["contenders"]:
-            if agreement := agreement_line(case, row):
-                parts.append(Text(f"{row['name']}: {agreement}"))
+        parts += [Text(f"fastest of all in {line}", style="bold") for line in fastest_lines(case)]
+        if line := answers_line(case):
+            parts.append(Text(line, style="dim"))
         parts.append(Text(f"one of our steps in pieces: {parts_line(case)}"))
         parts.append(
             Text(f"matrix product {human_count(case['matmul']['flops_per_s'])}FLOP/s ({case['matmul']['what']}); "
@@ -174,17 +193,22 @@ def _warnings(cases: list[dict[str, Any]]) -> list[Text]:
 def _contenders(case: dict[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", overflow="fold")
-    for heading in ("images/s", "", "ms, min\nquartiles", "FLOP/s\nof matmul", "peak\nMiB", "ours is\nquartiles"):
+    middle = "as ours\nin fp32" if has_answers(case) else ""  # or bars, which the plot has, too
+    for heading in ("images/s", middle, "ms, min\nquartiles", "FLOP/s\nof matmul", "peak\nMiB", "ours is\nquartiles"):
         table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     rows = [row for row in case["contenders"] if "problem" not in row]
     fastest = max(row["images_per_s"] for row in rows)
     for row in rows:
         call = row["call_s"]
         memory, faster = row["peak_memory_mib"], row.get("ours_is_faster")
+        bar = Text("█" * max(1, round(BAR_WIDTH * row["images_per_s"] / fastest)), style="blue")
+        name = Text(short_name(row), style="bold" if row["name"] == OURS else "")
+        if "precision" in row and not row["name"].endswith(row["precision"]):
+            name.append(f"\n{row['precision']}", style="dim")
         table.add_row(
-            Text(short_name(row), style="bold" if row["name"] == OURS else ""),
+            name,
             human_number(row["images_per_s"], 4),
-            Text("█" * max(1, round(BAR_WIDTH * row["images_per_s"] / fastest)), style="blue"),
+            answers_text(row) if middle else bar,
             f"{_ms(call, 'median')}, {_ms(call, 'min')}\n{_ms(call, 'quartile1')}-{_ms(call, 'quartile3')}",
             f"{human_count(row['flops_per_s'])}\n{100 * row['share_of_matmul']:.0f} %",
             "-" if memory is None else f"{memory:,.0f}",

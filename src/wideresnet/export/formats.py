@@ -18,6 +18,7 @@ from wideresnet.base.version import __version__
 from wideresnet.export.metadata import INPUT, LOGITS, PROBABILITIES, to_texts
 from wideresnet.export.packages import need
 from wideresnet.export.portable import quiet, trace
+from wideresnet.networks import Network
 from wideresnet.weights.hub import Weights
 
 OPSET = 18
@@ -63,22 +64,49 @@ def to_onnx(
     size = 4 * sum(p.numel() for p in weights.network.parameters())
     if size > MAX_ONNX_BYTES:
         raise UsageError(f"{what}: holds at most 2 GiB, the weights take {human_bytes(size)}; use format='torch'")
-    with quiet():
-        program = torch.onnx.export(
-            trace(weights, "NHWC", free),
-            input_names=[INPUT],
-            output_names=[LOGITS, PROBABILITIES],
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    model = _plain(program.model_proto, free)
+    model = _exported(trace(weights, "NHWC", free), [LOGITS, PROBABILITIES], free)
     if calibration is not None:
-        model = _quantized(model, calibration, onnx, for_openvino)
+        batch = max(1, CALIBRATION_BATCH_PX // (calibration.shape[1] * calibration.shape[2]))
+        model = _quantized(model, calibration, batch, onnx, for_openvino)
     onnx.helper.set_model_props(model, to_texts(metadata))
     model.producer_name, model.producer_version = "wideresnet", __version__
     return model.SerializeToString()
+
+
+def network_to_onnx(network: Network, size_px: int, calibration: np.ndarray | None = None) -> bytes:
+    """Convert a network alone, without preprocessing and softmax, to ONNX: what engines are compared by.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        size_px: side of its images.
+        calibration: preprocessed images, float32 (N, C, H, W), to quantize by as `to_onnx` does; None: in fp32.
+
+    Returns:
+        A model from images (B, C, H, W), named `INPUT`, to logits (B, num_classes), named `LOGITS`; B is free.
+
+    Raises:
+        UsageError: a package is missing.
+    """
+    onnx = need("onnx")
+    need("onnxscript")
+    example = torch.zeros(2, network.in_channels, size_px, size_px)  # a batch of 1 would be taken for a constant
+    with quiet(), torch.no_grad():
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    model = _exported(program, [LOGITS], ("batch",))
+    if calibration is not None:
+        batch = max(1, CALIBRATION_BATCH_PX // size_px**2)
+        model = _quantized(model, calibration, batch, onnx, for_openvino=False)
+    return model.SerializeToString()
+
+
+def _exported(program: torch.export.ExportedProgram, outputs: list[str], free: tuple[str, ...]) -> Any:
+    """Return the ONNX model of a traced program."""
+    with quiet():
+        exported = torch.onnx.export(
+            program, input_names=[INPUT], output_names=outputs, opset_version=OPSET, dynamo=True, verbose=False
+        )
+    assert exported is not None
+    return _plain(exported.model_proto, free)
 
 
 def _plain(model: Any, free: tuple[str, ...]) -> Any:
@@ -96,7 +124,7 @@ def _plain(model: Any, free: tuple[str, ...]) -> Any:
     return model
 
 
-def _quantized(model: Any, images: np.ndarray, onnx: Any, for_openvino: bool) -> Any:
+def _quantized(model: Any, images: np.ndarray, batch: int, onnx: Any, for_openvino: bool) -> Any:
     """Quantize the convolutions to int8: activations per map, weights per channel, by the lowest and highest values.
 
     The stem stays in fp32, as in this package's own 8-bit engine. Weights have 7 bits: with 8, sums of products
@@ -105,7 +133,6 @@ def _quantized(model: Any, images: np.ndarray, onnx: Any, for_openvino: bool) ->
     quantization = need("onnxruntime.quantization", "int8=True")
     stem = next(node.name for node in model.graph.node if node.op_type == "Conv")
     extra = {"OpTypesToExcludeOutputQuantization": ["Conv"]} if for_openvino else {}
-    batch = max(1, CALIBRATION_BATCH_PX // (images.shape[1] * images.shape[2]))
 
     class Images(quantization.CalibrationDataReader):
         def __init__(self) -> None:
