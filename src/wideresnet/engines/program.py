@@ -26,11 +26,18 @@ STEM, CONV, QUANTIZED, DIRECT, HEAD = range(5)  # the kinds of program.c
 
 LINE = 64  # bytes of a cache line; maps begin at one
 
+CACHED_BYTES = 256 << 10
+"""Of the largest map of a stage, per thread: the images whose maps stay in the second-level caches."""
+
+BLOCK, LARGE_BLOCK, LARGE_WEIGHTS = 48, 192, 24 << 20
+"""Tiles per thread that an operation has at least, if there are as many: those for which the kernels read the weights
+once, and those if no cache holds the weights, in bytes. As in tiles.h and winograd.c."""
+
 KEPT_BYTES = 32 << 20  # a larger arena is allocated for each call, so that it takes no memory in between
 KEPT_SHAPES = 8  # of images, whose plans are kept
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """An operation before the shape of the images is known. Maps have the numbers of the description.
 
@@ -134,17 +141,19 @@ class Program:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute logits, float32 (B, num_classes), of float32 images (B, C, H, W) in any memory format."""
-        plan = self.plans.get(tuple(x.shape))
+        threads = num_threads()
+        key = (*x.shape, threads)
+        plan = self.plans.get(key)
         if plan is None:
             if len(self.plans) >= KEPT_SHAPES:
                 self.plans.clear()
-            plan = self.plans[tuple(x.shape)] = Plan(self.steps, *x.shape)
+            plan = self.plans[key] = Plan(self.steps, len(x), x.shape[2], x.shape[3], threads)
         logits = torch.empty(len(x), self.steps[-1].outs, dtype=torch.float32, device="cpu")
         # Two threads may call at once: each takes an arena, or makes one.
         arena = plan.arenas.pop() if plan.arenas else torch.empty(plan.num_bytes, dtype=torch.uint8, device="cpu")
         strides = (ctypes.c_long * 4)(*x.stride())
         library().wrn_run(
-            plan.ops, len(plan.ops), x.data_ptr(), strides, len(x), logits.data_ptr(), arena.data_ptr(), num_threads()
+            plan.ops, len(plan.ops), x.data_ptr(), strides, len(x), logits.data_ptr(), arena.data_ptr(), threads
         )
         if plan.num_bytes <= KEPT_BYTES and not plan.arenas:
             plan.arenas.append(arena)
@@ -154,42 +163,118 @@ class Program:
 class Plan:
     """The operations of a program for images of one shape, and where their maps lie in the arena.
 
+    Operations whose maps have one resolution are a stage. A stage runs on some images after others, so few that their
+    maps stay in the caches, yet enough that reading the weights again costs little. Only maps that another stage reads
+    are kept of all images.
+
+    Args:
+        steps: of the program.
+        batch, height, width: of the images.
+        threads: that share the work.
+
     Attributes:
         ops: as program.c reads them.
         num_bytes: size of the arena.
         arenas: memory that is free at the moment.
     """
 
-    def __init__(self, steps: list[Step], batch: int, channels: int, height: int, width: int) -> None:
-        del channels
+    def __init__(self, steps: list[Step], batch: int, height: int, width: int, threads: int) -> None:
         self.arenas: list[Tensor] = []
-        places, sizes = Places(), {0: (height, width)}
-        self.ops = (Op * len(steps))()
-        values: dict[int | None, int] = {}
-        quantized: dict[int | None, int] = {}
-        for op, step in zip(self.ops, steps, strict=True):
-            height, width = sizes[step.reads or 0]
-            sizes[step.writes or 0] = after = ceil_div(height, step.stride), ceil_div(width, step.stride)
-            num = batch * after[0] * after[1] * step.outs
-            op.kind, op.kernel, op.stride, op.H, op.W = step.kind, step.kernel, step.stride, height, width
-            op.ins, op.outs = step.ins, step.outs
-            op.weight, op.rescale, op.scale, op.shift = map(_at, (step.weight, step.rescale, step.scale, step.shift))
-            source = values if step.kind in (CONV, HEAD) else quantized
-            op.reads, op.adds = source.get(step.reads, -1), values.get(step.adds, -1)
-            op.values = op.bytes = -1
-            if step.writes is not None:
-                is_read = source is values and step.adds == step.reads  # by other positions than its own
-                if step.adds in step.unused and step.values and not is_read:  # the sum takes the place of what is added
-                    op.values = values[step.writes] = values.pop(step.adds)
-                elif step.values:
-                    op.values = values[step.writes] = places.take(4 * num)
-                if step.bytes:
-                    op.bytes = quantized[step.writes] = places.take(num)
+        self._steps, self._places = steps, Places()
+        self._values: dict[int | None, Place] = {}
+        self._bytes: dict[int | None, Place] = {}
+        self._sizes: dict[int | None, tuple[int, int]] = {None: (height, width)}
+        stages: dict[tuple[int, int], list[Step]] = {}
+        for step in steps:
+            before = self._sizes[step.reads]
+            after = self._sizes[step.writes] = ceil_div(before[0], step.stride), ceil_div(before[1], step.stride)
+            stages.setdefault(after, []).append(step)
+            if step.writes is None:
+                self._sizes[None] = height, width
+        found: list[Op] = []
+        for stage in stages.values():
+            found += self._place(stage, batch, threads)
+        self.ops, self.num_bytes = (Op * len(found))(*found), self._places.end
+
+    def _place(self, stage: list[Step], batch: int, threads: int) -> list[Op]:
+        """Return the operations of a stage for all images, a few at a time."""
+        height, width = self._sizes[stage[0].writes]
+        some = min(batch, _images_at_once(stage, height * width, ceil_div(height, 4) * ceil_div(width, 4), threads))
+        used = {number for step in self._steps if step not in stage for number in (step.reads, step.adds)}
+        used.discard(None)
+        for step in stage:  # first, so that they share no place with what is written again for each part of the images
+            if step.writes in used:
+                self._store(step, height * width, batch, is_kept=True)
+        found: list[tuple[Step, Place | None, Place | None, Place | None, Place | None]] = []
+        unused: list[Place] = []  # of all images, which a later part of them still reads
+        for step in stage:
+            source = self._values if step.kind in (CONV, HEAD) else self._bytes
+            reads, adds = source.get(step.reads), self._values.get(step.adds)
+            if step.writes is not None and step.writes not in used:
+                # The sum takes the place of what is added, unless the layer also reads that: at other positions.
+                if step.values and adds and step.adds in step.unused and adds != reads and not adds.is_kept:
+                    self._values[step.writes] = self._values.pop(step.adds)
+                self._store(step, height * width, some, is_kept=False)
+            values, quantized = self._values.get(step.writes), self._bytes.get(step.writes)
+            found.append((step, reads, adds, values, quantized))
             for number in step.unused:
-                for maps in (values, quantized):
-                    if number in maps:
-                        places.give_back(maps.pop(number))
-        self.num_bytes = places.end
+                for place in (self._values.pop(number, None), self._bytes.pop(number, None)):
+                    if place is not None and place.is_kept:
+                        unused.append(place)
+                    elif place is not None:
+                        self._places.give_back(place.start)
+        for place in unused:
+            self._places.give_back(place.start)
+        return [
+            self._op(step, first, min(some, batch - first), *maps)
+            for first in range(0, batch, some)
+            for step, *maps in found
+        ]
+
+    def _store(self, step: Step, positions: int, num_images: int, *, is_kept: bool) -> None:
+        """Find places for what an operation writes, of so many images, unless they have one."""
+        for maps, wanted, size in ((self._values, step.values, 4), (self._bytes, step.bytes, 1)):
+            if wanted and step.writes not in maps:
+                num_bytes = size * positions * step.outs
+                maps[step.writes] = Place(self._places.take(num_bytes * num_images), num_bytes, is_kept)
+
+    def _op(
+        self, step: Step, first: int, num: int, reads: Place | None, adds: Place | None, values: Place | None,
+        quantized: Place | None,
+    ) -> Op:  # fmt: skip
+        """Return an operation on `num` images from the given one on."""
+        height, width = self._sizes[step.reads]
+        maps = [-1 if place is None else place.at(first) for place in (reads, adds, values, quantized)]
+        tensors = map(_at, (step.weight, step.rescale, step.scale, step.shift))
+        shape = step.kernel, height, width, step.ins, step.outs, step.stride
+        return Op(step.kind, first, num, *shape, *maps, *tensors)
+
+
+def _images_at_once(stage: list[Step], positions: int, tiles: int, threads: int) -> int:
+    """Return how many images a stage runs on at a time."""
+    channels = max(step.outs for step in stage if step.writes is not None)
+    is_large = max(step.weight.nbytes for step in stage) > LARGE_WEIGHTS
+    for_caches = CACHED_BYTES * threads // (4 * positions * channels)
+    return max(for_caches, ceil_div((LARGE_BLOCK if is_large else BLOCK) * threads, tiles))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a map lies.
+
+    Attributes:
+        start: in bytes, in the arena.
+        size: bytes per image.
+        is_kept: whether it holds all images.
+    """
+
+    start: int
+    size: int
+    is_kept: bool
+
+    def at(self, image: int) -> int:
+        """Return where an image's map begins."""
+        return self.start + self.size * image if self.is_kept else self.start
 
 
 class Places:

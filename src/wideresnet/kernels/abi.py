@@ -41,7 +41,7 @@ class Op(ctypes.Structure):
     """An operation of a program: `Op` of program.c."""
 
     _fields_ = (
-        *((name, LONG) for name in ("kind", "kernel", "H", "W", "ins", "outs", "stride")),
+        *((name, LONG) for name in ("kind", "first", "num", "kernel", "H", "W", "ins", "outs", "stride")),
         *((name, LONG) for name in ("reads", "adds", "values", "bytes")),
         *((name, POINTER) for name in ("weight", "rescale", "scale", "shift")),
     )

@@ -13,11 +13,11 @@
 
 enum Kind { STEM, CONV, QUANTIZED, DIRECT, HEAD };
 
-/* An operation. H, W, in: of the map that it reads. kernel: its side. Maps are places in the arena, in bytes, -1 for none.
+/* An operation on `num` images from `first` on. H, W, in: of the map that it reads. kernel: its side. Maps are places in the arena, in bytes, -1 for none.
  * scale, shift: the normalization before a CONV and in the HEAD; the quantization after the others. rescale: of 8-bit
  * weights; the bias of the HEAD. */
 typedef struct {
-    long kind, kernel, H, W, in, out, stride, reads, adds, values, bytes;
+    long kind, first, num, kernel, H, W, in, out, stride, reads, adds, values, bytes;
     const void *weight;
     const float *rescale, *scale, *shift;
 } Op;
@@ -39,7 +39,7 @@ static void stem_rows(void *job, long first, long last) {
         return;
     }
     for (long at = first; at < last; at++) {
-        long image = at / op->H, row = at % op->H;
+        long image = op->first + at / op->H, row = at % op->H;
         for (long c = 0; c < op->in; c++)
             for (long i = 0; i < k; i++) { /* with their borders of zeros */
                 float *line = memset(lines + (c * k + i) * wide, 0, sizeof(float) * wide);
@@ -123,27 +123,27 @@ int wrn_run(const Op *ops, long num, const float *x, const long *strides, long B
         switch ((enum Kind)op->kind) {
         case STEM: {
             Stem stem = {op, images, {NULL, op->scale, op->shift, values, bytes}, 0};
-            in_parallel(threads, B * op->H, grain_of(B * op->H, 4, threads), stem_rows, &stem);
+            in_parallel(threads, op->num * op->H, grain_of(op->num * op->H, 4, threads), stem_rows, &stem);
             failed = stem.failed;
             break;
         }
         case CONV:
-            failed = wrn_conv(reads, B, op->H, op->W, op->in, op->out, (int)op->kernel, (int)op->stride, 0, op->scale,
+            failed = wrn_conv(reads, op->num, op->H, op->W, op->in, op->out, (int)op->kernel, (int)op->stride, 0, op->scale,
                               op->shift, op->weight, add, NULL, NULL, NULL, NULL, values, NULL, threads);
             break;
         case QUANTIZED:
-            failed = wrn_quantized_conv(reads, B, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,
+            failed = wrn_quantized_conv(reads, op->num, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,
                                         op->rescale, add, op->scale, op->shift, values, bytes, threads);
             in_bytes = 1;
             break;
         case DIRECT:
-            failed = wrn_direct_conv(reads, B, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,
+            failed = wrn_direct_conv(reads, op->num, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,
                                      op->rescale, add, op->scale, op->shift, values, bytes, threads);
             in_bytes = 1;
             break;
         case HEAD: {
-            Head head = {op, reads, logits, 0};
-            in_parallel(threads, B, 1, classify_images, &head);
+            Head head = {op, reads, logits + op->first * op->out, 0};
+            in_parallel(threads, op->num, 1, classify_images, &head);
             failed = head.failed;
         }
         }
