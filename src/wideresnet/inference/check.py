@@ -77,10 +77,14 @@ def check_data(
         document["notes"] += dict.fromkeys(note for each in read for note in each.notes)
         if doubts.num_learned:
             half = max(1, doubts.num_learned // 2)
+            remedy = (
+                f"To find them, train with holdout={half} and seeds=5, and check with all these runs"
+                if len(read) == 1
+                else "No run held these out; more seeds do"
+            )
             document["notes"].append(
                 f"the network agrees with {doubts.num_agreed:,} labels of the {counted(doubts.num_learned, 'image')} "
-                "that it learned from; it learns wrong labels by heart, so few of those are found. To find them, train "
-                f"with holdout={half} and seeds=5, and check with all these runs"
+                f"that it learned from; it learns wrong labels by heart, so few of those are found. {remedy}"
             )
         if number := len(document["suspicious"]):
             are = "is" if number == 1 else "are"
