@@ -110,7 +110,7 @@ def make(folder: Path, per_class: int = PER_CLASS) -> None:
     whole = (folder / "key" / "IMG_1007.jpg").read_bytes()
     (folder / "key" / "IMG_1007.jpg").write_bytes(whole[: len(whole) // 2])  # a card that was pulled out
     (folder / "cup" / "copy of IMG_1003.jpg").write_bytes((folder / "star" / "IMG_1003.jpg").read_bytes())
-    photo("star", per_class).save(folder / "leaf" / "IMG_1004.jpg", quality=88)  # in the wrong folder
+    photo("star", per_class + 1).save(folder / "leaf" / "IMG_1004.jpg", quality=88)  # in the wrong folder
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright: turn the image before showing it
     photo("umbrella", 5).rotate(90, expand=True).save(folder / "umbrella" / "IMG_1005.jpg", quality=88, exif=exif)

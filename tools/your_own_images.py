@@ -3,7 +3,7 @@
 python tools/your_own_images.py
 
 Each block of commands runs in a fresh folder, in the order of the page; the block of output below it is replaced. Two
-CPU cores need about ten minutes.
+CPU cores need about fifteen minutes.
 """
 
 from __future__ import annotations

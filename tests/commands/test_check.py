@@ -192,7 +192,7 @@ def test_swapped_labels_are_ranked_first(check: Callable[..., tuple[int, dict[st
     save(tmp_path / "good.npz", 0, swapped=False)
     save(tmp_path / "bad.npz", 1, swapped=True)
     recipe = recipe_for("quick", "WRN-10-1", str(tmp_path / "good.npz"))
-    fit(recipe.replace(epochs=6, batch_size=20, crop_padding=1, flip=False, device="cpu"), tmp_path / "run")
+    fit(recipe.replace(epochs=12, batch_size=20, crop_padding=1, flip=False, device="cpu"), tmp_path / "run")
     code, document = check(tmp_path / "bad.npz", "--with", tmp_path / "run", "--out", "found")
     assert code == 0
     first = document["suspicious"][:3]

@@ -90,6 +90,20 @@ def test_drops_of_lr_momentum_and_sizes_of_images_follow_the_revised_schedule() 
     assert scales == sorted(scales)
 
 
+def test_a_noisy_machine_is_told_of_only_when_the_end_moves_by_more_than_a_fifth() -> None:
+    times = timetable()
+    told = [times.revise(done, epochs) for done, epochs in enumerate((21, 19, 24, 18, 20, 25, 28, 22, 21, 24), start=1)]
+    assert [line for line in told if line] == [
+        "this is faster than was measured: 25 epochs instead of 20, to end in time"
+    ]
+    assert told.index(max(told)) == 5
+    assert [revision.epochs for revision in times.revisions] == [21, 19, 24, 18, 20, 25, 28, 22, 21, 24]
+    resumed = timetable()
+    resumed.restore(times.to_json())
+    assert resumed.revise(11, 29) == ""
+    assert resumed.revise(12, 19) == "this is slower than was measured: 19 epochs instead of 25, to end in time"
+
+
 def test_without_a_budget_nothing_is_ever_revised() -> None:
     times = timetable(None, time_s=None)
     assert simulate(times, 10_000)[0] == 20

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wideresnet.base.errors import UsageError
+from wideresnet.commands.flags import FLAGS
 from wideresnet.commands.translate import translator
 from wideresnet.commands.verbs import add_machine_flags, add_reading_flags, add_verb, new_run_folder, show
 
@@ -24,8 +25,9 @@ def add(verbs: Any) -> None:
                      "wrn check path/to/images --with runs/my-run")  # fmt: skip
     check.add_argument("data", help="as --data of wrn train")
     check.add_argument(
-        "--with", dest="with_run", type=Path, metavar="RUN",
-        help="run folder, weights folder or model.safetensors: list the labels that its network doubts",
+        "--with", dest="with_run", type=Path, nargs="+", metavar="RUN",
+        help="run folder, weights folder or model.safetensors: list the labels that its network doubts; several runs "
+             "with --holdout judge what they did not learn from",
     )  # fmt: skip
     check.add_argument(
         "--out", type=Path, metavar="FOLDER",
@@ -33,6 +35,7 @@ def add(verbs: Any) -> None:
     )  # fmt: skip
     add_reading_flags(check)
     add_machine_flags(check, precision=False)
+    check.set_defaults(own_flags=(*FLAGS, "seeds"))  # notes speak of training
 
 
 def run(args: argparse.Namespace) -> None:
@@ -83,8 +86,8 @@ def render(document: dict[str, Any]) -> RenderableType:
         parts += [facts, Text(), _classes(document["classes"])]
     parts += _list("cannot be read", [f"{row['file']} ({row['reason']})" for row in document["unreadable"]])
     parts += _list("doubtful labels", [
-        f"{row['file']} ({row['split']}): {row['class']}, the network says {row['predicted']} "
-        f"{100 * row['probability']:.1f} %" for row in document["suspicious"]
+        f"{row['file']} ({row['split']}): {row['class']} {100 * row['label_probability']:.1f} %, the network says "
+        f"{row['predicted']} {100 * row['probability']:.1f} %" for row in document["suspicious"]
     ])  # fmt: skip
     parts += [Text()]
     parts += [Text(f"note: {note}") for note in document["notes"]]

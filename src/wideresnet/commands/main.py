@@ -130,6 +130,10 @@ def _complain(message: str) -> None:
 
 
 def _os_text(error: OSError) -> str:
+    """Say what the system said, and of a full disk what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{place}no space left on the disk; free some space and start the command again"
     return f"{os.fsdecode(error.filename)}: {error.strerror}" if isinstance(error.filename, str | bytes) else str(error)
 
 

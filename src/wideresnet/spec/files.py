@@ -74,7 +74,7 @@ def sync_folder(folder: Path) -> None:
         os.fsync(file)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot do it for folders
-            raise
+            raise _explained(error, folder) from None
     finally:
         os.close(file)
 
@@ -262,11 +262,12 @@ def _digest_of_document(document: dict[str, Any]) -> str:
     return ""
 
 
-def _explained(error: OSError, path: Path, num_bytes: int) -> Exception:
+def _explained(error: OSError, path: Path, num_bytes: int = 0) -> Exception:
     """Turn a full disk into a WRNError; give any other error the name of the file, which fsync does not know."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error if error.filename else OSError(error.errno, error.strerror, str(path))
+    needed = f" for {num_bytes:,} bytes" if num_bytes else ""
     return WRNError(
-        f"{path}: no space left on the disk for {num_bytes:,} bytes; what was saved before is whole: free some space "
+        f"{path}: no space left on the disk{needed}; what was saved before is whole: free some space "
         "and continue with resume=True"
     )

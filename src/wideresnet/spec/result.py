@@ -21,7 +21,7 @@ likelihood (NLL), the mean cross entropy with the plain labels, nats."""
 OPTIONAL: dict[str, type] = {
     "network": str, "recipe": str, "test_ece_pct": float, "train_s": float, "predicted_memory_mib": float, "seed": int,
     "num_processes": int, "test_top5_error_pct": float, "data_wait_pct": float, "workers": int, "num_unreadable": int,
-    "time_budget_s": float, "revised_epochs": list,
+    "time_budget_s": float, "revised_epochs": list, "num_train_images": int,
 }  # fmt: skip
 """Fields that older records may lack. `test_ece_pct` is the expected calibration error, percent, see `base.metrics`."""
 

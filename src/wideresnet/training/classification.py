@@ -185,6 +185,7 @@ class Run(Loop):
             "test_loss": test.loss,
             "test_ece_pct": expected_calibration_error(test.logits.numpy(), self.data.test.labels),
             "num_test_images": test.num_images,
+            "num_train_images": self.data.feed.num_images,
             "seconds": round(self.train_s + self.evaluation_s, 3),
             "train_s": round(self.train_s, 3),
             "images_per_s": round(self.step * self.data.feed.batch_size / max(self.train_s, 1e-9), 1),

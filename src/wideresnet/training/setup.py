@@ -17,7 +17,7 @@ from wideresnet.data import Dataset, ImageSet
 from wideresnet.data.dataset import digest
 from wideresnet.data.feeds.later import Later
 from wideresnet.data.feeds.lazy import lazy
-from wideresnet.data.feeds.resident import Feed, hold_out
+from wideresnet.data.feeds.resident import Feed, split_rows
 from wideresnet.data.feeds.stream import StreamFeed
 from wideresnet.data.preprocess import Preprocessing
 from wideresnet.data.trivial_augment import LARGEST_SHIFT_PX
@@ -265,16 +265,16 @@ def _has_tf32() -> bool:
 
 def _split(recipe: Recipe, dataset: Dataset) -> tuple[ImageSet, ImageSet, list[str]]:
     """Return training and validation images after `limit` and `holdout`, and notes."""
-    train, notes, options = dataset.train, [], recipe.feed
-    if options.limit is not None and options.limit < len(train):
-        _, chosen = hold_out(len(train), options.limit, recipe.seed)
-        train = _take(train, chosen)
-        notes.append(f"trained on {len(chosen):,} of {len(dataset.train):,} images (limit)")
-    if options.holdout == 0:
-        return train, dataset.test, notes
-    kept, held = hold_out(len(train), options.holdout, recipe.seed)
-    notes.append(f"{len(held):,} training images are held out for validation; the test set is used once, at the end")
-    return _take(train, kept), _take(train, held), notes
+    train, notes = dataset.train, []
+    kept, held = split_rows(len(train), recipe.feed.limit, recipe.feed.holdout, recipe.seed)
+    if (num := len(kept) + len(held)) < len(train):
+        notes.append(f"trained on {num:,} of {len(train):,} images (limit)")
+    if len(held):
+        notes.append(
+            f"{len(held):,} training images are held out for validation; the test set is used once, at the end"
+        )
+    is_whole = len(kept) == len(train)
+    return train if is_whole else _take(train, kept), _take(train, held) if len(held) else dataset.test, notes
 
 
 def _smallest_batch(recipe: Recipe, batch_size: int, num_images: int) -> int:

@@ -4,7 +4,7 @@ With `time_s` the number of epochs is chosen before the first step, from the mea
 slower or faster. So after each epoch the end is predicted from the time that epochs take, and if it is off by more than
 `SLACK` of the budget, the number of epochs changes: what is left of the schedule is stretched over those that are left,
 so that the learning rate still ends where it should. At least one more epoch is trained, so that it always does.
-Each revision is kept in checkpoints and in the result.
+Each revision is kept in checkpoints and in the result; only those that move the end much are told.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from wideresnet.training.schedules import Schedule, image_scale
 
 SLACK = 0.05
 """Share of the budget by which a run may miss it without a change: clocks are noisy. Own choice."""
+
+TOLD = 0.2
+"""Share by which the number of epochs must move until that is told: each small change would be noise. Own choice."""
 
 MAX_EPOCHS = 100_000
 """That a time budget may choose. Own choice."""
@@ -151,12 +154,26 @@ class Timetable:
         return done + max(1, min(MAX_EPOCHS, round(left_s / epoch_s)))
 
     def revise(self, done: int, epochs: int) -> str:
-        """Change the number of epochs after `done` of them; return what to say about it, "" if it stays."""
+        """Change the number of epochs after `done` of them; return what to say about it.
+
+        Returns:
+            "" if the number is within `TOLD` of the one that was told last.
+        """
         if epochs == self.epochs:
             return ""
-        why = "slower" if epochs < self.epochs else "faster"
-        told = f"this is {why} than was measured: {epochs} epochs instead of {self.epochs}, to end in time"
+        before = self._told()
         self.revisions.append(Revision(done, epochs))
+        if (told := self._told()) == before:
+            return ""
+        why = "slower" if told < before else "faster"
+        return f"this is {why} than was measured: {told} epochs instead of {before}, to end in time"
+
+    def _told(self) -> int:
+        """The number of epochs that was told last; a resumed run knows it from the revisions."""
+        told = self.recipe.schedule.epochs
+        for revision in self.revisions:
+            if abs(revision.epochs - told) > TOLD * told:
+                told = revision.epochs
         return told
 
     def result(self) -> dict[str, Any]:

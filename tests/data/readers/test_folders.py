@@ -180,6 +180,26 @@ def test_links_are_followed_but_never_in_a_circle(class_folders: Write, tmp_path
     )
 
 
+def test_a_link_to_what_contains_the_data_brings_nothing_in(class_folders: Write) -> None:
+    folder = class_folders({"train": TWO, "test": TWO})
+    beside = folder.parent / "beside.png"
+    beside.write_bytes((folder / "train/cat/0.png").read_bytes())
+    (folder / "train/cat/up").symlink_to(folder.parent, target_is_directory=True)
+    dataset = load_dataset(folder)
+    assert np.bincount(dataset.train.labels).tolist() == [2, 3]
+    assert dataset.notes == ("did not follow 1 link to folders that are read already",)
+
+
+def test_images_under_names_of_other_files_are_named_with_the_remedy(class_folders: Write) -> None:
+    folder = class_folders({"": {"cat": 6, "dog": 6}})
+    for path in (folder / "dog").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    with pytest.raises(
+        DataError, match=r"dog: a class folder without images \(6 other files: 0.txt, ...\); give images"
+    ):
+        load_dataset(folder)
+
+
 def test_a_broken_link_and_a_pipe_are_unreadable_and_do_not_hang(class_folders: Write) -> None:
     folder = class_folders({"train": TWO, "test": TWO})
     (folder / "train/cat/broken.png").symlink_to(folder / "nowhere.png")

@@ -251,3 +251,24 @@ def hold_out(num_images: int, num_held: int, seed: int) -> tuple[np.ndarray, np.
     generator = torch.Generator().manual_seed(seed_of(seed, "holdout"))
     order = torch.randperm(num_images, generator=generator).numpy()
     return np.sort(order[num_held:]), np.sort(order[:num_held])
+
+
+def split_rows(num_images: int, limit: int | None, num_held: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows of a training set a run trains on, and which it holds out; int64.
+
+    Args:
+        num_images: of the whole training set.
+        limit: how many of them are used, drawn at random; None for all.
+        num_held: how many of those are held out for validation.
+        seed: of the run.
+
+    Raises:
+        UsageError: no image would be left to train on.
+    """
+    rows = np.arange(num_images)
+    if limit is not None and limit < num_images:
+        rows = hold_out(num_images, limit, seed)[1]
+    if num_held == 0:
+        return rows, rows[:0]
+    kept, held = hold_out(len(rows), num_held, seed)
+    return rows[kept], rows[held]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wideresnet.base.errors import DataError
+from wideresnet.base.format import counted
 from wideresnet.data.catalog import Catalog, ReadOptions, hold_out
 from wideresnet.data.dataset import check_labels
 from wideresnet.data.decode import Encoded
@@ -102,8 +103,11 @@ def _sort(folder: Any, root: Place, above: Sequence[Any], splits: Splits, found:
     names, notes = _ordered(sorted(train), options)
     for name in names:
         if not train[name]:
+            others = [path for path in found.others if path.parent == splits.train[name]]
+            about = f" ({counted(len(others), 'other file')}: {others[0].name}, ...)" if others else ""
+            remedy = "give images the extension of their format, such as .jpg" if others else "add some"
             raise DataError(
-                f"{splits.train_root}/{name}: a class folder without images; add some, or remove the folder"
+                f"{splits.train_root}/{name}: a class folder without images{about}; {remedy}, or remove the folder"
             )
     layout, test = splits.layout, None
     if splits.test is not None:

@@ -136,7 +136,9 @@ def images_by_class(folder: Place, tops: Mapping[str, Place], found: Found) -> d
     """
     classes: dict[str, list[Any]] = {name: [] for name in tops}
     within = os.path.realpath(folder) if isinstance(folder, Path) else ""
-    seen = {_identity(folder), *(_identity(top.parent) for top in tops.values())} - set(map(_identity, tops.values()))
+    above = map(_identity, Path(within).parents) if within else ()  # a link up there would bring in all that is beside
+    seen = {_identity(folder), *above, *(_identity(top.parent) for top in tops.values())}
+    seen -= set(map(_identity, tops.values()))
     links: list[tuple[str, Place]] = []
     for name, path in tops.items():
         if path.is_symlink():
@@ -144,8 +146,8 @@ def images_by_class(folder: Place, tops: Mapping[str, Place], found: Found) -> d
         elif _is_new(path, seen):
             links += [(name, link) for link in _walk(path, classes[name], seen, found)]
     for name, path in links:  # grows on the way
-        found.num_outside += _leads_out(path, within)
         if _is_new(path, seen):
+            found.num_outside += _leads_out(path, within)
             links += [(name, link) for link in _walk(path, classes[name], seen, found)]
         elif path == tops[name]:
             raise DataError(f"{path}: a link to a folder that is read already; a folder can be one class only")
