@@ -19,7 +19,8 @@ from wideresnet.spec.record import RunFolder
 
 
 def run_of(train_error_pct: float = 2.0, test_error_pct: float = 3.0, n: int = 10_000, **recipe: Any) -> Run:
-    curve = Curve("", "test", [1], [train_error_pct], [0.1], [0, 1], [0.1, 0.1], [1], [test_error_pct], [0.1], True)
+    trained = recipe.pop("trained", recipe.get("epochs", 200))
+    curve = Curve("", "test", [trained], [train_error_pct], [0.1], [0, 1], [0.1, 0.1], [1], [test_error_pct], [0.1], True)
     result = {"num_test_images": n, "test_error_pct": test_error_pct}
     asked = {"network": "WRN-16-4", "data": "my photos", "auto_augment": "trivial", "init_from": "x"} | recipe
     return Run(RunFolder("runs/one"), Recipe.flat(**asked), {}, curve, result)
@@ -74,6 +75,13 @@ def test_a_shortened_schedule_is_named_with_the_length_of_the_recipe() -> None:
     assert list(found) == ["The run had 20 epochs; recipe paper has 200 here."]
     assert "--epochs 200" in found["The run had 20 epochs; recipe paper has 200 here."]
     assert findings(run_of(epochs=300), {"epochs": (200, 300)}) == {}
+
+
+def test_a_run_with_a_time_budget_is_named_with_the_epochs_it_had_and_asks_for_more_time() -> None:
+    found = findings(run_of(epochs=45, trained=33, time_s=120.0), {"epochs": (60, 45)})
+    assert list(found) == ["The run had 33 epochs; recipe paper has 60 here."]
+    assert "--time 4m" in found["The run had 33 epochs; recipe paper has 60 here."]
+    assert "--epochs" not in found["The run had 33 epochs; recipe paper has 60 here."]
 
 
 def test_confident_mistakes_ask_for_a_check_of_the_labels_of_ones_own_data() -> None:

@@ -158,7 +158,7 @@ def _unknown(data: str, name: str) -> str:
         )
     if "/" in data or "\\" in data or data.endswith((".npz", ".parquet", ".zip", ".tar")):
         return f"{data}: no such file or folder"
-    return f"{data}: no such data set, file or folder; {nearest(data, FACTS)}, or a path"
+    return f"{data or repr(data)}: no such data set, file or folder; {nearest(data, FACTS)}, or a path"
 
 
 def _open_own(path: Path, source: str, options: ReadOptions) -> Catalog | Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -168,9 +169,13 @@ def _schedule_rules(run: Run, changes: Mapping[str, Any] | None) -> Iterator[Adv
     """A short schedule, a training set that was learned too well or not well enough."""
     recipe, result = run.recipe, run.result or {}
     own_file, wanted = str(run.folder.recipe), (changes or {}).get("epochs", (0, 0))[0]
-    if wanted > recipe.schedule.epochs:
-        command = _train(recipe, own_file, "--epochs", str(wanted), out=f"{run.folder.path}-longer")
-        finding = f"The run had {counted(recipe.schedule.epochs, 'epoch')}; recipe {recipe.name} has {wanted:,} here."
+    time_s, trained = recipe.schedule.time_s, run.curve.epochs[-1]
+    if wanted > trained:
+        longer = ("--epochs", str(wanted))
+        if time_s is not None:  # which decides the epochs, so they cannot be asked for
+            longer = ("--time", f"{math.ceil(time_s * wanted / trained / 60)}m")
+        command = _train(recipe, own_file, *longer, out=f"{run.folder.path}-longer")
+        finding = f"The run had {counted(trained, 'epoch')}; recipe {recipe.name} has {wanted:,} here."
         yield Advice(finding, "Train as long as that:", command)
     if recipe.feed.mixup or recipe.feed.cutmix:  # their training errors are those of blended images
         return
@@ -184,7 +189,7 @@ def _schedule_rules(run: Run, changes: Mapping[str, Any] | None) -> Iterator[Adv
             yield Advice(f"{errors}:", f"{what}; else stronger augmentation:", command)
         else:
             yield Advice(f"{errors}:", f"{what}.")
-    elif train_pct > MIN_GAP_PCT and train_pct >= test_pct and wanted <= recipe.schedule.epochs:
+    elif train_pct > MIN_GAP_PCT and train_pct >= test_pct and wanted <= trained:
         wider = re.fullmatch(r"(WRN-\d+)-(\d+)", recipe.network)
         command = ""
         if wider:
