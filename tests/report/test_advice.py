@@ -20,7 +20,8 @@ from wideresnet.spec.record import RunFolder
 
 def run_of(train_error_pct: float = 2.0, test_error_pct: float = 3.0, n: int = 10_000, **recipe: Any) -> Run:
     trained = recipe.pop("trained", recipe.get("epochs", 200))
-    curve = Curve("", "test", [trained], [train_error_pct], [0.1], [0, 1], [0.1, 0.1], [1], [test_error_pct], [0.1], True)
+    training = [trained], [train_error_pct], [0.1], [0, 1], [0.1, 0.1]
+    curve = Curve("", "test", *training, [1], [test_error_pct], [0.1], True)
     result = {"num_test_images": n, "test_error_pct": test_error_pct}
     asked = {"network": "WRN-16-4", "data": "my photos", "auto_augment": "trivial", "init_from": "x"} | recipe
     return Run(RunFolder("runs/one"), Recipe.flat(**asked), {}, curve, result)

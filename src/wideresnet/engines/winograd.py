@@ -247,4 +247,4 @@ def _weight_gradient(conv: nn.Conv2d, x: Tensor, gradient: Tensor, norm: Normali
 
 
 def _transform(conv: nn.Conv2d, weight: Tensor, *, backwards: bool = False) -> ops.Weight:
-    return ops.transform_weight(weight, conv.stride[0], backwards=backwards)
+    return ops.transform_weight(weight, conv.stride[0], backwards=backwards, reuse=True)

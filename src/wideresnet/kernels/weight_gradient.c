@@ -98,9 +98,9 @@ INLINE void sum_part(Kind kind, const Gradient *m, long part, long first_panel, 
                     const float *A = V + f * v_f + k * block;
                     const float *panel = D + f * d_f + (n - first_panel) * block * NB;
                     float *sum = sums + weight_of(kind, f) * size_f + (n * in + k) * NB;
-                    for (int r = 0; r + MR <= 16; r += MR) product(MR, add, num, A + r, 1, 16, panel, sum + r * NB, NB);
+                    for (int r = 0; r + MR <= 16; r += MR) product(MR, NV, add, num, A + r, 1, 16, panel, sum + r * NB, NB);
                     int r = 16 - 16 % MR;
-                    product(16 % MR, add, num, A + r, 1, 16, panel, sum + r * NB, NB);
+                    product(16 % MR, NV, add, num, A + r, 1, 16, panel, sum + r * NB, NB);
                 }
         }
     }

@@ -92,13 +92,21 @@ void wrn_transform_weight(const float *w, int kernel, int stride, long in, long 
 
 /* ---- convolution ------------------------------------------------------------------------------------------------- */
 
-/* C (num, NB) = A (num, K) B (K, NB), in strips of MR rows, then of 4, 2 and 1. */
-INLINE void strip(long num, long K, const float *A, const float *B, float *C, long ldc) {
+/* C (num, nv VL) = A (num, K) B (K, nv VL), in strips of MR rows, then of 4, 2 and 1. */
+INLINE void strip(int nv, long num, long K, const float *A, const float *B, float *C, long ldc) {
     long t = 0;
-    for (; t + MR <= num; t += MR) product(MR, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
-    for (; t + 4 <= num; t += 4) product(4, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
-    if (t + 2 <= num) product(2, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc), t += 2;
-    if (t < num) product(1, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
+    for (; t + MR <= num; t += MR) product(MR, nv, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
+    for (; t + 4 <= num; t += 4) product(4, nv, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
+    if (t + 2 <= num) product(2, nv, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc), t += 2;
+    if (t < num) product(1, nv, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
+}
+
+/* C (num, N) = A (num, K) B (K, N), panel by panel; half of the last one may be padding, which is left out. */
+static __attribute__((noinline)) void multiply(long num, long K, long N, const float *A, const float *B, float *C,
+                                               long ldc) {
+    long n = 0;
+    for (; n + NB <= N; n += NB) strip(NV, num, K, A, B + n * K, C + n, ldc);
+    if (n < N) strip(NV / 2, num, K, A, B + n * K, C + n, ldc);
 }
 
 /* Sums over some positions of VL channels. In a forward pass: of value - point and of its square. In a backward pass,
@@ -214,7 +222,7 @@ INLINE void conv_part(Kind kind, const Conv *conv, long first, long from, float 
     const float *x = conv->x, *a = conv->a, *b = conv->b, *gate = conv->gate;
     Shape s = conv->s, result = conv->result, smaller = conv->smaller;
     long in = s.C, out = result.C, slice = conv->slice, size_f = in * conv->N;
-    long num = min(conv->block, conv->tiles - first), to = min(from + slice, conv->N);
+    long num = min(conv->block, conv->tiles - first), to = min(from + slice, out);
     int num_f = num_points(kind) * num_points(kind), scale = kind == SPREAD ? 2 : 1, group = SUMMED / scale / scale;
     Place places[MAX_BLOCK];
     long counts[MAX_BLOCK / (SUMMED / 4)] = {0}; /* outputs in each group of tiles that is summed in float */
@@ -226,9 +234,9 @@ INLINE void conv_part(Kind kind, const Conv *conv, long first, long from, float 
         else input_tile(kind, x, s, p, NULL, NULL, V + t * in, v_f, 16);
     }
     for (int f = 0; f < num_f; f++)
-        for (long n = from; n < to; n += NB)
-            strip(num, in, V + f * v_f, conv->U + weight_of(kind, f) * size_f + n * in, M + f * m_f + n - from, slice);
-    for (long c = from; c < min(to, out); c += VL) {
+        multiply(num, in, to - from, V + f * v_f, conv->U + weight_of(kind, f) * size_f + from * in, M + f * m_f,
+                 slice);
+    for (long c = from; c < to; c += VL) {
         Sums sums = around(conv, c);
         Gate gated = through(conv, c);
         long seen = 0;
@@ -277,7 +285,7 @@ static void position_part(const Conv *conv, long first, long from, float *V, flo
     const float *x = conv->x, *a = conv->a, *b = conv->b;
     Shape s = conv->s, result = conv->result;
     long in = s.C, stride = conv->stride, num = min(conv->block, conv->tiles - first);
-    long to = min(from + conv->slice, conv->N), end = min(to, result.C), c = from;
+    long to = min(from + conv->slice, result.C), c = from;
     long column = first % result.W, row = first / result.W % result.H, image = first / result.W / result.H;
     if (stride == 1 && !a) V = (float *)x + first * in; /* only read */
     else
@@ -288,9 +296,9 @@ static void position_part(const Conv *conv, long first, long from, float *V, flo
             if (++column == result.W) column = 0, row++;
             if (row == result.H) row = 0, image++;
         }
-    for (long n = from; n < to; n += NB) strip(num, in, V, conv->U + n * in, M + n - from, conv->slice);
-    for (; c + 4 * VL <= end; c += 4 * VL) output_positions(4, conv, M + c - from, num, first, c, part);
-    for (; c < end; c += VL) output_positions(1, conv, M + c - from, num, first, c, part);
+    multiply(num, in, to - from, V, conv->U + from * in, M, conv->slice);
+    for (; c + 4 * VL <= to; c += 4 * VL) output_positions(4, conv, M + c - from, num, first, c, part);
+    for (; c < to; c += VL) output_positions(1, conv, M + c - from, num, first, c, part);
 }
 
 static void conv_parts(void *job, long first, long last) {

@@ -2,22 +2,24 @@
 #include "tiles.h"
 #include "transforms.h"
 
-/* ---- matrix product: C (mr, NB) = or += A (mr, K) B (K, NB); rows of A are `lda` apart, columns `step` ----------- */
+/* ---- matrix product: C (mr, nv VL) = or += A (mr, K) B (K, nv VL) ------------------------------------------------ */
 
-INLINE void product(int mr, int add, long K, const float *A, long lda, long step, const float *B, float *C, long ldc) {
+/* Rows of A are `lda` apart, columns `step`; rows of B, which is the left part of a panel, NB. */
+INLINE void product(int mr, int nv, int add, long K, const float *A, long lda, long step, const float *B, float *C,
+                    long ldc) {
     vec sum[MR][NV];
     for (int r = 0; r < mr; r++)
-        for (int v = 0; v < NV; v++) sum[r][v] = add ? LOAD(C + r * ldc + v * VL) : (vec){0};
+        for (int v = 0; v < nv; v++) sum[r][v] = add ? LOAD(C + r * ldc + v * VL) : (vec){0};
     for (long k = 0; k < K; k++) {
         vec b[NV];
-        for (int v = 0; v < NV; v++) b[v] = LOAD(B + k * NB + v * VL);
+        for (int v = 0; v < nv; v++) b[v] = LOAD(B + k * NB + v * VL);
         for (int r = 0; r < mr; r++) {
             vec a = all(A[r * lda + k * step]);
-            for (int v = 0; v < NV; v++) sum[r][v] += a * b[v];
+            for (int v = 0; v < nv; v++) sum[r][v] += a * b[v];
         }
     }
     for (int r = 0; r < mr; r++)
-        for (int v = 0; v < NV; v++) STORE(C + r * ldc + v * VL, sum[r][v]);
+        for (int v = 0; v < nv; v++) STORE(C + r * ldc + v * VL, sum[r][v]);
 }
 
 /* ---- kinds of convolution ---------------------------------------------------------------------------------------- */
