@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 import torch
 
+from wideresnet.engines import program
 from wideresnet.kernels import abi
 from wideresnet.kernels.compiler import FOLDER
 from wideresnet.kernels.library import library, why_unavailable
 
 PROTOTYPE = re.compile(r"^(?!static\b)((?:\w+ )+\**)(wrn_\w+)\(([^)]*)\)\s*\{", re.MULTILINE)
-SCALARS = {"int": ctypes.c_int, "long": ctypes.c_long, "float": ctypes.c_float, "double": ctypes.c_double}
+SCALARS = {
+    "int": ctypes.c_int,
+    "long": ctypes.c_long,
+    "float": ctypes.c_float,
+    "double": ctypes.c_double,
+    "_Bool": ctypes.c_bool,
+}
 
 
 def ctype(declaration: str) -> Any:
@@ -42,6 +49,21 @@ def test_every_exported_function_is_in_the_table_with_its_types() -> None:
 def test_every_function_that_is_named_in_c_is_found() -> None:
     named = {name for path in FOLDER.glob("*.c") for name in re.findall(r"\bwrn_\w+(?=\()", path.read_text())}
     assert named == set(abi.FUNCTIONS)
+
+
+def test_an_operation_has_the_fields_and_kinds_of_program_c() -> None:
+    source = (FOLDER / "program.c").read_text()
+    (body,), (kinds,) = (
+        re.findall(r"typedef struct \{([^}]*)\} Op;", source),
+        re.findall(r"enum Kind \{([^}]*)\}", source),
+    )
+    fields = []
+    for declaration in body.split(";")[:-1]:
+        words = declaration.replace("const", "").split()
+        fields += [(name.strip("*, "), ctype(declaration)) for name in "".join(words[1:]).split(",")]
+    named = {"in": "ins", "out": "outs"}  # `in` is a word of Python
+    assert [(named.get(name, name), kind) for name, kind in fields] == list(abi.Op._fields_)
+    assert [getattr(program, kind.strip()) for kind in kinds.split(",")] == list(range(5))
 
 
 @pytest.mark.parametrize(
