@@ -9,6 +9,8 @@
 
 long wrn_panel(void);
 long wrn_weight_size(int kernel, long in, long out);
+int wrn_conv_weight_gradient(const float *x, const float *g, long B, long H, long W, long in, long out, int kernel,
+                             int stride, const float *a, const float *b, float *dw, int threads);
 void wrn_transform_weight(const float *w, int kernel, int stride, long in, long out, int backwards, float *U, int threads);
 
 static unsigned state = 1;
@@ -136,6 +138,39 @@ static void fp32(Layer l, int threads) {
     free(x), free(a), free(b), free(add), free(y), free(active), free(kernel), free(U), free(sums), free(wanted);
 }
 
+/* The gradients of a layer's weights and, but for 1x1 with stride 2, of its input, gated by relu(a x + b). */
+static void backward(Layer l, int threads) {
+    long size = l.B * l.H * l.W * l.in, num = l.B * l.h * l.w * l.out, k = l.kernel, taps = k * k;
+    float *x = reals(size), *a = reals(l.in), *b = reals(l.in), *center = reals(l.in), *g = reals(num);
+    float *w = reals(l.out * taps * l.in), *dw = memory(l.out * taps * l.in, sizeof(float));
+    float *dx = memory(size, sizeof(float)), *U = memory(wrn_weight_size((int)k, l.out, l.in), sizeof(float));
+    double *wanted_dw = calloc(l.out * taps * l.in, sizeof(double)), *wanted_dx = calloc(size, sizeof(double));
+    double *sums = memory(2 * l.in, sizeof(double));
+    for (long i = 0; i < num; i++) /* each output spreads its gradient */
+        for (long tap = 0; tap < taps; tap++) {
+            long output = i / l.out, image = output / l.w / l.h;
+            long row = output / l.w % l.h * l.stride + tap / k - k / 2, column = output % l.w * l.stride + tap % k - k / 2;
+            if (row < 0 || row >= l.H || column < 0 || column >= l.W) continue;
+            for (long c = 0; c < l.in; c++) {
+                long from = ((image * l.H + row) * l.W + column) * l.in + c, weight = (i % l.out * taps + tap) * l.in + c;
+                float z = a[c] * x[from] + b[c];
+                wanted_dw[weight] += (double)g[i] * fmaxf(z, 0);
+                wanted_dx[from] += z > 0 ? (double)g[i] * w[weight] : 0;
+            }
+        }
+    if (wrn_conv_weight_gradient(x, g, l.B, l.H, l.W, l.in, l.out, (int)k, (int)l.stride, a, b, dw, threads)) exit(2);
+    for (long i = 0; i < l.out * taps * l.in; i++) compare("weights", l, dw[i], wanted_dw[i], 3e-4);
+    if (k == 3 || l.stride == 1) {
+        wrn_transform_weight(w, (int)k, (int)l.stride, l.in, l.out, 1, U, threads);
+        if (wrn_conv(g, l.B, l.H, l.W, l.out, l.in, (int)k, (int)l.stride, l.stride == 2, NULL, NULL, U, NULL, x, a, b,
+                     center, dx, sums, threads))
+            exit(2);
+        for (long i = 0; i < size; i++) compare("input", l, dx[i], wanted_dx[i], 3e-4);
+    }
+    free(x), free(a), free(b), free(center), free(g), free(w), free(dw), free(dx), free(U), free(wanted_dw);
+    free(wanted_dx), free(sums);
+}
+
 int main(int count, char **arguments) {
     int rounds = count > 1 ? atoi(arguments[1]) : 100;
     for (int round = 0; round < rounds; round++) {
@@ -144,6 +179,7 @@ int main(int count, char **arguments) {
         direct(l, threads);
         tiles(l, threads);
         fp32(l, threads);
+        backward(l, threads);
     }
     return 0;
 }
