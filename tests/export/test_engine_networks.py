@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.base.paths import model_files
 from wideresnet.commands.main import main
+from wideresnet.data.cache import cache_contents, clear_cache
 from wideresnet.export import engines, run_with
 from wideresnet.export.kept import MOST, kept_or_made
 from wideresnet.inference.evaluate import evaluate_weights, prepare
@@ -187,10 +188,18 @@ def test_a_kept_network_is_used_only_if_it_is_ours_whole_and_of_these_weights() 
         get()
     assert len(model_files()) == MOST
     assert get() == made[-1]
+    part = model_files()[0].with_name(f".{model_files()[0].name}.7.part")  # of a process that was killed
+    part.write_bytes(b"begun")
+    listed = [name for name, _, what in cache_contents() if "--engine" in what]
+    assert len(listed) == MOST + 1
+    clear_cache()
+    assert not model_files()
 
 
-def test_images_to_quantize_by_are_needed() -> None:
+def test_a_precision_that_there_is_and_images_to_quantize_by_are_needed() -> None:
     need_packages("onnx")
+    with pytest.raises(UsageError, match="precision='fp16': must be one of fp32, bf16, int8"):
+        run_with(create("WRN-10-1", 10), "onnxruntime", (8, 8), precision="fp16")
     with pytest.raises(UsageError, match="no images to quantize by"):
         run_with(create("WRN-10-1", 10), "onnxruntime", (8, 8), precision="int8")
 
