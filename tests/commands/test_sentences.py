@@ -128,6 +128,10 @@ wrn predict missing.onnx a.png
 wrn predict done/model.pt2 a.png
 wrn predict missing.onnx a.png --device cuda
 wrn eval missing.onnx --data own.npz --int8
+wrn predict missing.onnx a.png --engine openvino
+wrn predict done a.png --engine tensorrt
+wrn predict done a.png --engine openvino --device cuda
+wrn eval done --data own.npz --engine onnxruntime --precision bf16
 wrn export done
 wrn export done --format tflite
 wrn export nowhere --format torch

@@ -55,7 +55,7 @@ def test_a_model_calibrated_on_other_images_fails_its_check(tmp_path: Path, caps
     assert main(list(map(str, [*words, "--check", tmp_path / "bright.png"]))) == 1
     said = capsys.readouterr()
     assert "the best class agrees on" in said.out
-    assert "calibrate with images like these, or export without --int8" in said.err
+    assert "calibrate with images like these, or leave out --int8" in said.err
 
 
 def test_torch_has_no_int8(tmp_path: Path) -> None:

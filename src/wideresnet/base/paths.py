@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 _KERNELS = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.so")
+_MODELS = re.compile(r"\.?[0-9a-f]{32}-[0-9a-f]{32}\.onnx(\.\d+\.part)?")  # .part: unfinished
 _LEFTOVER_S = 86_400.0  # what is in a temporary folder can be made again, even if its process should still run
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -37,6 +38,16 @@ def kernels_folder() -> Path:
 def kernel_files() -> list[Path]:
     """Return the compiled kernels that exist, without unfinished builds and other files."""
     return matching_files(kernels_folder(), _KERNELS)
+
+
+def models_folder() -> Path:
+    """Return the folder of networks that were converted for other engines."""
+    return data_root() / "models"
+
+
+def model_files() -> list[Path]:
+    """Return the converted networks that exist, also those that a killed process has left unfinished."""
+    return matching_files(models_folder(), _MODELS)
 
 
 def measurements_file() -> Path:

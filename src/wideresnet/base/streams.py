@@ -7,9 +7,12 @@ failure there is reported.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 from wideresnet.base.format import printable
@@ -48,6 +51,22 @@ def silence(number: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, number)
     os.close(null)
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Keep what other libraries print on standard output, from Python and from C++, off the result of the command."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        silence(1)
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        with contextlib.suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).fflush(None)  # what C++ has printed and not yet written
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class _Display(io.FileIO):

@@ -16,13 +16,11 @@ from wideresnet.bench.case import Case
 from wideresnet.bench.peers import PeerError
 from wideresnet.bench.words import ENGINES
 from wideresnet.export.formats import network_to_onnx
-from wideresnet.export.packages import need, without_telemetry
+from wideresnet.export.packages import need
+from wideresnet.export.sessions import ENGINE_IMAGES, quantize_openvino
 
 Files = dict[str, bytes]
 """A converted model: file name -> content."""
-
-ENGINE_IMAGES = 300
-"""Images that engines are calibrated by, of those that ours is: NNCF's own default, which its documentation advises."""
 
 CONVERT_S = 600
 """Seconds that a converter may take."""
@@ -36,7 +34,7 @@ def converted(name: str, case: Case) -> Files:
 
 @lru_cache(maxsize=1)
 def _fp32_onnx(case: Case) -> bytes:
-    return network_to_onnx(case.build().eval(), case.size_px)
+    return network_to_onnx(case.build().eval(), (case.size_px, case.size_px))
 
 
 def _onnx(case: Case) -> Files:
@@ -44,7 +42,7 @@ def _onnx(case: Case) -> Files:
 
 
 def _onnx_int8(case: Case) -> Files:
-    return {"model.onnx": network_to_onnx(case.build().eval(), case.size_px, _calibration(case))}
+    return {"model.onnx": network_to_onnx(case.build().eval(), (case.size_px, case.size_px), _calibration(case))}
 
 
 def _calibration(case: Case) -> np.ndarray:
@@ -53,14 +51,7 @@ def _calibration(case: Case) -> np.ndarray:
 
 
 def _openvino_int8(case: Case) -> Files:
-    """Quantize by NNCF as its documentation does: its own defaults, images one by one."""
-    openvino, nncf = need("openvino"), need("nncf")
-    images = [image[None] for image in _calibration(case)]
-    nncf.set_log_level("ERROR")
-    with without_telemetry():
-        model = nncf.quantize(
-            openvino.Core().read_model(_fp32_onnx(case)), nncf.Dataset(images), subset_size=len(images)
-        )
+    openvino, model = need("openvino"), quantize_openvino(_fp32_onnx(case), _calibration(case))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.xml")
         openvino.save_model(model, str(path), compress_to_fp16=False)

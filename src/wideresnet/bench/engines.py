@@ -7,13 +7,9 @@ fastest is the contender. All of it runs on the CPU, by as many threads as ours.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import io
-import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,17 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from wideresnet.base.format import counted
-from wideresnet.base.streams import silence
+from wideresnet.base.streams import muted
 from wideresnet.bench.case import Case
 from wideresnet.bench.convert import converted
 from wideresnet.bench.peers import PeerError
 from wideresnet.bench.words import ENGINES
 from wideresnet.export.metadata import INPUT, LOGITS
 from wideresnet.export.packages import need
+from wideresnet.export.sessions import Run, open_openvino, start_onnxruntime, start_openvino
 from wideresnet.machine.cpu import BF16_FLAGS, cpu_flags
-
-Run = Callable[[np.ndarray], np.ndarray]
-"""From images, float32 (B, C, H, W) of the batch size that it was built for, to logits, float32 (B, classes)."""
 
 TRIAL_S = 0.5
 """Each way to run an engine is timed at least once, and for this long. This package's choice."""
@@ -83,7 +77,7 @@ def build_engine(name: str, case: Case, *, folder: Path | None = None, choice: i
         Exception: whatever the engine raises.
     """
     check_machine(name, case)
-    with _muted(), contextlib.ExitStack() as stack:
+    with muted(), contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             write_model(name, case, folder)
@@ -105,7 +99,7 @@ def check_machine(name: str, case: Case) -> None:
         raise PeerError("runs on the CPU; measure with device='cpu'")
     if ENGINES[name] == "bf16" and not BF16_FLAGS & cpu_flags():
         raise PeerError("this CPU has no instructions for bf16")
-    with _muted():  # MNN prints when it is imported
+    with muted():  # MNN prints when it is imported
         for module in ("onnx", "onnxscript", *MODULES.get(name, (name,))):
             need(module)
 
@@ -119,7 +113,7 @@ def write_model(name: str, case: Case, folder: Path) -> None:
 @lru_cache(maxsize=2 * len(ENGINES))
 def fastest_way(name: str, case: Case) -> int:
     """Time the ways to run an engine, in turns, and return the number of the fastest."""
-    with _muted(), tempfile.TemporaryDirectory() as folder:
+    with muted(), tempfile.TemporaryDirectory() as folder:
         write_model(name, case, Path(folder))
         ways = WAYS[name](Path(folder), case)
         if len(ways) == 1:
@@ -155,18 +149,7 @@ def in_batches(run: Run, images: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def _onnxruntime_ways(folder: Path, case: Case) -> list[Way]:
-    runtime = need("onnxruntime")
-
-    def start() -> Run:
-        options = runtime.SessionOptions()
-        options.log_severity_level = 4  # its errors are raised, too
-        options.intra_op_num_threads = case.num_threads
-        options.inter_op_num_threads = 1
-        options.add_free_dimension_override_by_name("batch", case.batch_size)
-        session = runtime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-        return lambda images: session.run([LOGITS], {INPUT: images})[0]
-
-    return [Way(_threads(case), start)]
+    return [Way(_threads(case), lambda: start_onnxruntime(folder / "model.onnx", case.num_threads, case.batch_size))]
 
 
 def _openvino_ways(folder: Path, case: Case, precisions: tuple[str, ...]) -> list[Way]:
@@ -174,33 +157,13 @@ def _openvino_ways(folder: Path, case: Case, precisions: tuple[str, ...]) -> lis
 
     In 8 bits, what is not quantized runs in fp32 or, by OpenVINO's own choice, in bf16 if the CPU has it.
     """
-    openvino = need("openvino")
     streams = [1, case.num_threads] if case.num_threads > 1 and case.batch_size % case.num_threads == 0 else [1]
 
     def way(num_streams: int, precision: str) -> Way:
         def start() -> Run:
-            core = openvino.Core()
-            model = core.read_model(next(path for path in folder.iterdir() if path.suffix in (".onnx", ".xml")))
-            part = case.batch_size // num_streams
-            model.reshape([part, case.in_channels, case.size_px, case.size_px])
-            settings = {
-                "INFERENCE_PRECISION_HINT": precision,
-                "INFERENCE_NUM_THREADS": case.num_threads,
-                **({"PERFORMANCE_HINT": "LATENCY"} if num_streams == 1 else {"NUM_STREAMS": str(num_streams)}),
-            }
-            compiled = core.compile_model(model, "CPU", settings)
-            requests = [compiled.create_infer_request() for _ in range(num_streams)]
-            if num_streams == 1:
-                return lambda images: requests[0].infer({0: images}, share_inputs=True)[0]
-
-            def run(images: np.ndarray) -> np.ndarray:
-                for place, request in enumerate(requests):
-                    request.start_async({0: images[place * part : (place + 1) * part]}, share_inputs=True)
-                for request in requests:
-                    request.wait()
-                return np.concatenate([request.get_output_tensor().data for request in requests])
-
-            return run
+            model = open_openvino(next(path for path in folder.iterdir() if path.suffix in (".onnx", ".xml")))
+            shape = (case.batch_size, case.in_channels, case.size_px, case.size_px)
+            return start_openvino(model, shape, case.num_threads, precision, num_streams)
 
         how = counted(num_streams, "stream") + (", latency hint" if num_streams == 1 else "")
         rest = {"f32": ", the rest in fp32", "bf16": ", the rest in bf16"}[precision] if len(precisions) > 1 else ""
@@ -317,19 +280,3 @@ NOTES = {
     "openvino-int8": " by NNCF",
     "onnxruntime-int8": " by its own quantization",
 }
-
-
-@contextlib.contextmanager
-def _muted() -> Iterator[None]:
-    """Keep what engines print on standard output, from Python and from C++, off the result of the command."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        silence(1)
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        with contextlib.suppress(AttributeError, OSError):  # another C library
-            ctypes.CDLL(None).fflush(None)  # what C++ has printed and not yet written
-        os.dup2(kept, 1)
-        os.close(kept)

@@ -13,8 +13,9 @@ def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     cache = add_verb(verbs, "cache", run, "show or clear what is kept for the next run", "wrn cache --clear")
     cache.add_argument(
-        "--clear", action="store_true", help="remove decoded images, kernels and measurements (never your own files)"
-    )
+        "--clear", action="store_true",
+        help="remove decoded images, kernels, converted networks and measurements (never your own files)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:

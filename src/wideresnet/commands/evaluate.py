@@ -13,8 +13,17 @@ from rich.text import Text
 
 from wideresnet.base.errors import UsageError
 from wideresnet.commands.exported import open_weights
-from wideresnet.commands.verbs import WEIGHTS, add_machine_flags, add_reading_flags, add_verb, show, write_csv
+from wideresnet.commands.verbs import (
+    WEIGHTS,
+    add_engine_flag,
+    add_machine_flags,
+    add_reading_flags,
+    add_verb,
+    show,
+    write_csv,
+)
 from wideresnet.kernels.library import start_build
+from wideresnet.report.text import arithmetic
 
 if TYPE_CHECKING:
     from wideresnet.data.readers.corrupted import CorruptedFiles
@@ -59,6 +68,7 @@ def add(verbs: Any) -> None:
     evaluate.add_argument(
         "--int8", action="store_true", help="run in 8 bits on a CPU, calibrated on training images: fast, not exact"
     )
+    add_engine_flag(evaluate)
     add_machine_flags(evaluate)
 
 
@@ -70,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
 
     if len(args.weights) > 1 and not args.ensemble:
         raise UsageError(f"{len(args.weights)} networks: average them with ensemble=True, or evaluate them one by one")
-    names = ("limit", "device", "precision", "skip_unreadable", "int8", "image_column", "label_column")
+    names = ("limit", "device", "precision", "skip_unreadable", "int8", "image_column", "label_column", "engine")
     how = {name: getattr(args, name) for name in names}
     published = _published_files(args)
     data, is_corrupted = published.dataset if published else args.data, published or args.corruptions
@@ -242,7 +252,7 @@ def _corruption_table(title: str, severities: list[int]) -> Table:
 def _about(about: dict[str, Any]) -> Text:
     return Text(
         f"{about['network']} on {about['dataset']}, {about['num_images']:,} images per corruption and severity, "
-        f"{about['device']}, {about['precision']}"
+        f"{arithmetic(about)}"
     )
 
 
@@ -251,7 +261,7 @@ def _summary(result: dict[str, Any]) -> Text:
     summary = Text.assemble(
         (f"{result['error_pct']:.2f} % test error", "bold"), f"  {counts}\n",
         f"{_scores(result['loss'], result['ece_pct'])}\n",
-        f"{result['network']} on {result['dataset']}, {result['device']}, {result['precision']}, ",
+        f"{result['network']} on {result['dataset']}, {arithmetic(result)}, ",
         f"{result['images_per_s']:,.0f} images/s",
     )  # fmt: skip
     if result["top5_error_pct"] is not None:

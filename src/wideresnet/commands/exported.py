@@ -27,6 +27,8 @@ def open_weights(args: argparse.Namespace) -> Path | Weights:
         return path
     if args.device == "cuda":
         raise UsageError(f"device='cuda': {path} runs on the CPU; leave it out")
+    if args.engine:
+        raise UsageError(f"engine={args.engine!r}: {path} runs by the engine that it is for; leave it out")
     if getattr(args, "int8", False):
         raise UsageError(f"int8=True: {path} computes as it was exported; make it with wrn export --int8")
     if getattr(args, "precision", "auto") != "auto":

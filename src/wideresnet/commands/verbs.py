@@ -103,6 +103,15 @@ def add_machine_flags(parser: ArgumentParser, *, precision: bool = True) -> None
         parser.add_argument("--precision", choices=CHOICES["precision"], default="auto", help="arithmetic (auto)")
 
 
+def add_engine_flag(parser: ArgumentParser) -> None:
+    """Add `--engine`."""
+    parser.add_argument(
+        "--engine", choices=("onnxruntime", "openvino"),
+        help="compute on the CPU by this engine, which is to be installed: the same answers, and faster for ImageNet's "
+        "networks (this package's own)",
+    )  # fmt: skip
+
+
 def add_track_flag(parser: ArgumentParser, more: str = "") -> None:
     """Add `--track`.
 

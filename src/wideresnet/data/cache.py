@@ -24,6 +24,7 @@ from wideresnet.base.paths import (
     kernels_folder,
     matching_files,
     measurements_file,
+    model_files,
     private_folder,
 )
 from wideresnet.data.limits import check_fits
@@ -133,6 +134,7 @@ def cache_contents() -> list[tuple[str, int, str]]:
         *((path.name, path.stat().st_size, _origin(path)) for path in _entries()),
         *((path.name, path.stat().st_size, "decoded images, unfinished") for path in _drafts()),
         *((path.name, path.stat().st_size, "kernels compiled for this processor") for path in kernel_files()),
+        *((path.name, path.stat().st_size, "a network converted for --engine") for path in model_files()),
         *((path.name, path.stat().st_size, "measured speeds of configurations") for path in _measurements()),
     ]
 
@@ -144,7 +146,7 @@ def clear_cache() -> int:
         The number of bytes freed.
     """
     freed = 0
-    for path in (*_entries(), *_drafts(), *kernel_files(), *_measurements()):
+    for path in (*_entries(), *_drafts(), *kernel_files(), *model_files(), *_measurements()):
         freed += path.stat().st_size
         path.unlink()
     return freed
@@ -153,7 +155,7 @@ def clear_cache() -> int:
 def downloads_bytes() -> int:
     """Return the size of all other files in the data root, bytes: what torchvision has downloaded."""
     files = (path for path in data_root().rglob("*") if path.is_file() and kernels_folder() not in path.parents)
-    return sum(path.stat().st_size for path in set(files) - {*_entries(), *_drafts(), *_measurements()})
+    return sum(path.stat().st_size for path in set(files) - {*_entries(), *_drafts(), *model_files(), *_measurements()})
 
 
 def _make_private(folder: Path) -> None:

@@ -2,5 +2,6 @@
 
 from __future__ import annotations
 
+from wideresnet.export.engines import run_with as run_with
 from wideresnet.export.load import read_exported as read_exported
 from wideresnet.export.write import export_weights as export_weights

@@ -73,13 +73,16 @@ def to_onnx(
     return model.SerializeToString()
 
 
-def network_to_onnx(network: Network, size_px: int, calibration: np.ndarray | None = None) -> bytes:
-    """Convert a network alone, without preprocessing and softmax, to ONNX: what engines are compared by.
+def network_to_onnx(
+    network: Network, size: tuple[int, int], calibration: np.ndarray | None = None, what: str = ""
+) -> bytes:
+    """Convert a network alone, without preprocessing and softmax, to ONNX: what engines run.
 
     Args:
         network: in evaluation mode, on the CPU.
-        size_px: side of its images.
+        size: (H, W) of its images, px.
         calibration: preprocessed images, float32 (N, C, H, W), to quantize by as `to_onnx` does; None: in fp32.
+        what: what needs it, as for `need`.
 
     Returns:
         A model from images (B, C, H, W), named `INPUT`, to logits (B, num_classes), named `LOGITS`; B is free.
@@ -87,14 +90,14 @@ def network_to_onnx(network: Network, size_px: int, calibration: np.ndarray | No
     Raises:
         UsageError: a package is missing.
     """
-    onnx = need("onnx")
-    need("onnxscript")
-    example = torch.zeros(2, network.in_channels, size_px, size_px)  # a batch of 1 would be taken for a constant
+    onnx = need("onnx", what)
+    need("onnxscript", what)
+    example = torch.zeros(2, network.in_channels, *size)  # a batch of 1 would be taken for a constant
     with quiet(), torch.no_grad():
         program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     model = _exported(program, [LOGITS], ("batch",))
     if calibration is not None:
-        batch = max(1, CALIBRATION_BATCH_PX // size_px**2)
+        batch = max(1, CALIBRATION_BATCH_PX // (size[0] * size[1]))
         model = _quantized(model, calibration, batch, onnx, for_openvino=False)
     return model.SerializeToString()
 

@@ -31,7 +31,8 @@ from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.load import load_for
 from wideresnet.engines import optimize, quantize
 from wideresnet.engines.evaluate import Evaluation, evaluate
-from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES, Quantized
+from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES
+from wideresnet.export.engines import check_engine, run_with
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights, read_weights
@@ -53,6 +54,7 @@ class Subject:
         index: of each image among all test images.
         device, precision: as the result names them.
         notes: what the reader of the numbers should know, one line each.
+        engine: the inference engine that computes, in words; "" for this package's own.
     """
 
     where: str
@@ -65,11 +67,18 @@ class Subject:
     device: str
     precision: str
     notes: list[str]
+    engine: str = ""
 
     @property
     def network_name(self) -> str:
         """As the result names the network."""
         return str(self.weights.network.name)
+
+    @property
+    def arithmetic(self) -> dict[str, str]:
+        """What computes, as the result has it."""
+        engine = {"engine": self.engine} if self.engine else {}
+        return {"device": self.device, "precision": self.precision, **engine}
 
     def run(
         self, images: np.ndarray, part: slice = slice(None), advance: Callable[[int], object] | None = None
@@ -110,13 +119,16 @@ def prepare(
     int8: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    engine: str | None = None,
 ) -> Subject:
     """Read weights and data, and optimize the network; arguments and errors are those of `evaluate_weights`."""
     if int8 and (device == "cuda" or precision == "bf16"):
         raise UsageError("int8=True: runs on a CPU and in no other precision; leave out device= and precision=")
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit}: must be at least 1")
-    device = pick_device("cpu" if int8 else device)
+    if engine is not None:
+        check_engine(engine, device=device, precision=precision, int8=int8)
+    device = pick_device("cpu" if int8 or engine else device)
     run, read, where = None, weights, ""
     if isinstance(read, Weights):
         where = str(read.network.name)
@@ -140,14 +152,21 @@ def prepare(
         notes.append(f"{limit:,} of {num_all:,} test images, spread evenly over the set")
     images, more = fit_images(read, dataset, test.images)
     network: nn.Module
-    if int8:
-        precision, network = "int8", _quantize(read, dataset)
+    how = ""
+    if engine is not None:
+        precision = "int8" if int8 else "bf16" if precision == "bf16" else "fp32"
+        calibration = _calibration(read, dataset) if int8 else None
+        network = run_with(read.network, engine, read.input_size, precision=precision, images=calibration)
+        how = network.how
+    elif int8:
+        precision, network = "int8", quantize(read.network, _calibration(read, dataset))
         more.append(network.how)
     else:
         network = optimize(copy.deepcopy(read.network).to(device))  # the caller's own network stays where it is
         precision = read.precision or pick_precision(_precision_of_run(precision, device, run), device)
     return Subject(
-        where, read, network, dataset.name, images, test.labels, index, device, precision, [*notes, *more]
+        where, read, network, dataset.name, images, test.labels, index, device, precision, [*notes, *more],
+        how,
     )  # fmt: skip
 
 
@@ -162,6 +181,7 @@ def evaluate_weights(
     int8: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    engine: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate trained weights on every test image once, with the preprocessing stored in them.
 
@@ -180,13 +200,15 @@ def evaluate_weights(
         skip_unreadable: leave out images that cannot be read, with a note.
         int8: quantize the network to int8 by training images of the data, and run it on the CPU.
         image_column, label_column: as for `load_dataset`; None for those of the run, if it is the run's data.
+        engine: an inference engine that runs the network on the CPU, as for `export.run_with`, in fp32 unless precision
+            or int8 say otherwise; None for this package's own.
 
     Returns:
         Values for JSON: weights, network, dataset, num_images, num_errors, error_pct, top5_error_pct (None below 10
         classes), loss (mean cross entropy, which is the negative log likelihood, nats), ece_pct (see
         `expected_calibration_error`), class_names, classes (for each: class, num_images, num_errors, error_pct; the
         error is None without images), confusion (number of images by true class, then by predicted class), device,
-        precision ("int8" if asked for), seconds, images_per_s, notes.
+        precision ("int8" if asked for), engine (in words, if one was asked for), seconds, images_per_s, notes.
 
     Raises:
         UsageError: weights and data do not fit each other (classes, channels), or int8 is not available for them.
@@ -194,7 +216,7 @@ def evaluate_weights(
     """
     subject = prepare(
         weights, data, limit=limit, device=device, precision=precision, skip_unreadable=skip_unreadable, int8=int8,
-        image_column=image_column, label_column=label_column,
+        image_column=image_column, label_column=label_column, engine=engine,
     )  # fmt: skip
     with progress.task("evaluating", total=len(subject.images)) as task:
         return measure(subject, lambda num: task.update(advance=num))
@@ -243,8 +265,7 @@ def document(subject: Subject, found: Tensor, seconds: float) -> dict[str, Any]:
         "class_names": list(names),
         "classes": _classes(matrix, names),
         "confusion": matrix.tolist(),
-        "device": subject.device,
-        "precision": subject.precision,
+        **subject.arithmetic,
         "seconds": round(seconds, 3),
         "images_per_s": round(result.num_images / max(seconds, 1e-9), 1),
         "notes": list(subject.notes),
@@ -283,12 +304,11 @@ def _digest(image: np.ndarray) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
-def _quantize(weights: Weights, dataset: Dataset) -> Quantized:
-    """Quantize the network to int8 by training images that are spread evenly over the set."""
+def _calibration(weights: Weights, dataset: Dataset) -> Tensor:
+    """Return training images that are spread evenly over the set, preprocessed, to quantize by."""
     chosen = spread(len(dataset.train), NUM_CALIBRATION_IMAGES)
     images, _ = fit_images(weights, dataset, dataset.train.images[chosen])
-    batches = evaluation_batches(images, weights.preprocessing, device="cpu")
-    return quantize(weights.network, torch.cat(list(batches)))
+    return torch.cat(list(evaluation_batches(images, weights.preprocessing, device="cpu")))
 
 
 def _precision_of_run(wanted: str, device: str, folder: RunFolder | None) -> str:

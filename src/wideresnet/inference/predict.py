@@ -22,6 +22,7 @@ from wideresnet.data.formats import EXTENSIONS
 from wideresnet.data.images import UnreadableError, decode_quietly, kept_size, silent_pillow
 from wideresnet.data.readers.walk import image_files
 from wideresnet.engines import optimize
+from wideresnet.export.engines import check_engine, run_with
 from wideresnet.machine.cpu import usable_cpus
 from wideresnet.machine.device import pick_device
 from wideresnet.spec.record import MODEL
@@ -81,6 +82,7 @@ def predict_files(
     top: int = 5,
     device: str = "auto",
     skip_unreadable: bool = False,
+    engine: str | None = None,
 ) -> list[dict[str, Any]]:
     """Classify image files, resized and center-cropped to the size that the weights were trained on.
 
@@ -92,12 +94,14 @@ def predict_files(
         top: number of classes per image, the most probable first; fewer if the network knows fewer.
         device: "auto", "cpu" or "cuda".
         skip_unreadable: continue without images that cannot be read; they get a note and no predictions.
+        engine: an inference engine that runs the network on the CPU, as for `export.run_with`; None for this package's
+            own.
 
     Returns:
         Values for JSON, for each image in order: `file`, `predictions` (a list of `class` and `probability`, 0..1) and
-        `notes` (what was done to the image). If the network is a shipped one, also `pretrained`: its `name`, the
-        `dataset` that it was trained on, its `test_error_pct` there, its `class_names`, and `own_classes`, a command
-        that trains it on other classes.
+        `notes` (what was done to the image); `engine` in words, if one was asked for. If the network is a shipped one,
+        also `pretrained`: its `name`, the `dataset` that it was trained on, its `test_error_pct` there, its
+        `class_names`, and `own_classes`, a command that trains it on other classes.
 
     Raises:
         UsageError: a path does not exist, a folder has no images, or there are no weights.
@@ -105,18 +109,23 @@ def predict_files(
     """
     if top < 1:
         raise UsageError(f"top={top}: must be at least 1")
-    device = pick_device(device)
+    if engine is not None:
+        check_engine(engine, device=device)
+    device = pick_device("cpu" if engine else device)
     if isinstance(weights, str | Path) and not images:
         read_weights(weights)  # a misspelled image is taken for weights: name that, rather than the lack of images
     files = image_files(images)
     weights = default_name() if weights is None else weights
     read = weights if isinstance(weights, Weights) else read_weights(weights)
     card = None if isinstance(weights, Weights) else read_card(weights)
-    about = {"pretrained": _about(card, read)} if card else {}
+    about: dict[str, Any] = {"pretrained": _about(card, read)} if card else {}
     for note in read.notes:
         progress.report(f"note: {note}")
     pixels, notes, failures = _read(files, read, skip_unreadable=skip_unreadable)
-    probabilities = iter(_logits(read, pixels, device, weights).softmax(1))
+    hosted = run_with(read.network, engine, read.input_size) if engine else None
+    if hosted:
+        about["engine"] = hosted.how
+    probabilities = iter(_logits(read, pixels, device, weights, hosted).softmax(1))
     answers: list[dict[str, Any]] = []
     for file, note, failure in zip(files, notes, failures, strict=True):
         best = [] if failure else _best(next(probabilities), read.class_names, top)
@@ -242,10 +251,12 @@ def _resizing(shape: tuple[int, ...], size: tuple[int, int], resize: int | None)
 
 
 @torch.inference_mode()
-def _logits(weights: Weights, images: np.ndarray, device: str, where: str | Path | Weights) -> Tensor:
-    """Compute logits, float64 (N, classes) on the CPU, of images, uint8 (N, H, W, C)."""
-    network: nn.Module = weights.network.to(device)
-    if len(images) >= MANY_IMAGES:
+def _logits(
+    weights: Weights, images: np.ndarray, device: str, where: str | Path | Weights, hosted: nn.Module | None = None
+) -> Tensor:
+    """Compute logits, float64 (N, classes) on the CPU, of images, uint8 (N, H, W, C); by another engine, if any."""
+    network: nn.Module = hosted or weights.network.to(device)
+    if len(images) >= MANY_IMAGES and not hosted:
         network = optimize(weights.network)
     batches = evaluation_batches(images, weights.preprocessing, device=device)
     logits = torch.cat([network(batch).double().cpu() for batch in batches])

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from wideresnet.data.corruptions import PUBLISHED_GROUPS, corrupt
 from wideresnet.report import html
 from wideresnet.report.figures import LIGHT, NARROW_WIDTH_IN, SERIES_COLORS, WIDTH_IN, Theme, add_legend, style
+from wideresnet.report.text import arithmetic
 from wideresnet.spec.files import write_atomic
 
 SHOWN_SEVERITIES = (1, 3, 5)
@@ -92,7 +93,7 @@ def write_corruptions(
                 *_clean_facts(clean),
                 ("corrupted NLL, mean", f"{result['mean_loss']:.4f} nats"),
                 ("corrupted ECE, mean", f"{result['mean_ece_pct']:.2f} %"),
-                ("arithmetic", f"{about['device']}, {about['precision']}"),
+                ("arithmetic", arithmetic(about)),
             ]
         ),
         *(html.paragraph(note, "note") for note in (*about["notes"], *result["notes"])),

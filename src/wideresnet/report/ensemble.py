@@ -9,6 +9,7 @@ import numpy as np
 
 from wideresnet.report import html
 from wideresnet.report.classes import classes_section
+from wideresnet.report.text import arithmetic
 from wideresnet.spec.files import write_atomic
 
 HEADER = ("weights", "network", "test error, %", "NLL, nats", "ECE, %")
@@ -43,7 +44,7 @@ def write_ensemble(path: Path, result: dict[str, Any]) -> None:
             [
                 ("NLL", f"{result['loss']:.4f} nats"),
                 ("ECE", f"{result['ece_pct']:.2f} %"),
-                ("arithmetic", f"{result['device']}, {result['precision']}"),
+                ("arithmetic", arithmetic(result)),
             ]
         ),
         *(html.paragraph(note, "note") for note in result["notes"]),

@@ -38,6 +38,8 @@ def write_evaluation(
         ("device", result["device"]),
         ("precision", result["precision"]),
     ]
+    if "engine" in result:
+        pairs.append(("engine", result["engine"]))
     if result["top5_error_pct"] is not None:
         pairs.insert(0, ("top-5 error", f"{result['top5_error_pct']:.2f} %"))
     body = [

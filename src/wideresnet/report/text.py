@@ -1,11 +1,17 @@
-"""Commands in a form that a shell runs, whatever their words hold."""
+"""Text that terminal and pages share: how results were computed; commands in a form that a shell runs."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from wideresnet.base.format import printable
+
+
+def arithmetic(result: Mapping[str, Any]) -> str:
+    """Say by what and in which precision a result was computed: "cpu, fp32", or the name of another engine."""
+    return result.get("engine") or f"{result['device']}, {result['precision']}"
 
 
 def shell_command(words: Iterable[str]) -> str:
