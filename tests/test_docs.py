@@ -32,6 +32,7 @@ LANGUAGES = {"", "python", "json", "text"}
 
 RAY = "needs a cluster; tests/experiments runs such a command if Ray is installed"
 EXPORT = "needs the extra export; tests/export does the same where it is installed"
+ENGINES = "needs inference engines; tests/bench does the same where they are installed"
 CANNOT_RUN = {
     "make demo": "sets up an environment from the package index",
     "make test": "is what runs this test",
@@ -43,6 +44,8 @@ CANNOT_RUN = {
     "wrn export runs/toys": EXPORT,
     "wrn predict runs/toys/model.onnx": EXPORT,
     "wrn eval runs/my-run/model.onnx": EXPORT,
+    "wrn bench infer runs/my-run --against onnxruntime": ENGINES,
+    "wrn bench infer WRN-16-4-cifar10 --data cifar10 --against openvino-bf16": ENGINES,
     "python tools/toy_photos.py photos new": "draws 200 images; tests/tools draws fewer",
     "rm photos/key/IMG_1007.jpg": "removes two of them",
     "wrn detect": "needs COCO or boxes of one's own; tests/detection runs each of its verbs",

@@ -149,8 +149,10 @@ class Program:
                 self.plans.clear()
             plan = self.plans[key] = Plan(self.steps, len(x), x.shape[2], x.shape[3], threads)
         logits = torch.empty(len(x), self.steps[-1].outs, dtype=torch.float32, device="cpu")
-        # Two threads may call at once: each takes an arena, or makes one.
-        arena = plan.arenas.pop() if plan.arenas else torch.empty(plan.num_bytes, dtype=torch.uint8, device="cpu")
+        try:  # two threads may call at once: one takes the arena, the other makes one
+            arena = plan.arenas.pop()
+        except IndexError:
+            arena = torch.empty(plan.num_bytes, dtype=torch.uint8, device="cpu")
         strides = (ctypes.c_long * 4)(*x.stride())
         library().wrn_run(
             plan.ops, len(plan.ops), x.data_ptr(), strides, len(x), logits.data_ptr(), arena.data_ptr(), threads

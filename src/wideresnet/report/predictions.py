@@ -66,7 +66,7 @@ def pictures_section(predictions: Predictions, images: np.ndarray, samples: list
     worst = wrong[np.argsort(-predictions.probability[wrong], kind="stable")][:NUM_WORST]
     about = (
         f"A choice, not in proportion: {kinds_text(samples)}, each kind spread evenly over the set. Of all "
-        f"{len(predictions.labels):,} predictions {len(wrong):,} are wrong."
+        f"{len(predictions.labels):,} predictions {len(wrong):,} {'is' if len(wrong) == 1 else 'are'} wrong."
     )
     body = [html.heading("Some test images"), html.paragraph(about, "muted"), html.tiles(samples)]
     if len(wrong):
