@@ -15,7 +15,9 @@ CROSS, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_random_layers_are_the_definition_and_sanitizers_have_no_complaints(compiler: str, sanitizer: str, tmp_path: Path) -> None:
+def test_random_layers_are_the_definition_and_sanitizers_have_no_complaints(
+    compiler: str, sanitizer: str, tmp_path: Path
+) -> None:
     flag = sanitize(tmp_path, compiler, sanitizer)
     program = compile_driver(tmp_path, compiler, "conv_driver.c", SOURCES, "-march=native", flag)
     run([str(program), "40"])

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from wideresnet.report.runs import Predictions
 from wideresnet.report.statistics import share_interval
 from wideresnet.report.summary import summary_section
 
@@ -22,8 +23,14 @@ def test_intervals_are_those_of_newcombe(count: int, total: int, low: float, hig
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
-def plain(num_images: int, num_errors: int, labels: np.ndarray | None = None) -> str:
-    return re.sub("<[^>]+>", "", " ".join(summary_section(num_images, num_errors, labels)))
+def plain(num_images: int, num_errors: int, labels: np.ndarray | None = None, wrong: tuple[int, ...] = ()) -> str:
+    predictions = None
+    if labels is not None:
+        predicted = labels.copy()
+        predicted[list(wrong)] = (predicted[list(wrong)] + 1) % (labels.max() + 1)
+        names = tuple(f"c{label}" for label in range(labels.max() + 1))
+        predictions = Predictions(labels, predicted, np.ones(len(labels)), 0.0, names)
+    return re.sub("<[^>]+>", "", " ".join(summary_section(num_images, num_errors, predictions)))
 
 
 def test_the_summary_speaks_of_a_hundred_new_images() -> None:
@@ -49,3 +56,10 @@ def test_small_errors_are_told_of_as_many_images_as_it_takes() -> None:
 def test_guessing_the_most_frequent_class_is_named() -> None:
     assert "right for 75 of 100" in plain(8, 2, np.array([0, 0, 0, 1] * 2))
     assert "right for less than 1 of 100" in plain(1000, 2, np.arange(1000))
+
+
+def test_of_unbalanced_classes_the_recall_of_the_worst_is_told_and_the_mean_over_classes() -> None:
+    labels = np.repeat([0, 1, 2], [100, 40, 5])
+    text = plain(145, 4, labels, wrong=(140, 141, 142, 0))
+    assert "80 % are found in the mean over classes, and 40 % of the worst one (c2: 2 of 5 test images)" in text
+    assert "unbalanced" not in plain(145, 4, np.repeat([0, 1, 2], [100, 40, 11]))

@@ -45,7 +45,7 @@ def write_evaluation(
     body = [
         html.title(f"{network} on {data}", "trained weights, measured on test images"),
         html.headline(f"{result['error_pct']:.2f} %", f"test error: {num_errors:,} of {num_images:,} images"),
-        *summary_section(num_images, num_errors, predictions.labels),
+        *summary_section(num_images, num_errors, predictions),
         html.facts(pairs),
         *(html.paragraph(note, "note") for note in result["notes"]),
         *pictures_section(predictions, images, sample_tiles(predictions, images)),

@@ -205,8 +205,7 @@ def _headline(run: Run, changes: dict[str, Any] | None, predictions: Predictions
     ]
     if others:
         pairs.append((f"published, near recipe {recipe.name}", "; ".join(others)))
-    labels = None if predictions is None else predictions.labels
-    plain = summary_section(num_images, num_errors, labels)
+    plain = summary_section(num_images, num_errors, predictions)
     return [*body, html.headline(f"{error_pct:.2f} %", about), *plain, html.facts(pairs)]
 
 

@@ -7,17 +7,19 @@ import math
 import numpy as np
 
 from wideresnet.base.format import counted
+from wideresnet.data.inspection.findings import IMBALANCE
 from wideresnet.report import html
+from wideresnet.report.runs import Predictions
 from wideresnet.report.statistics import share_interval
 
 
-def summary_section(num_images: int, num_errors: int, labels: np.ndarray | None = None) -> list[str]:
-    """Say how many new images will be right, how sure that is, and what guessing would reach.
+def summary_section(num_images: int, num_errors: int, predictions: Predictions | None = None) -> list[str]:
+    """Say how many new images will be right, how sure that is, what guessing would reach, and which classes suffer.
 
     Args:
         num_images: of the test set, at least 1.
         num_errors: those that are classified wrong.
-        labels: int64 (N,), true classes of the test images; None if they are not known.
+        predictions: of the test images; None if they are not known.
     """
     low, high = (1 - share for share in reversed(share_interval(num_errors, num_images)))
     right = 1 - num_errors / num_images
@@ -27,7 +29,26 @@ def summary_section(num_images: int, num_errors: int, labels: np.ndarray | None 
         f"Of {of:,} new images like the test images, about {of * right:,.0f} are classified right (95 % interval "
         f"{of * low:,.0f} to {of * high:,.0f}, {counted(num_images, 'test image')})."
     )
-    return [html.paragraph(text, "lead"), html.paragraph(_certainty(num_images, num_errors, labels))]
+    certainty = _certainty(num_images, num_errors, None if predictions is None else predictions.labels)
+    found = [html.paragraph(text, "lead"), html.paragraph(certainty)]
+    return found if predictions is None else [*found, *map(html.paragraph, _recalls(predictions))]
+
+
+def _recalls(predictions: Predictions) -> list[str]:
+    """Name the classes that suffer if large classes decide the error of all: recall by class, in one sentence."""
+    num = np.bincount(predictions.labels, minlength=len(predictions.class_names))
+    classes = np.flatnonzero(num)
+    if num.max() < IMBALANCE * num[classes].min():
+        return []
+    right = np.bincount(predictions.labels[~predictions.is_wrong], minlength=len(num))
+    recalls = 100 * right[classes] / num[classes]
+    worst = int(np.argmin(recalls))
+    name, of = predictions.class_names[classes[worst]], num[classes[worst]]
+    return [
+        f"The classes are unbalanced, so this is mostly the error of the large ones. Of the images of a class, "
+        f"{recalls.mean():.0f} % are found in the mean over classes, and {recalls[worst]:.0f} % of the worst one "
+        f"({name}: {right[classes[worst]]:,} of {counted(int(of), 'test image')})."
+    ]
 
 
 def _certainty(num_images: int, num_errors: int, labels: np.ndarray | None) -> str:
