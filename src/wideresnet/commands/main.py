@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         silence(sys.stdout.fileno())
         if not (code or isinstance(error, BrokenPipeError)):
             code = 1
-            _complain(f"standard output: {error.strerror}")
+            _complain(_os_text(OSError(error.errno, error.strerror, "standard output")))
     if argv is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # the communication library's cleanup at exit was seen to abort a process whose work was done
         atexit._run_exitfuncs()
