@@ -33,6 +33,7 @@ LANGUAGES = {"", "python", "json", "text"}
 RAY = "needs a cluster; tests/experiments runs such a command if Ray is installed"
 EXPORT = "needs the extra export; tests/export does the same where it is installed"
 ENGINES = "needs inference engines; tests/bench does the same where they are installed"
+HALVES = "five runs, and a pattern that a shell expands; tests/inference gives several runs that held out parts"
 CANNOT_RUN = {
     "make demo": "sets up an environment from the package index",
     "make test": "is what runs this test",
@@ -46,6 +47,8 @@ CANNOT_RUN = {
     "wrn eval runs/my-run/model.onnx": EXPORT,
     "wrn bench infer runs/my-run --against onnxruntime": ENGINES,
     "wrn bench infer WRN-16-4-cifar10 --data cifar10 --against openvino-bf16": ENGINES,
+    "wrn train WRN-16-4 --data photos --from WRN-16-4-cifar10 --recipe finetune --image-size 32 --epochs 20": HALVES,
+    "wrn check photos --with 'runs/halves/": HALVES,
     "python tools/toy_photos.py photos new": "draws 200 images; tests/tools draws fewer",
     "rm photos/key/IMG_1007.jpg": "removes two of them",
     "wrn detect": "needs COCO or boxes of one's own; tests/detection runs each of its verbs",
