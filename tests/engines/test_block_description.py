@@ -45,7 +45,6 @@ def test_a_network_is_a_flat_list_of_convolutions_over_numbered_maps() -> None:
     assert [block.projection is None for block in found.blocks] == [True, False, False]
     projection, first, *_ = found.blocks[1].layers
     assert projection.norm is first.norm is network.groups[1][0].norms[0]  # type: ignore[index]
-    assert found.shared == {3, 7}  # read by a projection and by the first convolution
     assert found.added == {0, 4, 8}
     freed = [set(), {1}, {0, 2}, set(), {3}, {5}, {4, 6}, set(), {7}, {9}, {8, 10}]
     assert list(map(set, found.last_uses)) == freed

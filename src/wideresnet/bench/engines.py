@@ -260,7 +260,7 @@ MODULES = {
     "mnn": ("MNN",),
     "opencv": ("cv2",),
 }
-"""What each engine imports, if that is not its name; all read ONNX, which takes packages of its own."""
+"""The module of each engine, if it differs from its name. All of them read ONNX, which needs more packages."""
 
 WAYS: dict[str, Callable[[Path, Case], list[Way]]] = {
     "onnxruntime": _onnxruntime_ways,

@@ -99,7 +99,7 @@ def best_peer(contenders: Sequence[dict[str, Any]]) -> str | None:
 
 
 def fastest(contenders: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Find the fastest of all in each precision, ours or not: by the ratios to ours, as they are told.
+    """Find the fastest of all in each precision, ours or not, by the reported ratios to ours.
 
     Args:
         contenders: rows of a record.

@@ -10,7 +10,6 @@ normalization, as the first convolution of its block, and the last convolution a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,11 +116,6 @@ class Description:
     def norms(self) -> dict[int, nn.BatchNorm2d]:
         """The normalization of each map that is read. Nothing reads the output of a projection."""
         return {**{layer.reads: layer.norm for layer in self.layers}, self.output: self.norm}
-
-    @cached_property
-    def shared(self) -> set[int]:
-        """The maps that two layers read, whose activation is therefore worth keeping."""
-        return {number for number, times in Counter(layer.reads for layer in self.layers).items() if times > 1}
 
     @cached_property
     def added(self) -> set[int]:

@@ -17,7 +17,7 @@ from wideresnet.kernels import library, quantized
 from wideresnet.networks.models import Network
 
 FEW_TILES = 7
-"""Up to so many tiles of 4x4 outputs a 3x3 convolution of stride 1 is computed directly.
+"""A 3x3 convolution of stride 1 with at most this many tiles of 4x4 outputs is computed directly.
 
 For each pair of channels the products of T tiles take 36 T / 32 instructions and read 72 bytes of weights; those of
 the definition take 144 T / 64 and read 9. Weights arrive at 8 to 10 bytes per cycle.
@@ -181,7 +181,7 @@ def choose_direct(description: Description, batch_size: int, height: int, width:
         description: of the network.
         batch_size, height, width: of the images it is for.
     """
-    fast, sizes, chosen = library.library().wrn_direct_is_fast(), {0: (height, width)}, []
+    fast, sizes, chosen = quantized.direct_is_fast(), {0: (height, width)}, []
     for layer in description.layers:
         conv, (height, width) = layer.conv, sizes[layer.reads]
         sizes[layer.writes] = ceil_div(height, conv.stride[0]), ceil_div(width, conv.stride[0])

@@ -6,7 +6,6 @@ the maps in memory, which depend on the shape of the images, at the first call w
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ from wideresnet.base.arithmetic import ceil_div
 from wideresnet.engines.description import Description, Ineligible, Layer
 from wideresnet.kernels import ops
 from wideresnet.kernels.abi import Op
-from wideresnet.kernels.library import library
 from wideresnet.kernels.quantized import QuantizedConv, Quantizer
 from wideresnet.kernels.threads import num_threads
 
@@ -153,10 +151,7 @@ class Program:
             arena = plan.arenas.pop()
         except IndexError:
             arena = torch.empty(plan.num_bytes, dtype=torch.uint8, device="cpu")
-        strides = (ctypes.c_long * 4)(*x.stride())
-        library().wrn_run(
-            plan.ops, len(plan.ops), x.data_ptr(), strides, len(x), logits.data_ptr(), arena.data_ptr(), threads
-        )
+        ops.run(plan.ops, x, logits, arena, threads)
         if plan.num_bytes <= KEPT_BYTES and not plan.arenas:
             plan.arenas.append(arena)
         return logits
@@ -234,7 +229,7 @@ class Plan:
         ]
 
     def _store(self, step: Step, positions: int, num_images: int, *, is_kept: bool) -> None:
-        """Find places for what an operation writes, of so many images, unless they have one."""
+        """Find places for the maps that an operation writes, each for `num_images`, unless they have one."""
         for maps, wanted, size in ((self._values, step.values, 4), (self._bytes, step.bytes, 1)):
             if wanted and step.writes not in maps:
                 num_bytes = size * positions * step.outs
@@ -247,7 +242,7 @@ class Plan:
         """Return an operation on `num` images from the given one on."""
         height, width = self._sizes[step.reads]
         maps = [-1 if place is None else place.at(first) for place in (reads, adds, values, quantized)]
-        tensors = map(_at, (step.weight, step.rescale, step.scale, step.shift))
+        tensors = map(ops.at, (step.weight, step.rescale, step.scale, step.shift))
         shape = step.kernel, height, width, step.ins, step.outs, step.stride
         return Op(step.kind, first, num, *shape, *maps, *tensors)
 
@@ -305,7 +300,3 @@ class Places:
     def give_back(self, place: int) -> None:
         """Free a place."""
         self._free.append(place)
-
-
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

@@ -130,7 +130,7 @@ class EngineNetwork(nn.Module):
                 self._model = self._convert(twin, images)
         except WRNError:
             raise
-        except Exception as error:  # of the exporter or of the engine, each with classes of its own
+        except Exception as error:  # exporters and engines raise their own classes
             raise self._refusal(error) from None
         self._twin = [twin]  # in a list: its weights are not this module's, and it is dropped once it agrees
         if images is not None:
@@ -202,7 +202,7 @@ class EngineNetwork(nn.Module):
         twin = self._twin[0]
         with torch.autocast("cpu", enabled=False):
             ours = torch.cat([twin(batch) for batch in images.float().cpu().split(MAX_IMAGES)])
-        # whoever computes speaks of damaged weights, whose logits are not finite, in words of its own
+        # logits that are not finite come from damaged weights, which the caller reports
         if ours.isfinite().all() and (failure := compare(ours, self._run(images), self.precision)["failure"]):
             advice = "; leave out engine=" if self.precision == "fp32" else ""  # the others come with theirs
             raise DataError(f"{self.name}, {self.how}: {failure}{advice}")

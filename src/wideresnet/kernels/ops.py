@@ -6,6 +6,7 @@ Shapes are (B, C, H, W) throughout.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wideresnet.base.arithmetic import ceil_div
+from wideresnet.kernels.abi import Op
 from wideresnet.kernels.library import library
 from wideresnet.kernels.threads import num_threads
 
@@ -84,7 +86,7 @@ def transform_weight(weight: Tensor, stride: int = 1, *, backwards: bool = False
     size = library().wrn_weight_size(kernel, ins, outs)
     transformed = _reused(size) if reuse else weight.new_empty(size)
     library().wrn_transform_weight(
-        _at(weight), kernel, stride, in_channels, out_channels, int(backwards), _at(transformed), num_threads()
+        at(weight), kernel, stride, in_channels, out_channels, int(backwards), at(transformed), num_threads()
     )
     return Weight(transformed, outs, kernel, stride)
 
@@ -114,9 +116,9 @@ def convolve(
     y = empty(batch, weight.channels, ceil_div(height, weight.stride), ceil_div(width, weight.stride))
     sums = _sums(weight.channels) if summed else None
     library().wrn_conv(
-        _at(x), batch, height, width, channels, weight.channels, weight.kernel, weight.stride, 0,
-        _at(norm and norm.scale), _at(norm and norm.shift), _at(weight.values), _at(add), None, None, None, None,
-        _at(y), _at(sums), num_threads(),
+        at(x), batch, height, width, channels, weight.channels, weight.kernel, weight.stride, 0,
+        at(norm and norm.scale), at(norm and norm.shift), at(weight.values), at(add), None, None, None, None,
+        at(y), at(sums), num_threads(),
     )  # fmt: skip
     return y, sums
 
@@ -144,9 +146,9 @@ def convolve_backward(
     batch, channels, height, width = x.shape
     result, sums = empty(*x.shape), _sums(channels)
     library().wrn_conv(
-        _at(gradient), batch, height, width, gradient.shape[1], channels, weight.kernel, weight.stride,
-        int(weight.stride == 2), None, None, _at(weight.values), _at(add), _at(x), _at(norm.scale), _at(norm.shift),
-        _at(norm.mean), _at(result), _at(sums), num_threads(),
+        at(gradient), batch, height, width, gradient.shape[1], channels, weight.kernel, weight.stride,
+        int(weight.stride == 2), None, None, at(weight.values), at(add), at(x), at(norm.scale), at(norm.shift),
+        at(norm.mean), at(result), at(sums), num_threads(),
     )  # fmt: skip
     return result, sums
 
@@ -167,8 +169,8 @@ def convolve_transposed(gradient: Tensor, weight: Weight, shape: Sequence[int], 
         result.zero_()[:, :, ::2, ::2] = convolve(gradient, replace(weight, stride=1), None, add)[0]
         return result
     library().wrn_conv(
-        _at(gradient), batch, height, width, gradient.shape[1], channels, weight.kernel, weight.stride,
-        int(weight.stride == 2), None, None, _at(weight.values), _at(add), None, None, None, None, _at(result), None,
+        at(gradient), batch, height, width, gradient.shape[1], channels, weight.kernel, weight.stride,
+        int(weight.stride == 2), None, None, at(weight.values), at(add), None, None, None, None, at(result), None,
         num_threads(),
     )  # fmt: skip
     return result
@@ -181,8 +183,8 @@ def convolve_weight_gradient(
     batch, channels, height, width = x.shape
     result = empty(gradient.shape[1], channels, kernel, kernel)
     library().wrn_conv_weight_gradient(
-        _at(x), _at(gradient), batch, height, width, channels, gradient.shape[1], kernel, stride,
-        _at(norm and norm.scale), _at(norm and norm.shift), _at(result), num_threads(),
+        at(x), at(gradient), batch, height, width, channels, gradient.shape[1], kernel, stride,
+        at(norm and norm.scale), at(norm and norm.shift), at(result), num_threads(),
     )  # fmt: skip
     return result
 
@@ -190,7 +192,7 @@ def convolve_weight_gradient(
 def statistics(x: Tensor) -> Tensor:
     """Sum a map and its square over all positions: float64 (2, C)."""
     sums = _sums(x.shape[1])
-    library().wrn_statistics(_at(x), *_positions(x), _at(sums), num_threads())
+    library().wrn_statistics(at(x), *_positions(x), at(sums), num_threads())
     return sums
 
 
@@ -212,8 +214,8 @@ def normalize(sums: Tensor, num: int, norm: nn.BatchNorm2d) -> Normalized:
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
     library().wrn_normalize(
-        _at(sums), num, norm.num_features, _at(norm.weight), _at(norm.bias), norm.eps, norm.momentum,
-        _at(norm.running_mean), _at(norm.running_var), *map(_at, parts),
+        at(sums), num, norm.num_features, at(norm.weight), at(norm.bias), norm.eps, norm.momentum,
+        at(norm.running_mean), at(norm.running_var), *map(at, parts),
     )  # fmt: skip
     norm.num_batches_tracked += 1
     return Normalized(*parts)
@@ -232,7 +234,7 @@ def normalize_running(norm: nn.BatchNorm2d) -> Normalized:
 def activate(x: Tensor, norm: Normalized) -> Tensor:
     """Compute relu(norm(x))."""
     y = empty(*x.shape)
-    library().wrn_activate(_at(x), *_positions(x), _at(norm.scale), _at(norm.shift), _at(y), num_threads())
+    library().wrn_activate(at(x), *_positions(x), at(norm.scale), at(norm.shift), at(y), num_threads())
     return y
 
 
@@ -244,7 +246,7 @@ def activate_backward(gradient: Tensor, x: Tensor, norm: Normalized) -> Tensor:
     """
     sums = _sums(x.shape[1])
     library().wrn_activate_backward(
-        _at(gradient), _at(x), *_positions(x), _at(norm.scale), _at(norm.shift), _at(norm.mean), _at(sums),
+        at(gradient), at(x), *_positions(x), at(norm.scale), at(norm.shift), at(norm.mean), at(sums),
         num_threads(),
     )  # fmt: skip
     return sums
@@ -266,10 +268,26 @@ def normalize_backward(
     """
     factor, dgamma, dbeta = gamma.new_empty(3, len(gamma)), torch.empty_like(gamma), torch.empty_like(gamma)
     library().wrn_normalize_backward(
-        _at(gradient), _at(x), _at(add), _at(sums), *_positions(x), _at(gamma), _at(norm.mean), _at(norm.rstd),
-        _at(factor), _at(gradient), _at(dgamma), _at(dbeta), num_threads(),
+        at(gradient), at(x), at(add), at(sums), *_positions(x), at(gamma), at(norm.mean), at(norm.rstd),
+        at(factor), at(gradient), at(dgamma), at(dbeta), num_threads(),
     )  # fmt: skip
     return gradient, dgamma, dbeta
+
+
+def run(operations: ctypes.Array[Op], x: Tensor, logits: Tensor, arena: Tensor, threads: int) -> None:
+    """Run a network in evaluation mode, in one call.
+
+    Args:
+        operations: from the stem to the head; see program.c.
+        x: float32 (B, C, H, W), in any memory format.
+        logits: float32 (B, classes), contiguous; overwritten.
+        arena: uint8, memory for the maps.
+        threads: that share the work.
+    """
+    strides = (ctypes.c_long * 4)(*x.stride())
+    library().wrn_run(
+        operations, len(operations), at(x), strides, len(x), at(logits), at(arena), threads
+    )  # fmt: skip
 
 
 def empty(batch: int, channels: int, height: int, width: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -304,5 +322,6 @@ def _positions(x: Tensor) -> tuple[int, int]:
     return x.numel() // x.shape[1], x.shape[1]
 
 
-def _at(tensor: Tensor | None) -> int | None:
+def at(tensor: Tensor | None) -> int | None:
+    """Return where the elements of a tensor begin, as C takes it; None is NULL."""
     return None if tensor is None else tensor.data_ptr()

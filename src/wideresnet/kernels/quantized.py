@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.kernels.library import library
-from wideresnet.kernels.ops import Normalized, _at, empty
+from wideresnet.kernels.ops import Normalized, at, empty
 from wideresnet.kernels.threads import num_threads
 
 MAX_BYTE = 255
@@ -74,6 +74,11 @@ def tiles(stride: int) -> Tiles:
     )
     b_t[5:, 1::2], g[5:, 1] = torch.eye(4), 1
     return Tiles(b_t, g)
+
+
+def direct_is_fast() -> bool:
+    """Return whether this processor multiplies bytes in one instruction; without it tiles are faster."""
+    return library().wrn_direct_is_fast()
 
 
 @dataclass(frozen=True)
@@ -144,9 +149,9 @@ class QuantizedConv:
         quantized = empty(*shape, dtype=torch.uint8) if quantizer else None
         run = library().wrn_direct_conv if self.direct else library().wrn_quantized_conv
         run(
-            _at(q), batch, height, width, self.in_channels, self.out_channels, self.kernel, self.stride,
-            _at(self.weight), _at(self.rescale), _at(add), _at(quantizer and quantizer.scale),
-            _at(quantizer and quantizer.shift), _at(result), _at(quantized), num_threads(),
+            at(q), batch, height, width, self.in_channels, self.out_channels, self.kernel, self.stride,
+            at(self.weight), at(self.rescale), at(add), at(quantizer and quantizer.scale),
+            at(quantizer and quantizer.shift), at(result), at(quantized), num_threads(),
         )  # fmt: skip
         return result, quantized
 

@@ -136,7 +136,7 @@ def images_by_class(folder: Place, tops: Mapping[str, Place], found: Found) -> d
     """
     classes: dict[str, list[Any]] = {name: [] for name in tops}
     within = os.path.realpath(folder) if isinstance(folder, Path) else ""
-    above = map(_identity, Path(within).parents) if within else ()  # a link up there would bring in all that is beside
+    above = map(_identity, Path(within).parents) if within else ()  # links up bring in other folders
     seen = {_identity(folder), *above, *(_identity(top.parent) for top in tops.values())}
     seen -= set(map(_identity, tops.values()))
     links: list[tuple[str, Place]] = []
