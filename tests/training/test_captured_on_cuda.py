@@ -29,14 +29,17 @@ OPTIONS = OptimizerOptions(weight_decay=5e-4)
 
 def train(
     *, is_captured: bool, sizes: tuple[int, ...] = (16,) * 8, resets: tuple[int, ...] = (),
-    network: dict[str, Any] | None = None, execution: dict[str, Any] | None = None, **settings: Any,
+    network: dict[str, Any] | None = None, execution: dict[str, Any] | None = None,
+    freeze: str = "none", options: OptimizerOptions = OPTIONS, **settings: Any,
 ) -> tuple[list[Tensor], tuple[float, float], int]:  # fmt: skip
     """Take steps with batches of these sizes; return the weights and buffers, what was counted, and the captures."""
     how = Execution(device="cuda", deterministic=True, **(execution or {}))
     make_deterministic(True)
     torch.manual_seed(0)
     net = configure(create("WRN-10-2", 4, **(network or {})).cuda(), how).train()
-    forward, optimizer, meter = make_forward(net, how), make_optimizer(net, OPTIONS), Meter("cuda")
+    if freeze != "none":
+        net.freeze(freeze)
+    forward, optimizer, meter = make_forward(net, how), make_optimizer(net, options), Meter("cuda")
     step = make_step(net, forward, optimizer, meter, how, **settings)
     assert isinstance(step, CapturedSteps)
     generator = torch.Generator().manual_seed(1)
@@ -65,8 +68,9 @@ def train(
         {"accumulate": 2, "label_smoothing": 0.1, "clip_grad_norm": 0.5},
         {"sizes": (16, 16, 16, 8) * 4},
         {"sizes": (16,) * 10, "resets": (5,)},
+        {"freeze": "conv3", "options": OptimizerOptions(layer_lr_decay=0.5)},
     ],
-    ids=["fp32", "bf16", "dropout", "accumulate", "last batch", "momentum reset"],
+    ids=["fp32", "bf16", "dropout", "accumulate", "last batch", "momentum reset", "frozen, rates by layer"],
 )
 def test_captured_steps_end_in_the_same_bits(case: dict[str, Any]) -> None:
     try:
