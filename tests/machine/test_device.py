@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wideresnet.base.errors import UsageError
-from wideresnet.machine.device import pick_device, pick_precision, synchronize
+from wideresnet.machine.device import algorithms_restored, make_deterministic, pick_device, pick_precision, synchronize
 
 
 def test_cuda_is_refused_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,3 +55,13 @@ def test_bf16_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_waiting_for_a_cpu_does_nothing() -> None:
     synchronize("cpu")
+
+
+def test_the_caller_gets_back_its_choice_of_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.backends.cudnn.benchmark
+    with algorithms_restored():
+        make_deterministic(True)
+        torch.backends.cudnn.benchmark = not before
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark == before

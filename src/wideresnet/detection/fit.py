@@ -16,6 +16,7 @@ from wideresnet.detection.run import DetectionRun
 from wideresnet.detection.setup import DetectionJob, prepare
 from wideresnet.detection.weights import write_detector
 from wideresnet.distributed.world import World, join
+from wideresnet.machine.device import algorithms_restored
 from wideresnet.machine.threads import limit_threads
 from wideresnet.spec.detection import FIELDS, MAY_CHANGE, DetectionFolder, DetectionRecipe
 from wideresnet.spec.files import read_json
@@ -64,7 +65,7 @@ def fit_detection(
     pick_evaluator()
     limit_threads()
     folder = DetectionFolder(out)
-    with join(world) as world, failures_told(folder, world, resume=resume), ExitStack() as stack:
+    with algorithms_restored(), join(world) as world, failures_told(folder, world, resume=resume), ExitStack() as stack:
         with world.first_alone():
             if world.is_first:
                 stack.enter_context(held(folder, resume=resume, overwrite=overwrite))

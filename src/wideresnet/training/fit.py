@@ -17,7 +17,7 @@ from wideresnet.data.feeds.stream import StreamFeed
 from wideresnet.data.load import load_for
 from wideresnet.distributed.sync_norm import synchronize_norms
 from wideresnet.distributed.world import World, join
-from wideresnet.machine.device import make_deterministic, pick_device
+from wideresnet.machine.device import algorithms_restored, make_deterministic, pick_device
 from wideresnet.machine.threads import limit_threads
 from wideresnet.networks.blocks import draw_depth_from
 from wideresnet.spec.recipe import Recipe
@@ -108,7 +108,7 @@ def fit(
         check_tracker(track)
     limit_threads()
     folder = RunFolder(out)
-    with join(world) as world, failures_told(folder, world, resume=resume), ExitStack() as stack:
+    with algorithms_restored(), join(world) as world, failures_told(folder, world, resume=resume), ExitStack() as stack:
         with world.first_alone():
             if world.is_first:
                 stack.enter_context(held(folder, resume=resume, overwrite=overwrite))
