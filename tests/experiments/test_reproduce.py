@@ -96,6 +96,10 @@ def test_runs_are_trained_once_and_end_in_a_table(make_npz: MakeNpz, tmp_path: P
     train_all(store, more.all(), more_work, start_worker=train_here)
     assert sum("started" in line for line in reported) == 2  # one more seed of each
 
+    assert collect(store, more)["other_settings"] == {}
+    other, _ = small(make_npz(), seeds=1, precision="bf16")
+    assert collect(store, other)["other_settings"] == {"precision fp32": 4}
+
     files = write_reproduction(collect(store, more), store.path)
     page = files[0].read_text()
     assert "Scaled down" in page

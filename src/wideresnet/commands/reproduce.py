@@ -318,4 +318,6 @@ def render(documents: dict[str, Any] | list[dict[str, Any]]) -> RenderableType:
         parts.append(Text(f"scaled down: {documents['scaled_down']}", style="yellow"))
     if documents["is_partial"]:
         parts.append(Text("partial: not all runs have finished", style="yellow"))
+        for settings, num_runs in documents["other_settings"].items():
+            parts.append(Text(f"{num_runs} finished runs have other settings and are left out: {settings}"))
     return Group(*parts)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from wideresnet.experiments.plan import Cell
+from wideresnet.experiments.plan import NOT_IN_KEY, Cell
 from wideresnet.experiments.reproduce import Todo
 from wideresnet.experiments.store import Store, Task
 from wideresnet.experiments.verdict import Verdict, judge
 from wideresnet.networks import create
 from wideresnet.networks.cost import cost
 from wideresnet.spec.exhibits import describe_exhibit, reproductions
+from wideresnet.spec.fields import show_value
+from wideresnet.spec.recipe import Recipe, overridden
 
 _KEPT = ("test_error_pct", "test_loss", "test_ece_pct", "params", "seconds", "train_s", "images_per_s", "precision",
          "device", "epochs", "num_test_images")  # fmt: skip
@@ -33,10 +36,10 @@ def collect(store: Store, todo: Todo) -> dict[str, Any]:
         the paper's epochs. width: widening factor instead of the paper's, or None. scaled_down: how the runs differ
         from the paper's, "" if they do not. ranks: data set -> how the order of its cells agrees with the paper's, see
         `_ranks`. num_seeds: asked for. is_partial: whether runs are missing. left_out: rows that cannot be run, and
-        why. cells, one per number of the paper: label, network, dataset, published_pct, published_runs, runs (name,
-        which is its folder in the store, seed, state, and of finished ones those of `_KEPT`), n, num_failed,
-        median_pct, mean_pct, std_pct, difference_pct, half_width_pct, detectable_pct (see `Verdict`), verdict, macs (of
-        one image), others (what other code measured).
+        why. other_settings: see `_other_settings`. cells, one per number of the paper: label, network, dataset,
+        published_pct, published_runs, runs (name, which is its folder in the store, seed, state, and of finished ones
+        those of `_KEPT`), n, num_failed, median_pct, mean_pct, std_pct, difference_pct, half_width_pct, detectable_pct
+        (see `Verdict`), verdict, macs (of one image), others (what other code measured).
     """
     cells = []
     for cell, tasks in todo.tasks:
@@ -82,7 +85,28 @@ def collect(store: Store, todo: Todo) -> dict[str, Any]:
         "is_partial": any(run["state"] in ("begun", "missing") for cell in cells for run in cell["runs"]),
         "cells": cells,
         "left_out": list(todo.expansion.left_out),
+        "other_settings": _other_settings(store, todo),
     }
+
+
+def _other_settings(store: Store, todo: Todo) -> dict[str, int]:
+    """Count the store's finished runs of the exhibit's networks that differ in more than the seed: how -> number."""
+    wanted = {(cell.recipe.network, cell.dataset): task for cell, tasks in todo.tasks for task in tasks[:1]}
+    own, found = {task.name for task in todo.all()}, Counter[str]()
+    for name in store.names():
+        if name in own or store.state(name) != "finished":
+            continue
+        record = store.record(name)
+        recipe = Recipe.from_json(record["recipe"])
+        if (task := wanted.get((recipe.network, record["dataset"]))) is None:
+            continue
+        changes = overridden(recipe, task.recipe)
+        texts = [f"{key} {show_value(new)}" for key, (_, new) in changes.items() if key not in NOT_IN_KEY]
+        if record["data_digest"] != task.data_digest:
+            texts.append("other images")
+        if texts:
+            found[", ".join(texts)] += 1
+    return dict(found.most_common())
 
 
 def _run(store: Store, task: Task) -> dict[str, Any]:
