@@ -248,6 +248,11 @@ def test_stl10s_files(tmp_path: Path) -> None:
         (["labels.npy", "gaussian_noise.npy"], "it looks like CIFAR-10-C, corrupted test images"),
         (["images/a.jpg", "labels/a.txt"], "it looks like detection data in YOLO's layout"),
         (["images/a.jpg", "annotations/a.xml"], "it looks like a data set with annotations apart"),
+        (
+            ["train2017/a.jpg", "val2017/b.jpg", "annotations/instances_train2017.json"],
+            "it looks like COCO, .*: wrn detect train --data takes it",
+        ),
+        (["train/a.jpg", "train/_annotations.coco.json"], "it looks like COCO"),
         (["a.zip"], "unpack the archives, or use the path of one .zip"),
         ([f"train/{kind}.{i}.jpg" for kind in ("cat", "dog") for i in range(10)], "labels seem to be in the names"),
         (["dataset_dict.json", "train/data.arrow"], "save_to_disk"),

@@ -106,8 +106,10 @@ def _sort(folder: Any, root: Place, above: Sequence[Any], splits: Splits, found:
             others = [path for path in found.others if path.parent == splits.train[name]]
             about = f" ({counted(len(others), 'other file')}: {others[0].name}, ...)" if others else ""
             remedy = "give images the extension of their format, such as .jpg" if others else "add some"
+            known = guess_kind(folder)
             raise DataError(
-                f"{splits.train_root}/{name}: a class folder without images{about}; {remedy}, or remove the folder"
+                f"{splits.train_root}/{name}: a class folder without images{about}; "
+                + (known or f"{remedy}, or remove the folder")
             )
     layout, test = splits.layout, None
     if splits.test is not None:

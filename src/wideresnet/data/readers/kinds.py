@@ -27,6 +27,7 @@ _FILES: dict[str, str] = {
     ".rar": "a rar archive; unpack it, or pack it as .zip",
     ".npy": "NumPy arrays; put images and labels into one .npz with np.savez",
     ".csv": "a table; use the folder that holds it and its images",
+    ".json": "a file of annotations; use the folder that holds it and its images (wrn detect takes COCO's)",
     ".parquet": "a parquet file; use the folder that holds train-*.parquet",
 }
 _MANY = 3
@@ -86,12 +87,22 @@ def _only_archives(_root: Place, folders: list[Any], files: list[Any]) -> bool:
     return not folders and bool(files) and all(path.suffix.lower() in (".zip", ".tar", ".gz", ".7z") for path in files)
 
 
+def _is_coco(folder: Any) -> bool:
+    """Whether a folder holds COCO's JSON: `annotations/instances_*.json`, or `train/_annotations.coco.json`."""
+    names = [file.name for file in visible(folder, Found())]
+    instances = folder.name.lower() == "annotations" and any(name.startswith("instances") for name in names)
+    return instances or "_annotations.coco.json" in names
+
+
 _GUESSES: dict[str, Callable[[Any, list[Any], list[Any]], bool]] = {
     "it looks like CIFAR-10-C, corrupted test images without training images: wrn eval RUN --data takes these": (
         lambda _root, _folders, files: "labels.npy" in (names := {path.name for path in files}) and len(names) > 1
     ),
     "it looks like detection data in YOLO's layout; cut out the objects into class folders": (
         lambda _root, folders, _files: {"images", "labels"} <= {path.name.lower() for path in folders}
+    ),
+    "it looks like COCO, objects in boxes instead of one class per image: wrn detect train --data takes it": (
+        lambda root, folders, _files: any(_is_coco(folder) for folder in (root, *folders))
     ),
     "it looks like Pascal VOC; sort the images into class folders": _has_names("jpegimages", "annotations"),
     "it looks like a data set with annotations apart; sort the images into class folders, or write labels.csv with "
