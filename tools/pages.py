@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).parent.parent
@@ -49,3 +49,14 @@ def write_or_check(pages: Mapping[Path, str], records: str) -> int:
         path.write_text(pages[path])
         print(f"wrote {path.relative_to(ROOT)}")
     return 0
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Write a table."""
+    first, *others = (f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows))
+    return "\n".join([first, "|---" * len(header) + "|", *others])
+
+
+def fenced(*commands: str) -> str:
+    """Show commands."""
+    return "\n".join(["```", *commands, "```"])

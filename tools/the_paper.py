@@ -6,22 +6,18 @@ python tools/the_paper.py --check   exit 1 if they are not what the records say
 
 from __future__ import annotations
 
-import functools
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
-from pages import ROOT, between, portable, write_or_check
+from pages import ROOT, between, fenced, portable, table, write_or_check
 from paper_figures import Drawing, Point, Timing, blocks, curves, errors, times
+from paper_tables import arithmetic, depths, shape, stages, types
 from results import Record, command, read_records
 from speed import read_records as read_speeds
 from wideresnet.base.format import human_count
 from wideresnet.bench.words import OURS_BF16
-from wideresnet.networks import Network, create
-from wideresnet.networks.cost import Cost, cost
 from wideresnet.report.blocks import SUMMARY_HEADER, images_text, summary_row
 from wideresnet.report.environment import hardware_text, torch_text
 from wideresnet.report.runs import read_run
@@ -32,18 +28,11 @@ from wideresnet.spec.recipes import resolve
 from wideresnet.spec.record import RunFolder
 
 PAGE, FIGURES = ROOT / "docs" / "the-paper.md", ROOT / "docs" / "figures"
-SIDE_PX, NUM_TRAIN = 32, 50_000
-"""CIFAR-10."""
-GIB = 2**30
-
 CURVES = "wrn-16-4-cifar10-paper-bf16-seed0"
 """The record whose curves are drawn."""
 
 ANALYSES = ("wrn-16-2-cifar10-long", "wrn-40-1-cifar10-long")
 """Records whose weights have been analyzed, in results/analysis/."""
-
-COMPARED = ("WRN-40-1", "WRN-40-2", "WRN-40-4", "WRN-16-4", "WRN-16-8", "WRN-28-10", "PreActResNet-164")
-"""The networks whose parameters and operations are counted side by side."""
 
 THIN, WIDE = ("PreActResNet-110", "PreActResNet-164", "PreActResNet-1001"), ("WRN-16-8", "WRN-40-4", "WRN-28-10")
 """The rows of Table 5 that are drawn: normalized by mean and standard deviation, as our records are."""
@@ -51,111 +40,9 @@ THIN, WIDE = ("PreActResNet-110", "PreActResNet-164", "PreActResNet-1001"), ("WR
 FIGURE4, GPU = "results/speed/cpu-avx512-figure4", "results/speed/h100-train"
 
 
-@functools.cache
-def count(network: str) -> Cost:
-    """Count the parameters and operations of a network for 10 classes at 32 x 32, from its shapes."""
-    return cost(shape(network), SIDE_PX)
-
-
-def shape(network: str) -> Network:
-    """Build a network for 10 classes without weights."""
-    with torch.device("meta"):
-        return create(network)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Write a table."""
-    first, *others = (f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows))
-    return "\n".join([first, "|---" * len(header) + "|", *others])
-
-
 def figure(drawing: Drawing, alt: str) -> str:
     """Show a figure."""
     return f"![{alt}](figures/{drawing.name}.svg)"
-
-
-def fenced(*commands: str) -> str:
-    """Show commands."""
-    return "\n".join(["```", *commands, "```"])
-
-
-def stages() -> str:
-    """Write where the parameters and operations of WRN-28-10 are."""
-    name = "WRN-28-10"
-    groups = (f"{num} blocks" for num in parse(name).num_blocks)
-    what = ("3x3 convolution", *groups, "normalization, ReLU, mean over the map", "linear")
-    rows = [
-        (
-            stage.name,
-            does,
-            " x ".join(map(str, stage.shape)),
-            f"{stage.params:,}",
-            human_count(stage.macs),
-        )
-        for stage, does in zip(count(name).stages, what, strict=True)
-    ]
-    return table(("stage of WRN-28-10", "what", "output for one image", "parameters", "multiply-accumulates"), rows)
-
-
-def types() -> str:
-    """Write Table 2 with the counts of its networks."""
-    rows = []
-    for row in published.results(2):
-        name = parse(row.network)
-        rows.append(
-            (
-                f"B({','.join(map(str, name.kernels))})",
-                f"`{row.network}`",
-                3 * name.num_blocks[0],
-                3 * name.num_blocks[0] * len(name.kernels),
-                *_counts(row.network),
-                f"{row.cifar10_pct:.2f}",
-                f"{row.seconds_per_epoch:g}",
-            )
-        )
-    header = ("block", "network", "blocks", "convolutions in them", "parameters", "multiply-accumulates",
-              "Table 2: error, %", "Table 2: s per epoch")  # fmt: skip
-    commands = "wrn paper table2", f"wrn info {shlex.quote(published.results(2)[0].network)}"
-    return f"{table(header, rows)}\n\n{fenced(*commands)}"
-
-
-def depths() -> str:
-    """Write Table 3 with the counts of its networks."""
-    rows = [
-        (
-            parse(row.network).convs_per_block,
-            f"`{row.network}`",
-            3 * parse(row.network).num_blocks[0],
-            *_counts(row.network),
-            f"{row.cifar10_pct:.2f}",
-        )
-        for row in published.results(3)
-    ]
-    header = ("l", "network", "blocks", "parameters", "multiply-accumulates", "Table 3: error, %")
-    return f"{table(header, rows)}\n\n{fenced('wrn paper table3')}"
-
-
-def _counts(network: str) -> tuple[str, str]:
-    return human_count(count(network).params), human_count(count(network).macs)
-
-
-def arithmetic() -> str:
-    """Write what depth and width cost."""
-    recipe = resolve("paper", "WRN-16-2", "cifar10")
-    images = recipe.schedule.epochs * (NUM_TRAIN // recipe.schedule.batch_size) * recipe.schedule.batch_size
-    rows = [
-        (
-            name,
-            sum(parse(name).num_blocks),
-            *_counts(name),
-            f"{count(name).activation_bytes / GIB:.2f} GiB",
-            f"{human_count(count(name).training_flops * images)}FLOP",
-        )
-        for name in COMPARED
-    ]
-    header = ("network", "blocks", "parameters", "multiply-accumulates", "kept for the backward pass, batch of 128",
-              f"training, {recipe.schedule.epochs} epochs")  # fmt: skip
-    return f"{table(header, rows)}\n\n{fenced(*(f'wrn info {name}' for name in ('WRN-28-10', 'PreActResNet-164')))}"
 
 
 def draw_errors(records: Sequence[Record]) -> Drawing:
