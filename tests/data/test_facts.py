@@ -41,7 +41,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 def test_digits_that_scikit_learn_has_elsewhere_are_read_by_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = load_dataset("digits")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert np.array_equal(load_dataset("digits").train.images, usual.train.images)
 
 

@@ -102,7 +102,7 @@ def test_shapes_alone_refuse_what_pytorch_refuses() -> None:
     conv, norm = nn.Conv2d(3, 4, 5, device="meta"), nn.BatchNorm2d(3, device="meta")
     with ShapesAlone():
         for module, shape in ((conv, (1, 2, 9, 9)), (conv, (1, 3, 4, 9)), (norm, (1, 3, 1, 1))):
-            with pytest.raises((RuntimeError, ValueError), match="channel dim|Kernel size|more than 1 value"):
+            with pytest.raises((RuntimeError, ValueError), match=r"channel dim|Kernel size|more than 1 value"):
                 module(torch.empty(shape, device="meta"))
 
 

@@ -14,9 +14,9 @@ from wideresnet.spec.options import OptimizerOptions
 
 
 class _SGD(torch.optim.SGD):
-    """SGD whose methods do not import PyTorch's compiler, which takes over a second. Nothing here compiles an optimizer.
+    """SGD whose methods do not import PyTorch's compiler, which takes over a second.
 
-    The same code runs without the decorators that keep the compiler out of it.
+    It is the same code without the decorators that keep the compiler out of it. Nothing here compiles an optimizer.
     """
 
     add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
