@@ -11,8 +11,9 @@ demo: $(READY)
 	@echo "Two photographs of scikit-learn's, by a network that comes with the package. They show none of its ten classes:"
 	@$(BIN)/wrn predict $$($(BIN)/python -c "import sklearn.datasets as d; print(d.__path__[0])")/images/*.jpg
 
+# The tests start hundreds of processes: byte code is kept, whatever the environment says.
 test: $(READY) check
-	$(BIN)/python -m pytest -n 2
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 
 check: $(READY)
 	$(BIN)/ruff check .

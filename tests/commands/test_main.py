@@ -44,6 +44,26 @@ def run(make_npz: MakeNpz, tmp_path: Path) -> Path:
     return out
 
 
+def test_training_and_its_weights_are_used_without_packages_that_take_seconds_to_import(tmp_path: Path) -> None:
+    code = (
+        "import sys; from wideresnet.commands.main import main\n"
+        "for words in sys.argv[1:]: assert main(words.split()) == 0\n"
+        "slow = {'torch._dynamo', 'sympy', 'torchvision', 'sklearn', 'scipy', 'matplotlib'}\n"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)"
+    )
+    Image.new("L", (8, 8)).save(tmp_path / "photo.png")
+    words = [
+        f"train WRN-10-1 --data digits --limit 64 {' '.join(QUICK)} --out run",
+        "eval run --data digits --limit 16",
+        "predict run photo.png",
+        "info WRN-16-4",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_answers_at_once_because_it_imports_no_torch() -> None:
     code = "import sys; from wideresnet.commands.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules), 'heavy imports'"

@@ -19,7 +19,7 @@ COMMAND = (sys.executable, "-m", "wideresnet", "train", "WRN-10-1", "--data", "d
 @pytest.mark.usefixtures("autotuning")
 @pytest.mark.parametrize("recipe", ["paper", "fast"])
 def test_identical_commands_at_once_give_one_network(tmp_path: Path, recipe: str) -> None:
-    runs = [tmp_path / f"run{number}" for number in range(4)]
+    runs = [tmp_path / f"run{number}" for number in range(3)]
     started = [
         subprocess.Popen([*COMMAND, str(run), "--recipe", recipe], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         for run in runs
@@ -28,5 +28,5 @@ def test_identical_commands_at_once_give_one_network(tmp_path: Path, recipe: str
         _, errors = process.communicate()
         assert process.returncode == 0, errors.decode()
     settled = [{key: json.loads((run / "recipe.json").read_text())[key] for key in SETTLED} for run in runs]
-    assert settled == [settled[0]] * 4
+    assert settled == [settled[0]] * 3
     assert len({hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest() for run in runs}) == 1

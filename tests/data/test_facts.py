@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from wideresnet.data import FACTS, load_dataset
 from wideresnet.data.facts import recognize
@@ -25,6 +28,21 @@ def test_classes_of_cifar_are_in_label_order() -> None:
 
 def test_digits_may_not_be_mirrored() -> None:
     assert {name for name, facts in FACTS.items() if facts.mirror} == {"cifar10", "cifar100"}
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    bunch: Any = load_digits()
+    dataset = load_dataset("digits")
+    is_test = np.arange(1797) % 5 == 0
+    for part, chosen in ((dataset.train, ~is_test), (dataset.test, is_test)):
+        assert np.array_equal(part.images[..., 0], np.rint(bunch.images[chosen] * (255 / 16)))
+        assert np.array_equal(part.labels, bunch.target[chosen])
+
+
+def test_digits_that_scikit_learn_has_elsewhere_are_read_by_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = load_dataset("digits")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert np.array_equal(load_dataset("digits").train.images, usual.train.images)
 
 
 def test_the_statistics_of_digits_are_those_of_its_pixels() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from wideresnet.base.errors import UsageError
 from wideresnet.networks import Network, cost, create
 from wideresnet.networks.cost import saved_bytes
+from wideresnet.networks.shapes import ShapesAlone
 
 
 def on_meta(name: str, num_classes: int = 10) -> Network:
@@ -77,6 +78,32 @@ def test_what_autograd_saves_of_real_images_is_what_the_shapes_say(name: str) ->
     network = create(name)
     images = torch.randn(3, 3, 16, 16)
     assert saved_bytes(lambda: network(images), network) == cost(network, 16, 3).activation_bytes
+
+
+@pytest.mark.parametrize("name", ["WRN-10-2", "ResNet-8", "PreActResNet-11-bottleneck", "ResNeXt-50-32x4d"])
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.3, "norm": "group"}, {"activation": "silu"}], ids=str)
+def test_shapes_alone_are_those_of_pytorchs_own_operations(name: str, options: dict[str, str]) -> None:
+    with torch.device("meta"):
+        network = create(name, **options)  # pyright: ignore[reportArgumentType]
+    network.fc.requires_grad_(False)
+    next(network.parameters()).requires_grad_(False)
+
+    def see() -> tuple[list[torch.Size], int]:
+        images = torch.empty(3, 3, 37, 50, device="meta")
+        shapes = [stage.shape for stage in network.features(images).values()]
+        return [*shapes, network(images).shape], saved_bytes(lambda: network(images), network)
+
+    slow = see()
+    with ShapesAlone():
+        assert see() == slow
+
+
+def test_shapes_alone_refuse_what_pytorch_refuses() -> None:
+    conv, norm = nn.Conv2d(3, 4, 5, device="meta"), nn.BatchNorm2d(3, device="meta")
+    with ShapesAlone():
+        for module, shape in ((conv, (1, 2, 9, 9)), (conv, (1, 3, 4, 9)), (norm, (1, 3, 1, 1))):
+            with pytest.raises((RuntimeError, ValueError), match=r"channel dim|Kernel size|more than 1 value"):
+                module(torch.empty(shape, device="meta"))
 
 
 def test_what_a_custom_function_saves_is_counted_once() -> None:

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from wideresnet.report.runs import Predictions
 from wideresnet.report.statistics import share_interval
@@ -21,6 +22,13 @@ def test_intervals_are_those_of_newcombe(count: int, total: int, low: float, hig
     assert share_interval(count, total) == pytest.approx((low, high), abs=5e-5)
     mirrored = share_interval(total - count, total)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+@pytest.mark.parametrize("total", [1, 7, 360, 10_000])
+def test_intervals_are_those_of_scipy(total: int) -> None:
+    for count in sorted({0, 1, total // 3, total - 1, total}):
+        slow = binomtest(count, total).proportion_ci(method="wilson")
+        assert share_interval(count, total) == pytest.approx((slow.low, slow.high), rel=1e-12)
 
 
 def plain(num_images: int, num_errors: int, labels: np.ndarray | None = None, wrong: tuple[int, ...] = ()) -> str:

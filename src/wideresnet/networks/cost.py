@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wideresnet.base.errors import UsageError
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.models import Network
+from wideresnet.networks.shapes import ShapesAlone
 
 MAX_SIZE = 2**16  # px and images: beyond any data set; the bytes of a batch still fit in 64 bits
 
@@ -117,7 +118,7 @@ def _on_meta(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-        twin = torch.empty_like(tensor, device="meta", dtype=dtype)
+        twin = torch.empty(tensor.shape, device="meta", dtype=dtype)
         memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
     return copy.deepcopy(model, memo)
 
@@ -165,7 +166,7 @@ def _measure(model: nn.Module, images: Tensor) -> tuple[dict[nn.Module, int], in
     counted = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     handles = [module.register_forward_hook(count) for module in counted]
     # Dropout may draw even from meta tensors: the caller's seed must not change.
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), ShapesAlone():
         activation_bytes = saved_bytes(lambda: model(images), model)
     for handle in handles:
         handle.remove()
@@ -173,7 +174,7 @@ def _measure(model: nn.Module, images: Tensor) -> tuple[dict[nn.Module, int], in
 
 
 def _stages(model: Network, images: Tensor, macs: dict[nn.Module, int]) -> tuple[StageCost, ...]:
-    with torch.no_grad():
+    with torch.no_grad(), ShapesAlone():
         shapes = {name: tuple(t.shape[1:]) for name, t in model.features(images).items()}
     shapes["fc"] = (model.num_classes,)
     return tuple(

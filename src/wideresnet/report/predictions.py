@@ -156,11 +156,11 @@ def order_by_confusion(matrix: np.ndarray) -> np.ndarray:
 
     Source: Bar-Joseph, Gifford & Jaakkola 2001, "Fast optimal leaf ordering for hierarchical clustering".
     """
+    if len(matrix) < 3:
+        return np.arange(len(matrix))
     from scipy.cluster.hierarchy import leaves_list, linkage  # with scikit-learn; takes a while to load
     from scipy.spatial.distance import squareform
 
-    if len(matrix) < 3:
-        return np.arange(len(matrix))
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     similar = share + share.T
     np.fill_diagonal(similar, 0)

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
 from wideresnet.networks import Network
 from wideresnet.spec.options import OptimizerOptions
+
+
+class _SGD(torch.optim.SGD):
+    """SGD whose methods do not import PyTorch's compiler, which takes over a second.
+
+    It is the same code without the decorators that keep the compiler out of it. Nothing here compiles an optimizer.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.SGD.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.SGD.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        return inspect.unwrap(torch.optim.SGD.step)(self, closure)
 
 
 def make_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim.SGD:
@@ -22,7 +42,7 @@ def make_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim
             {"params": decayed, "weight_decay": options.weight_decay, "lr_scale": scale},
             {"params": spared, "weight_decay": 0.0, "lr_scale": scale},
         ]
-    return torch.optim.SGD(
+    return _SGD(
         [group for group in groups if group["params"]],
         lr=0.0,  # set at every step
         momentum=options.momentum,

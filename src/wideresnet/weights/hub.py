@@ -297,7 +297,9 @@ def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path, name: 
             raise DataError(f"{path}: {key} is {tuple(tensors[key].shape)}, {name} needs {tuple(tensor.shape)}")
         if tensors[key].dtype != tensor.dtype and not {tensors[key].dtype, tensor.dtype} <= FLOATS:
             raise DataError(f"{path}: {key} is {_type(tensors[key])}, {name} needs {_type(tensor)}")
-    network.to_empty(device="cpu").load_state_dict(tensors)
+    # `to_empty` would import parts of PyTorch's compiler
+    values = {key: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensors[key]) for key, tensor in wanted.items()}
+    network.load_state_dict(values, assign=True)
     return " and ".join(sorted({_type(tensors[key]) for key in wanted if tensors[key].dtype != wanted[key].dtype}))
 
 
