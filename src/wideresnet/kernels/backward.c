@@ -51,6 +51,7 @@ typedef struct {
     Kind kind;
     Shape s, result;
     Outputs to;
+    int is_large; /* whether no cache keeps a map */
     long stride, tiles, share, num_parts, panels, slice, num_slices, block;
     atomic_int failed;
 } Backward;
@@ -97,8 +98,23 @@ static __attribute__((noinline)) void correlate(int add, long num, long K, long 
     else rows_of_sums(NV / 2, add, num, K, V, panel, D, sums);
 }
 
+/* Ask for share f of num_f of what a block of tiles needs next, while it multiplies for a panel of channels from n: x of
+ * the next panel, or of the next block, and as much of that block's g; and the results, if they come from memory. */
+static __attribute__((noinline)) void fetch_next(Kind kind, const Backward *m, long first, long num, long end, long n,
+                                                 long n0, long n1, int f, int num_f) {
+    Shape s = m->s, result = m->result;
+    int scale = kind == SPREAD ? 2 : 1, is_last = n + NB >= n1;
+    long next = is_last ? n0 : n + NB, panels = (n1 - n0 + NB - 1) / NB, share = round_up(result.C / panels, 16);
+    long from = (n - n0) / NB * share, to = min(from + share, result.C);
+    for (long t = first + f * num / num_f; t < first + (f + 1) * num / num_f; t++) {
+        Place p = place(result, t), later = place(result, min(t + num, m->tiles - 1)), of_x = is_last ? later : p;
+        if (m->U && m->is_large) fetch_tile(m->to.y, s, scale, p, 4 * scale, n, min(n + NB, s.C));
+        if (t + num < end) fetch_tile(m->g, result, 1, later, 4, from, to);
+        if (t + num < end || !is_last) fetch_tile(m->x, s, scale, of_x, 4 * scale, next, min(next + NB, s.C));
+    }
+}
+
 INLINE void sweep_part(Kind kind, const Backward *m, long part, long first_panel, float *V) {
-    const float *x = m->x, *a = m->a, *b = m->b;
     Shape s = m->s, result = m->result;
     int points = num_points(kind), num_f = points * points;
     long K = result.C, block = m->block, size_f = K * m->panels * NB, v_f = block * K + 16, d_f = block * NB + 16;
@@ -112,16 +128,14 @@ INLINE void sweep_part(Kind kind, const Backward *m, long part, long first_panel
             input_tile(kind, m->g, result, place(result, first + t), NULL, NULL, V + t * 16, v_f, 16 * block);
         for (long n = first_panel * NB; n < last; n += NB) {
             if (kind == POINTWISE) copy_activations(m, first, num, n, D);
-            for (long t = 0; kind != POINTWISE && t < num; t++) {
-                Place p = place(result, first + t);
-                if (a) activation_tile(kind, x, s, p, a, b, n, D + t * NB, d_f);
-                else activation_tile(kind, x, s, p, NULL, NULL, n, D + t * NB, d_f);
-            }
+            for (long t = 0; kind != POINTWISE && t < num; t++)
+                activation_tile(kind, m->x, s, place(result, first + t), m->a, m->b, n, D + t * NB, d_f);
             for (int f = 0; f < num_f; f++) {
                 long at = weight_of(kind, f) * size_f + n * K;
                 int add = first > begin || f / points > 5 || f % points > 5; /* or a frequency of the same weights */
                 correlate(add, num, K, s.C - n, V + f * v_f, 16 * block, D + f * d_f, sums + at);
                 if (m->U) multiply(num, K, s.C - n, V + f * v_f, 16 * block, m->U + at, M + f * d_f);
+                if (kind != POINTWISE) fetch_next(kind, m, first, num, end, n, first_panel * NB, last, f, num_f);
             }
             double *of_block = m->partial ? m->partial + blk * 2 * s.C : NULL;
             if (m->U && kind == POINTWISE) output_positions(&m->to, M, num, first, n, of_block);
@@ -220,8 +234,8 @@ int wrn_conv_backward(const float *x, const float *g, long B, long H, long W, lo
         return 1;
     }
     Outputs to = {add, a ? x : NULL, a, b, center, dx, s, result};
-    Backward job = {x, g, a, b, U, dw, weights, partial, kind, s, result, to, stride, tiles, share, parts, panels,
-                    slice, slices, block, 0};
+    Backward job = {x, g, a, b, U, dw, weights, partial, kind, s, result, to, is_large(s), stride, tiles, share, parts,
+                    panels, slice, slices, block, 0};
     in_parallel(threads, parts * slices, 1, sweep_parts, &job);
     if (sums && !job.failed) add_sums(partial, parts * ((share + block - 1) / block), 2 * in, sums);
     free(partial);

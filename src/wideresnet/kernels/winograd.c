@@ -118,8 +118,23 @@ typedef struct {
     atomic_int failed;
 } Conv;
 
+/* Ask for what tiles first..end - 1 of a block need next, while it multiplies: what they are added to and gated by, x of
+ * as many tiles of the next block, if `more`; and the results, if they come from memory. */
+static __attribute__((noinline)) void fetch_next(Kind kind, const Conv *conv, long first, long end, long from, long to,
+                                                 int more) {
+    const Outputs *out = &conv->to;
+    int scale = kind == SPREAD ? 2 : 1, step = kind == STRIDED ? 2 : 1;
+    for (long t = first; t < end; t++) {
+        Place p = place(out->smaller, t), later = place(out->smaller, min(t + conv->block, conv->tiles - 1));
+        if (out->add && kind != SPREAD) fetch_tile(out->add, out->result, 1, p, 4, from, to);
+        if (out->gate) fetch_tile(out->gate, out->result, scale, p, 4 * scale, from, to);
+        if (is_large(out->result)) fetch_tile(out->y, out->result, scale, p, 4 * scale, from, to);
+        if (more) fetch_tile(conv->x, conv->s, step, later, 4 * step, 0, conv->s.C);
+    }
+}
+
 INLINE void conv_part(Kind kind, const Conv *conv, long first, long from, float *V, long v_f, float *M, long m_f,
-                      double *part) {
+                      double *part, int more) {
     const float *x = conv->x, *a = conv->a, *b = conv->b;
     Shape s = conv->s;
     long in = s.C, size_f = in * conv->N, panel = 16 * conv->block;
@@ -127,13 +142,15 @@ INLINE void conv_part(Kind kind, const Conv *conv, long first, long from, float 
     int num_f = num_points(kind) * num_points(kind);
     for (long t = 0; t < num; t++) {
         Place p = place(conv->to.smaller, first + t);
-        if (a) input_tile(kind, x, s, p, a, b, V + t * 16, v_f, panel);
+        if (a && kind != SPREAD) input_tile(kind, x, s, p, a, b, V + t * 16, v_f, panel);
         else input_tile(kind, x, s, p, NULL, NULL, V + t * 16, v_f, panel);
     }
-    for (int f = 0; f < num_f; f++)
+    for (int f = 0; f < num_f; f++) {
         for (long n = from; n < last; n += NB)
             multiply(num, in, last - n, V + f * v_f, panel, conv->U + weight_of(kind, f) * size_f + n * in,
                      M + ((n - from) / NB * num_f + f) * m_f);
+        fetch_next(kind, conv, first + f * num / num_f, first + (f + 1) * num / num_f, from, last, more);
+    }
     for (long n = from; n < last; n += NB)
         output_panel(kind, &conv->to, M + (n - from) / NB * num_f * m_f, m_f, first, num, n, part);
 }
@@ -167,10 +184,11 @@ static void conv_parts(void *job, long first, long last) {
     if (!V) conv->failed = 1;
     for (long at = first; V && at < last; at++) {
         long blk = at / conv->num_slices, from = at % conv->num_slices * conv->slice, tile = blk * conv->block;
+        int more = at + 1 < last && (at + 1) / conv->num_slices > blk;
         double *part = conv->partial ? conv->partial + blk * 2 * conv->to.result.C : NULL;
-        if (conv->kind == PLAIN) conv_part(PLAIN, conv, tile, from, V, v_f, M, m_f, part);
-        else if (conv->kind == STRIDED) conv_part(STRIDED, conv, tile, from, V, v_f, M, m_f, part);
-        else if (conv->kind == SPREAD) conv_part(SPREAD, conv, tile, from, V, v_f, M, m_f, part);
+        if (conv->kind == PLAIN) conv_part(PLAIN, conv, tile, from, V, v_f, M, m_f, part, more);
+        else if (conv->kind == STRIDED) conv_part(STRIDED, conv, tile, from, V, v_f, M, m_f, part, more);
+        else if (conv->kind == SPREAD) conv_part(SPREAD, conv, tile, from, V, v_f, M, m_f, part, more);
         else position_part(conv, tile, from, V, M, part);
     }
 }
@@ -204,7 +222,8 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, int kern
     Outputs to = {add, gate, gate_a, gate_b, center, y, spread ? larger : smaller, smaller};
     Conv conv = {x, a, b, U, partial, kind, spread ? smaller : larger, to, stride, tiles, panels * NB, block, slice,
                  slices, 0};
-    in_parallel(threads, num_blocks * slices, 1, conv_parts, &conv);
+    /* of many blocks a thread takes some in a row, so that it knows which comes next */
+    in_parallel(threads, num_blocks * slices, min(4, 1 + num_blocks / (16L * threads)), conv_parts, &conv);
     if (sums && !conv.failed) add_sums(partial, num_blocks, 2 * out, sums);
     free(partial);
     return conv.failed;
