@@ -110,9 +110,14 @@ def test_the_gradient_of_the_input_equals_autograds(
         ops.transform_weight(weight, stride, backwards=True),
     )
     through = conv2d_input(x.shape, weight.double(), gradient.double(), stride, kernel // 2)
-    assert_near(ops.convolve_transposed(gradient, transformed, x.shape), through)
+    plain, no_sums, of_weights = ops.convolve_backward(gradient, transformed, x)
+    assert_near(plain, through)
+    assert no_sums is None
+    assert_near(of_weights, conv2d_weight(x.double(), weight.shape, gradient.double(), stride, kernel // 2))
     for more in (None, add):
-        result, sums = ops.convolve_backward(gradient, transformed, x, norm, more)
+        result, sums, of_weights = ops.convolve_backward(gradient, transformed, x, norm, more)
+        alone = ops.convolve_weight_gradient(x, gradient, norm, kernel=kernel, stride=stride)
+        assert torch.equal(of_weights, alone)
         whole = through.clone()
         if more is not None:
             whole[:, :, ::stride, ::stride] += more.double()
@@ -143,7 +148,7 @@ def test_weights_larger_than_any_cache_are_used_on_larger_blocks_with_the_same_r
     x, gradient, weight, norm = a_map(4, 640, size), a_map(4, 640, (29, 28)), weights(640, 640), a_norm(640)
     forwards, backwards = (ops.transform_weight(weight, stride, backwards=flag) for flag in (False, True))
     y, sums = ops.convolve(x, forwards, norm, summed=True)
-    through, back = ops.convolve_backward(gradient, backwards, x, norm)
+    through, back, found = ops.convolve_backward(gradient, backwards, x, norm)
     assert_sums(back, through.double(), through.double() * (x.double() - norm.mean.double()[:, None, None]))
     expected = F.conv2d(doubled(norm, x).relu(), weight.double(), None, stride, 1)
     assert_near(y, expected, 2 * CLOSE)  # 640 products are added one after the other
@@ -152,7 +157,6 @@ def test_weights_larger_than_any_cache_are_used_on_larger_blocks_with_the_same_r
         own, others = x[i : i + 1], gradient[i : i + 1]
         assert torch.equal(ops.convolve(own, forwards, norm)[0], y[i : i + 1])
         assert torch.equal(ops.convolve_backward(others, backwards, own, norm)[0], through[i : i + 1])
-    found = ops.convolve_weight_gradient(x, gradient, norm, stride=stride)
     each = [
         ops.convolve_weight_gradient(x[i : i + 1], gradient[i : i + 1], norm, stride=stride).double() for i in range(4)
     ]
@@ -246,7 +250,7 @@ def test_nan_and_inf_reach_the_output(bad: float, kernel: int, stride: int) -> N
     found = ops.convolve_weight_gradient(x, gradient, norm, kernel=kernel, stride=stride)
     assert not torch.isfinite(found[:, 3, kernel // 2, kernel // 2]).any()
     gradient[0, 0, 0, 0] = bad
-    back, _ = ops.convolve_backward(gradient, ops.transform_weight(weight, stride, backwards=True), x, norm)
+    back, *_ = ops.convolve_backward(gradient, ops.transform_weight(weight, stride, backwards=True), x, norm)
     open_there = doubled(norm, x)[0, :, 0, 0] > 0
     assert not torch.isfinite(back[0, :, 0, 0][open_there]).any()
 
@@ -266,8 +270,7 @@ def test_the_number_of_threads_changes_the_rounding_of_sums_and_nothing_else(
         torch.set_num_threads(number)
         transformed, backwards = (ops.transform_weight(weight, stride, backwards=way) for way in (False, True))
         y, sums = ops.convolve(x, transformed, norm, gradient, summed=True)
-        dx, dsums = ops.convolve_backward(gradient, backwards, x, norm)
-        dw = ops.convolve_weight_gradient(x, gradient, norm, kernel=kernel, stride=stride)
+        dx, dsums, dw = ops.convolve_backward(gradient, backwards, x, norm)
         equal = [y, dx, ops.activate(x, norm), ops.statistics(x), ops.activate_backward(dx.clone(), x, norm)]
         results.append((equal, sums, dsums, dw))
     for equal, sums, dsums, dw in results[1:]:

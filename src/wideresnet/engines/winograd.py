@@ -198,9 +198,9 @@ def _backward(
     """
     conv = layer.conv
     if ops.fits(conv) and mask is None and (add is None or add.shape[2:] == gradient.shape[2:]):
-        # everything in two kernels, with the activation recomputed inside
-        found = _weight_gradient(conv, x, gradient, norm)
-        return *ops.convolve_backward(gradient, _transform(conv, weight, backwards=True), x, norm, add), found
+        # everything in one kernel, with the activation recomputed inside
+        backwards = _transform(conv, weight, backwards=True)
+        return cast("tuple[Tensor, Tensor, Tensor]", ops.convolve_backward(gradient, backwards, x, norm, add))
     active = ops.activate(x, norm)
     if mask is not None:
         active *= mask
@@ -222,28 +222,22 @@ def _project_backward(
     """
     assert block.projection is not None
     conv, first = block.projection.conv, block.convs[0].conv
-    if not ops.fits(conv):
+    if not ops.fits(conv) or conv.kernel_size != (1, 1) or conv.stride != first.stride or not ops.fits(first):
         return _convolve_backward(conv, weight, gradient, ops.activate(x, norm))
-    backwards, found = _transform(conv, weight, backwards=True), _weight_gradient(conv, x, gradient, norm)
-    if conv.kernel_size == (1, 1) and conv.stride == first.stride and ops.fits(first):
-        return ops.convolve(gradient, replace(backwards, stride=1))[0], found
-    return ops.convolve_transposed(gradient, backwards, x.shape), found
+    backwards = _transform(conv, weight, backwards=True)
+    found = ops.convolve_weight_gradient(x, gradient, norm, kernel=1, stride=conv.stride[0])
+    return ops.convolve(gradient, replace(backwards, stride=1))[0], found
 
 
 def _convolve_backward(conv: nn.Conv2d, weight: Tensor, gradient: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the gradients of a convolution alone with respect to its input and its weight."""
     if ops.fits(conv):
-        through = ops.convolve_transposed(gradient, _transform(conv, weight, backwards=True), active.shape)
-        return through, _weight_gradient(conv, active, gradient)
+        through, _, found = ops.convolve_backward(gradient, _transform(conv, weight, backwards=True), active)
+        return through, found
     through, found, _ = torch.ops.aten.convolution_backward(
         gradient, active, weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), 1, (True, True, False)
     )
     return ops.channels_last(through), found
-
-
-def _weight_gradient(conv: nn.Conv2d, x: Tensor, gradient: Tensor, norm: Normalized | None = None) -> Tensor:
-    kernel, stride = conv.kernel_size[0], conv.stride[0]
-    return ops.convolve_weight_gradient(x, gradient, norm, kernel=kernel, stride=stride)
 
 
 def _transform(conv: nn.Conv2d, weight: Tensor, *, backwards: bool = False) -> ops.Weight:

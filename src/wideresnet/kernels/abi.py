@@ -16,7 +16,8 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     "wrn_weight_size": (LONG, [INT, LONG, LONG]),
     "wrn_transform_weight": (None, [POINTER, INT, INT, LONG, LONG, INT, POINTER, INT]),
     "wrn_conv": (INT, [POINTER, *[LONG] * 5, INT, INT, INT, *[POINTER] * 10, INT]),
-    "wrn_conv_weight_gradient": (INT, [POINTER, POINTER, *[LONG] * 5, INT, INT, POINTER, POINTER, POINTER, INT]),
+    # backward.c
+    "wrn_conv_backward": (INT, [POINTER, POINTER, *[LONG] * 5, INT, INT, *[POINTER] * 8, INT]),
     # norm.c
     "wrn_statistics": (INT, [POINTER, LONG, LONG, POINTER, INT]),
     "wrn_normalize": (None, [POINTER, LONG, LONG, POINTER, POINTER, FLOAT, FLOAT, *[POINTER] * 6]),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -124,69 +123,57 @@ def convolve(
 
 
 def convolve_backward(
-    gradient: Tensor, weight: Weight, x: Tensor, norm: Normalized, add: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Backpropagate through convolution and activation, up to the normalization.
-
-    Equals `activate_backward` of (`convolve_transposed` plus add).
+    gradient: Tensor, weight: Weight, x: Tensor, norm: Normalized | None = None, add: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Backpropagate through convolution and activation, up to the normalization, and to the weights.
 
     Args:
         gradient: (B, out, H', W'), with respect to the result of the convolution.
         weight: from `transform_weight(..., backwards=True)`.
         x: (B, in, H, W), the input of `norm`.
-        add: (B, in, H', W'), another gradient with respect to the result of the activation. With stride 2 it is that of
+        norm: None if the convolution reads x itself, without activation.
+        add: (B, in, H', W'), another gradient with respect to what the convolution reads. With stride 2 it is that of
             every second row and column, which a 1x1 convolution of stride 2 reads.
 
     Returns:
-        (B, in, H, W), and float64 (2, in): sums of the result and of its product with x - mean.
+        (B, in, H, W); float64 (2, in): sums of it and of its product with x - mean, or None without `norm`; and
+        (out, in, kernel, kernel).
     """
-    if weight.kernel < weight.stride:
-        result = convolve_transposed(gradient, weight, x.shape, add)
-        return result, activate_backward(result, x, norm)
-    batch, channels, height, width = x.shape
-    result, sums = empty(*x.shape), _sums(channels)
-    library().wrn_conv(
-        at(gradient), batch, height, width, gradient.shape[1], channels, weight.kernel, weight.stride,
-        int(weight.stride == 2), None, None, at(weight.values), at(add), at(x), at(norm.scale), at(norm.shift),
-        at(norm.mean), at(result), at(sums), num_threads(),
-    )  # fmt: skip
-    return result, sums
-
-
-def convolve_transposed(gradient: Tensor, weight: Weight, shape: Sequence[int], add: Tensor | None = None) -> Tensor:
-    """Backpropagate through a convolution alone.
-
-    Args:
-        gradient, weight, add: as for `convolve_backward`.
-        shape: of the convolution's input, (B, in, H, W).
-
-    Returns:
-        (B, in, H, W).
-    """
-    batch, channels, height, width = shape
-    result = empty(batch, channels, height, width)
     if weight.kernel < weight.stride:  # 1x1: three of four positions are not read
-        result.zero_()[:, :, ::2, ::2] = convolve(gradient, replace(weight, stride=1), None, add)[0]
-        return result
-    library().wrn_conv(
-        at(gradient), batch, height, width, gradient.shape[1], channels, weight.kernel, weight.stride,
-        int(weight.stride == 2), None, None, at(weight.values), at(add), None, None, None, None, at(result), None,
-        num_threads(),
-    )  # fmt: skip
-    return result
+        result = empty(*x.shape).zero_()
+        result[:, :, ::2, ::2] = convolve(gradient, replace(weight, stride=1), None, add)[0]
+        found = convolve_weight_gradient(x, gradient, norm, kernel=weight.kernel, stride=weight.stride)
+        return result, norm and activate_backward(result, x, norm), found
+    result, sums = empty(*x.shape), norm and _sums(x.shape[1])
+    return result, sums, _backpropagate(x, gradient, norm, weight.kernel, weight.stride, weight, add, result, sums)
 
 
 def convolve_weight_gradient(
     x: Tensor, gradient: Tensor, norm: Normalized | None = None, *, kernel: int = 3, stride: int = 1
 ) -> Tensor:
     """Compute the gradient with respect to the weights (out, in, kernel, kernel) of conv(relu(norm(x)))."""
+    return _backpropagate(x, gradient, norm, kernel, stride)
+
+
+def _backpropagate(
+    x: Tensor,
+    gradient: Tensor,
+    norm: Normalized | None,
+    kernel: int,
+    stride: int,
+    weight: Weight | None = None,
+    add: Tensor | None = None,
+    result: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> Tensor:
     batch, channels, height, width = x.shape
-    result = empty(gradient.shape[1], channels, kernel, kernel)
-    library().wrn_conv_weight_gradient(
+    found = empty(gradient.shape[1], channels, kernel, kernel)
+    library().wrn_conv_backward(
         at(x), at(gradient), batch, height, width, channels, gradient.shape[1], kernel, stride,
-        at(norm and norm.scale), at(norm and norm.shift), at(result), num_threads(),
+        at(norm and norm.scale), at(norm and norm.shift), at(norm and norm.mean), at(weight and weight.values),
+        at(add), at(result), at(sums), at(found), num_threads(),
     )  # fmt: skip
-    return result
+    return found
 
 
 def statistics(x: Tensor) -> Tensor:

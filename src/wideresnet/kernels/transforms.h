@@ -108,6 +108,16 @@ INLINE void strided_gradient_1d(const vec g[4], vec v[9]) { /* A */
     for (int i = 0; i < 4; i++) v[5 + i] = g[i];
 }
 
+INLINE void spread_gradient_1d(const vec g[8], vec v[9]) { /* A of spread_output_1d */
+    vec even = g[1] + g[5], odd = g[3] + g[7];
+    v[0] = g[1];
+    v[1] = even + odd;
+    v[2] = even - odd;
+    v[3] = g[1] + 4 * g[5] + 2 * (g[3] + 4 * g[7]);
+    v[4] = g[7];
+    for (int i = 0; i < 4; i++) v[5 + i] = g[2 * i];
+}
+
 INLINE void strided_weight_gradient_1d(const vec u[6], vec w[3]) { /* G^T */
     vec part = (u[3] - u[2]) * (1 / 6.f);
     w[0] = (u[0] - u[1]) * (1 / 2.f) + part;

@@ -19,7 +19,7 @@
 
 #include "convs.h"
 #include "pool.h"
-#include "winograd.h"
+#include "outputs.h"
 
 /* ---- weights ----------------------------------------------------------------------------------------------------- */
 
@@ -92,227 +92,103 @@ void wrn_transform_weight(const float *w, int kernel, int stride, long in, long 
 
 /* ---- convolution ------------------------------------------------------------------------------------------------- */
 
-/* C (num, nv VL) = A (num, K) B (K, nv VL), in strips of MR rows, then of 4, 2 and 1. */
-INLINE void strip(int nv, long num, long K, const float *A, const float *B, float *C, long ldc) {
+/* For nv vectors of columns: in strips of MR rows, then of 4, 2 and 1. */
+INLINE void strip(int nv, long num, long K, const float *A, long next, const float *B, float *C) {
     long t = 0;
-    for (; t + MR <= num; t += MR) product(MR, nv, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
-    for (; t + 4 <= num; t += 4) product(4, nv, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
-    if (t + 2 <= num) product(2, nv, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc), t += 2;
-    if (t < num) product(1, nv, 0, K, A + t * K, K, 1, B, C + t * ldc, ldc);
+    for (; t + MR <= num; t += MR) product(MR, nv, 0, K, A + t * 16, 16, 1, next, B, C + t * NB);
+    for (; t + 4 <= num; t += 4) product(4, nv, 0, K, A + t * 16, 16, 1, next, B, C + t * NB);
+    if (t + 2 <= num) product(2, nv, 0, K, A + t * 16, 16, 1, next, B, C + t * NB), t += 2;
+    if (t < num) product(1, nv, 0, K, A + t * 16, 16, 1, next, B, C + t * NB);
 }
 
-/* C (num, N) = A (num, K) B (K, N), panel by panel; half of the last one may be padding, which is left out. */
-static __attribute__((noinline)) void multiply(long num, long K, long N, const float *A, const float *B, float *C,
-                                               long ldc) {
-    long n = 0;
-    for (; n + NB <= N; n += NB) strip(NV, num, K, A, B + n * K, C + n, ldc);
-    if (n < N) strip(NV / 2, num, K, A, B + n * K, C + n, ldc);
-}
-
-/* Sums over some positions of VL channels. In a forward pass: of value - point and of its square. In a backward pass,
- * with a gate: of the gradient and of its product with (input of the gate) - point. */
-typedef struct { vec point, first, second; } Sums;
-
-/* The mean of a tile's outputs from its products, for VL channels from c. A sum over outputs needs one transform a row. */
-INLINE vec tile_mean(Kind kind, const float *M, long stride_f, Shape s, Place p, long c, const float *add) {
-    int points = num_points(kind), height = (int)min(4, s.H - p.top), width = (int)min(4, s.W - p.left);
-    vec columns[9], o[4], sum = {0};
-    for (int j = 0; j < points; j++) {
-        vec m[9];
-        for (int i = 0; i < points; i++) m[i] = LOAD(M + (i * points + j) * stride_f);
-        if (kind == PLAIN) output_1d(m, o);
-        else strided_output_1d(m, o);
-        columns[j] = o[0];
-        for (int i = 1; i < height; i++) columns[j] += o[i];
-    }
-    if (kind == PLAIN) output_1d(columns, o);
-    else strided_output_1d(columns, o);
-    for (int j = 0; j < width; j++) sum += o[j];
-    for (int i = 0; add && i < height; i++)
-        for (int j = 0; j < width; j++) sum += LOAD(add + ((p.image * s.H + p.top + i) * s.W + p.left + j) * s.C + c);
-    return sum * (1.f / (height * width));
-}
-
-/* The backward pass of an activation: gradients survive where scale input + shift > 0. */
-typedef struct { const float *input; vec scale, shift; } Gate;
-
-/* Finish an output: gate it, sum it and write it, for VL channels at y[at]; the next one in this place is `next` off. */
-INLINE void finish(vec value, long at, long next, Gate gate, Sums *sums, float *y) {
-    if (gate.input) {
-        vec input = LOAD(gate.input + at);
-        PREFETCH(gate.input, at + next);
-        value = where_positive(input * gate.scale + gate.shift, value);
-        sums->first += value;
-        sums->second += value * (input - sums->point);
-    } else if (sums) {
-        vec far = value - sums->point;
-        sums->first += far;
-        sums->second += far * far;
-    }
-    STORE(y + at, value);
-    PREFETCH_TO_WRITE(y, at + next);
-}
-
-/* Transform the products of a tile back to its outputs, for VL channels from c; then add, gate and sum them. The tile is
- * at p in the result, or for SPREAD in the input, whose shape `add` has then. */
-INLINE void output_tile(Kind kind, const float *M, long stride_f, Shape s, Place p, long c, const float *add, Gate gate,
-                        Sums *sums, float *y) {
-    int points = num_points(kind), size = kind == SPREAD ? 8 : 4;
-    vec rows[8][9];
-    for (int j = 0; j < points; j++) {
-        vec m[9], o[8];
-        for (int i = 0; i < points; i++) m[i] = LOAD(M + (i * points + j) * stride_f);
-        if (kind == PLAIN) output_1d(m, o);
-        else if (kind == STRIDED) strided_output_1d(m, o);
-        else spread_output_1d(m, o);
-        for (int i = 0; i < size; i++) rows[i][j] = o[i];
-    }
-    long top = kind == SPREAD ? 2 * p.top : p.top, left = kind == SPREAD ? 2 * p.left : p.left;
-    int height = (int)min(size, s.H - top), width = (int)min(size, s.W - left);
-    for (int i = 0; i < height; i++) {
-        vec o[8];
-        if (kind == PLAIN) output_1d(rows[i], o);
-        else if (kind == STRIDED) strided_output_1d(rows[i], o);
-        else spread_output_1d(rows[i], o);
-        long at = ((p.image * s.H + top + i) * s.W + left) * s.C + c;
-        for (int j = 0; j < width; j++, at += s.C) {
-            if (add && kind != SPREAD) {
-                o[j] += LOAD(add + at);
-                PREFETCH(add, at + 4 * s.C);
-            } else if (add && i % 2 == 0 && j % 2 == 0) {
-                long H = (s.H + 1) / 2, W = (s.W + 1) / 2;
-                o[j] += LOAD(add + ((p.image * H + p.top + i / 2) * W + p.left + j / 2) * s.C + c);
-            }
-            finish(o[j], at, size * s.C, gate, sums, y);
-        }
-    }
+void multiply(long num, long K, long N, const float *A, long next, const float *B, float *C) {
+    if (N >= NB) strip(NV, num, K, A, next, B, C);
+    else strip(NV / 2, num, K, A, next, B, C);
 }
 
 /* What the parts of a convolution share: arguments of wrn_conv, and its division into blocks of tiles and slices of the
  * output channels. Tiles are of 4x4 positions of the smaller map; for 1x1 a tile is one position of the result. */
 typedef struct {
-    const float *x, *a, *b, *U, *add, *gate, *gate_a, *gate_b, *center;
-    float *y;
+    const float *x, *a, *b, *U;
     double *partial;
     Kind kind;
-    Shape s, result, smaller;
+    Shape s;
+    Outputs to;
     long stride, tiles, N, block, slice, num_slices;
     atomic_int failed;
 } Conv;
 
-/* Start the sums of VL channels from c. */
-INLINE Sums around(const Conv *conv, long c) {
-    return (Sums){conv->gate ? LOAD(conv->center + c) : (vec){0}, {0}, {0}};
-}
-
-INLINE Gate through(const Conv *conv, long c) {
-    const float *gate = conv->gate;
-    return (Gate){gate, gate ? LOAD(conv->gate_a + c) : (vec){0}, gate ? LOAD(conv->gate_b + c) : (vec){0}};
-}
-
-/* Add sums over `num` outputs to those of a block, (2, out). */
-INLINE void keep_sums(const Conv *conv, Sums sums, long num, long c, double *part) {
-    for (int l = 0; l < VL; l++)
-        move_sums(conv->gate ? 0 : sums.point[l], num, sums.first[l], sums.second[l], part + c + l,
-                  part + conv->result.C + c + l);
+/* Ask for what tiles first..end - 1 of a block need next, while it multiplies: what they are added to and gated by, x of
+ * as many tiles of the next block, if `more`; and the results, if they come from memory. */
+static __attribute__((noinline)) void fetch_next(Kind kind, const Conv *conv, long first, long end, long from, long to,
+                                                 int more) {
+    const Outputs *out = &conv->to;
+    int scale = kind == SPREAD ? 2 : 1, step = kind == STRIDED ? 2 : 1;
+    for (long t = first; t < end; t++) {
+        Place p = place(out->smaller, t), later = place(out->smaller, min(t + conv->block, conv->tiles - 1));
+        if (out->add && kind != SPREAD) fetch_tile(out->add, out->result, 1, p, 4, from, to);
+        if (out->gate) fetch_tile(out->gate, out->result, scale, p, 4 * scale, from, to);
+        if (is_large(out->result)) fetch_tile(out->y, out->result, scale, p, 4 * scale, from, to);
+        if (more) fetch_tile(conv->x, conv->s, step, later, 4 * step, 0, conv->s.C);
+    }
 }
 
 INLINE void conv_part(Kind kind, const Conv *conv, long first, long from, float *V, long v_f, float *M, long m_f,
-                      double *part) {
-    const float *x = conv->x, *a = conv->a, *b = conv->b, *gate = conv->gate;
-    Shape s = conv->s, result = conv->result, smaller = conv->smaller;
-    long in = s.C, out = result.C, slice = conv->slice, size_f = in * conv->N;
-    long num = min(conv->block, conv->tiles - first), to = min(from + slice, out);
-    int num_f = num_points(kind) * num_points(kind), scale = kind == SPREAD ? 2 : 1, group = SUMMED / scale / scale;
-    Place places[MAX_BLOCK];
-    long counts[MAX_BLOCK / (SUMMED / 4)] = {0}; /* outputs in each group of tiles that is summed in float */
+                      double *part, int more) {
+    const float *x = conv->x, *a = conv->a, *b = conv->b;
+    Shape s = conv->s;
+    long in = s.C, size_f = in * conv->N, panel = 16 * conv->block;
+    long num = min(conv->block, conv->tiles - first), last = min(from + conv->slice, conv->to.result.C);
+    int num_f = num_points(kind) * num_points(kind);
     for (long t = 0; t < num; t++) {
-        Place p = places[t] = place(smaller, first + t);
-        counts[t / group] +=
-            min(4 * scale, result.H - scale * p.top) * min(4 * scale, result.W - scale * p.left);
-        if (a) input_tile(kind, x, s, p, a, b, V + t * in, v_f, 16);
-        else input_tile(kind, x, s, p, NULL, NULL, V + t * in, v_f, 16);
+        Place p = place(conv->to.smaller, first + t);
+        if (a && kind != SPREAD) input_tile(kind, x, s, p, a, b, V + t * 16, v_f, panel);
+        else input_tile(kind, x, s, p, NULL, NULL, V + t * 16, v_f, panel);
     }
-    for (int f = 0; f < num_f; f++)
-        multiply(num, in, to - from, V + f * v_f, conv->U + weight_of(kind, f) * size_f + from * in, M + f * m_f,
-                 slice);
-    for (long c = from; c < to; c += VL) {
-        Sums sums = around(conv, c);
-        Gate gated = through(conv, c);
-        long seen = 0;
-        for (long t0 = 0; t0 < num; t0 += group) { /* float sums of so few numbers keep their precision */
-            if (part && !gate) { /* the point is near the mean: see move_sums */
-                if (!seen) sums.point = tile_mean(kind, M + c - from, m_f, result, places[0], c, conv->add);
-                for (int l = 0; seen && l < VL; l++) sums.point[l] = (float)(part[c + l] / seen);
-            }
-            sums.first = sums.second = (vec){0};
-            for (long t = t0; t < min(t0 + group, num); t++)
-                output_tile(kind, M + t * slice + c - from, m_f, result, places[t], c, conv->add, gated,
-                            part ? &sums : NULL, conv->y);
-            if (part) keep_sums(conv, sums, counts[t0 / group], c, part);
-            seen += counts[t0 / group];
-        }
+    for (int f = 0; f < num_f; f++) {
+        for (long n = from; n < last; n += NB)
+            multiply(num, in, last - n, V + f * v_f, panel, conv->U + weight_of(kind, f) * size_f + n * in,
+                     M + ((n - from) / NB * num_f + f) * m_f);
+        fetch_next(kind, conv, first + f * num / num_f, first + (f + 1) * num / num_f, from, last, more);
     }
-}
-
-/* Finish `wide` vectors of channels from c of `num` positions: of M, and from number `first` of the result. */
-INLINE void output_positions(int wide, const Conv *conv, const float *M, long num, long first, long c, double *part) {
-    const float *add = conv->add, *gate = conv->gate;
-    long C = conv->result.C, slice = conv->slice, few = min(16, num);
-    Sums sums[4];
-    Gate gated[4];
-    for (int v = 0; v < wide; v++) {
-        long n = c + v * VL;
-        sums[v] = around(conv, n);
-        gated[v] = through(conv, n);
-        for (long t = 0; part && !gate && t < few; t++) {
-            sums[v].point += LOAD(M + t * slice + v * VL) * (1.f / few);
-            if (add) sums[v].point += LOAD(add + (first + t) * C + n) * (1.f / few);
-        }
-    }
-    for (long t = 0; t < num; t++)
-        for (int v = 0; v < wide; v++) {
-            long at = (first + t) * C + c + v * VL;
-            vec value = LOAD(M + t * slice + v * VL);
-            if (add) value += LOAD(add + at);
-            finish(value, at, C, gated[v], part ? &sums[v] : NULL, conv->y);
-        }
-    for (int v = 0; part && v < wide; v++) keep_sums(conv, sums[v], num, c + v * VL, part);
+    for (long n = from; n < last; n += NB)
+        output_panel(kind, &conv->to, M + (n - from) / NB * num_f * m_f, m_f, first, num, n, part);
 }
 
 /* Like conv_part for 1x1 convolutions. */
 static void position_part(const Conv *conv, long first, long from, float *V, float *M, double *part) {
     const float *x = conv->x, *a = conv->a, *b = conv->b;
-    Shape s = conv->s, result = conv->result;
-    long in = s.C, stride = conv->stride, num = min(conv->block, conv->tiles - first);
-    long to = min(from + conv->slice, result.C), c = from;
+    Shape s = conv->s, result = conv->to.result;
+    long in = s.C, stride = conv->stride, panel = 16 * conv->block, num = min(conv->block, conv->tiles - first);
+    long last = min(from + conv->slice, result.C);
     long column = first % result.W, row = first / result.W % result.H, image = first / result.W / result.H;
-    if (stride == 1 && !a) V = (float *)x + first * in; /* only read */
-    else
-        for (long t = 0; t < num; t++) {
-            const float *at = x + ((image * s.H + row * stride) * s.W + column * stride) * in;
-            for (long k = 0; k < in; k += VL)
-                STORE(V + t * in + k, a ? relu(LOAD(at + k) * LOAD(a + k) + LOAD(b + k)) : LOAD(at + k));
-            if (++column == result.W) column = 0, row++;
-            if (row == result.H) row = 0, image++;
-        }
-    multiply(num, in, to - from, V, conv->U + from * in, M, conv->slice);
-    for (; c + 4 * VL <= to; c += 4 * VL) output_positions(4, conv, M + c - from, num, first, c, part);
-    for (; c < to; c += VL) output_positions(1, conv, M + c - from, num, first, c, part);
+    for (long t = 0; t < num; t++) {
+        const float *at = x + ((image * s.H + row * stride) * s.W + column * stride) * in;
+        for (long k = 0; k < in; k += VL)
+            STORE(V + k / 16 * panel + t * 16 + k % 16,
+                  a ? relu(LOAD(at + k) * LOAD(a + k) + LOAD(b + k)) : LOAD(at + k));
+        if (++column == result.W) column = 0, row++;
+        if (row == result.H) row = 0, image++;
+    }
+    for (long n = from; n < last; n += NB) {
+        multiply(num, in, last - n, V, panel, conv->U + n * in, M);
+        output_positions(&conv->to, M, num, first, n, part);
+    }
 }
 
 static void conv_parts(void *job, long first, long last) {
     Conv *conv = job;
-    long v_f = conv->block * conv->s.C + 16, m_f = conv->block * conv->slice + 16;
+    long v_f = conv->block * conv->s.C + 16, m_f = conv->block * NB + 16, panels = conv->slice / NB;
     long num_f = num_points(conv->kind) * num_points(conv->kind);
-    float *V = wrn_scratch(num_f * (v_f + m_f)), *M = V + num_f * v_f;
+    float *V = wrn_scratch(num_f * (v_f + panels * m_f)), *M = V + num_f * v_f;
     if (!V) conv->failed = 1;
     for (long at = first; V && at < last; at++) {
         long blk = at / conv->num_slices, from = at % conv->num_slices * conv->slice, tile = blk * conv->block;
-        double *part = conv->partial ? conv->partial + blk * 2 * conv->result.C : NULL;
-        if (conv->kind == PLAIN) conv_part(PLAIN, conv, tile, from, V, v_f, M, m_f, part);
-        else if (conv->kind == STRIDED) conv_part(STRIDED, conv, tile, from, V, v_f, M, m_f, part);
-        else if (conv->kind == SPREAD) conv_part(SPREAD, conv, tile, from, V, v_f, M, m_f, part);
+        int more = at + 1 < last && (at + 1) / conv->num_slices > blk;
+        double *part = conv->partial ? conv->partial + blk * 2 * conv->to.result.C : NULL;
+        if (conv->kind == PLAIN) conv_part(PLAIN, conv, tile, from, V, v_f, M, m_f, part, more);
+        else if (conv->kind == STRIDED) conv_part(STRIDED, conv, tile, from, V, v_f, M, m_f, part, more);
+        else if (conv->kind == SPREAD) conv_part(SPREAD, conv, tile, from, V, v_f, M, m_f, part, more);
         else position_part(conv, tile, from, V, M, part);
     }
 }
@@ -343,14 +219,12 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, int kern
     slices = (panels * NB + slice - 1) / slice;
     double *partial = sums ? calloc(num_blocks * 2 * out, sizeof(double)) : NULL;
     if (sums && !partial) return 1;
-    Conv conv = {x, a, b, U, add, gate, gate_a, gate_b, center, y, partial, kind, spread ? smaller : larger,
-                 spread ? larger : smaller, smaller, stride, tiles, panels * NB, block, slice, slices, 0};
-    in_parallel(threads, num_blocks * slices, 1, conv_parts, &conv);
-    if (sums && !conv.failed) {
-        memset(sums, 0, sizeof(double) * 2 * out);
-        for (long blk = 0; blk < num_blocks; blk++)
-            for (long c = 0; c < 2 * out; c++) sums[c] += partial[blk * 2 * out + c];
-    }
+    Outputs to = {add, gate, gate_a, gate_b, center, y, spread ? larger : smaller, smaller};
+    Conv conv = {x, a, b, U, partial, kind, spread ? smaller : larger, to, stride, tiles, panels * NB, block, slice,
+                 slices, 0};
+    /* of many blocks a thread takes some in a row, so that it knows which comes next */
+    in_parallel(threads, num_blocks * slices, min(4, 1 + num_blocks / (16L * threads)), conv_parts, &conv);
+    if (sums && !conv.failed) add_sums(partial, num_blocks, 2 * out, sums);
     free(partial);
     return conv.failed;
 }

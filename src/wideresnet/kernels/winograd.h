@@ -4,23 +4,31 @@
 
 /* ---- matrix product: C (mr, nv VL) = or += A (mr, K) B (K, nv VL) ------------------------------------------------ */
 
-/* Rows of A are `lda` apart, columns `step`; rows of B, which is the left part of a panel, NB. */
-INLINE void product(int mr, int nv, int add, long K, const float *A, long lda, long step, const float *B, float *C,
-                    long ldc) {
+/* Rows of A are `lda` apart, columns `step`; 16 columns are a panel, and panels are `next` apart. Rows of B, which is the
+ * left part of a panel of its own, and of C are NB apart. */
+INLINE void product(int mr, int nv, int add, long K, const float *A, long lda, long step, long next, const float *B,
+                    float *C) {
     vec sum[MR][NV];
     for (int r = 0; r < mr; r++)
-        for (int v = 0; v < nv; v++) sum[r][v] = add ? LOAD(C + r * ldc + v * VL) : (vec){0};
-    for (long k = 0; k < K; k++) {
-        vec b[NV];
-        for (int v = 0; v < nv; v++) b[v] = LOAD(B + k * NB + v * VL);
-        for (int r = 0; r < mr; r++) {
-            vec a = all(A[r * lda + k * step]);
-            for (int v = 0; v < nv; v++) sum[r][v] += a * b[v];
+        for (int v = 0; v < nv; v++) sum[r][v] = (vec){0};
+    for (; K > 0; K -= 16, A += next)
+        for (long k = 0; k < min(16, K); k++, B += NB) {
+            vec b[NV];
+            for (int v = 0; v < nv; v++) b[v] = LOAD(B + v * VL);
+            for (int r = 0; r < mr; r++) {
+                vec a = all(A[r * lda + k * step]);
+                for (int v = 0; v < nv; v++) sum[r][v] += a * b[v];
+            }
         }
-    }
     for (int r = 0; r < mr; r++)
-        for (int v = 0; v < nv; v++) STORE(C + r * ldc + v * VL, sum[r][v]);
+        for (int v = 0; v < nv; v++) /* added at the end: a sum of few sums of few products rounds less */
+            STORE(C + r * NB + v * VL, sum[r][v] + (add ? LOAD(C + r * NB + v * VL) : (vec){0}));
 }
+
+/* C (num, NB) = A (num, K) B (K, NB), or its left half if N, the number of columns that are no padding, is less. A is in
+ * panels of 16 columns that are `next` apart. */
+__attribute__((visibility("hidden"))) void multiply(long num, long K, long N, const float *A, long next, const float *B,
+                                                    float *C);
 
 /* ---- kinds of convolution ---------------------------------------------------------------------------------------- */
 
@@ -43,7 +51,7 @@ INLINE Kind kind_of(int kernel, int stride) { return kernel == 1 ? POINTWISE : s
  * second-level caches. But a block has at least 48 tiles, or 24 with the 81 numbers, which share weights, so that
  * reading the weights again for each block costs little next to the products. If the weights come from memory each time
  * (see NO_CACHE), blocks are as large as allowed. */
-enum { MAX_BLOCK = 192, SUMMED = 48 };
+enum { MAX_BLOCK = 192 };
 INLINE long block_tiles(Kind kind, long channels, long size, long tiles) {
     long num_f = num_points(kind) * num_points(kind), few = num_f > NF ? 24 : 48;
     long fit = (320 << 10) / (4 * num_f * channels), enough = 4 * size < NO_CACHE ? few : MAX_BLOCK;
