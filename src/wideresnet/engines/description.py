@@ -1,19 +1,20 @@
 """The one description of a network that all engines interpret, and the one place that says why there is none.
 
-`describe` reads the modules of a pre-activation network into a flat list of layers over numbered maps:
+`describe` reads the modules of a network into a flat list of layers over numbered maps:
 
-    maps[layer.writes] = conv(dropout(relu(norm(maps[layer.reads])))) + maps[layer.adds]
+    maps[layer.writes] = relu(after(conv(dropout(relu(norm(maps[layer.reads]))))) + maps[layer.adds])
 
-Map 0 is the output of the stem. A projection is a layer like any other: it reads the same map, through the same
-normalization, as the first convolution of its block, and the last convolution adds what it wrote.
+Pre-activation networks normalize before the convolution, in `norm`, others after it, in `after`. Map 0 is the output of
+the stem. A projection is a layer like any other: it reads the same map, through the same normalization, as the first
+convolution of its block, and the last convolution adds what it wrote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,13 @@ from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.models import PostActNet, PreActNet
 
 KNOWN_MODULES = {
-    PreActNet, PreActBlock, nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.ReLU, nn.Dropout, nn.Identity, nn.Sequential,
-    nn.ModuleList,
+    PreActNet, PreActBlock, PostActNet, PostActBlock, nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.ReLU, nn.Dropout,
+    nn.MaxPool2d, nn.Identity, nn.Sequential, nn.ModuleList,
 }  # fmt: skip
 """Exact classes: a subclass may compute something else."""
+
+
+MISMATCH = "the kernels are for layers whose channels and resolutions match"
 
 
 class Ineligible(Exception):
@@ -41,22 +45,33 @@ class Layer:
     """A convolution with everything that is fused into it.
 
     Attributes:
-        norm: normalizes the input.
-        activation: name of the module class that follows the normalization.
+        before: normalizes the input, followed by an activation; None for neither.
+        activation: name of the module class of the activations.
         dropout: probability of dropout before the convolution, in training.
         conv: square and padded such that stride 1 keeps the resolution.
         reads: number of the map that is normalized.
         adds: number of the map that is added to the result, or None.
         writes: number of the result.
+        after: normalizes the result of the convolution; a normalization, nothing if that is folded into the convolution,
+            or None in pre-activation blocks, whose convolutions have no bias.
+        active: whether an activation follows the addition. Without one, after `after`, the map is only added to another.
     """
 
-    norm: nn.BatchNorm2d
+    before: nn.BatchNorm2d | None
     activation: str
     dropout: float
     conv: nn.Conv2d
     reads: int
     adds: int | None
     writes: int
+    after: nn.BatchNorm2d | nn.Identity | None = None
+    active: bool = False
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """The normalization of the input of a layer that has one."""
+        assert self.before is not None
+        return self.before
 
 
 @dataclass(frozen=True)
@@ -75,8 +90,11 @@ class Block:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """All convolutions in the order of execution."""
-        return self.convs if self.projection is None else (self.projection, *self.convs)
+        """All convolutions in the order of execution: those of one resolution after each other."""
+        if self.projection is None:
+            return self.convs
+        strided = next((i for i, layer in enumerate(self.convs) if layer.conv.stride != (1, 1)), 0)
+        return (*self.convs[:strided], self.projection, *self.convs[strided:])
 
     def parameters(self) -> list[Tensor]:
         """Return scale, shift and weight of each convolution of the branch, then the projection's weight."""
@@ -86,21 +104,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Description:
-    """A pre-activation network for small images.
+    """A network.
 
     Attributes:
         stem: writes map 0.
         blocks: the trunk.
-        norm: normalizes the last map; ReLU and global average pooling follow.
-        activation: name of the module class that follows `norm`.
+        norm: normalizes the last map, followed by an activation; None for neither. Global average pooling follows.
+        activation: name of the module class of the activations outside of blocks.
         fc: the classifier.
+        after: as of a layer: if not None, an activation and max pooling of 3x3 with stride 2 follow the stem.
     """
 
     stem: nn.Conv2d
     blocks: tuple[Block, ...]
-    norm: nn.BatchNorm2d
+    norm: nn.BatchNorm2d | None
     activation: str
     fc: nn.Linear
+    after: nn.BatchNorm2d | nn.Identity | None = None
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -114,8 +134,14 @@ class Description:
 
     @cached_property
     def norms(self) -> dict[int, nn.BatchNorm2d]:
-        """The normalization of each map that is read. Nothing reads the output of a projection."""
-        return {**{layer.reads: layer.norm for layer in self.layers}, self.output: self.norm}
+        """The normalization of each map that is read through one. Nothing reads the output of a projection."""
+        found = {**{layer.reads: layer.before for layer in self.layers}, self.output: self.norm}
+        return {number: norm for number, norm in found.items() if norm is not None}
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether training has kernels: for pre-activation networks for small images."""
+        return self.after is None and all(layer.after is None for layer in self.layers)
 
     @cached_property
     def added(self) -> set[int]:
@@ -135,21 +161,27 @@ def describe(network: nn.Module) -> Description:
     Raises:
         Ineligible: the kernels do not know such a network, or not in its present state.
     """
-    if type(network) is not PreActNet or network.stem_norm is not None:
-        raise Ineligible("the kernels are for pre-activation networks for small images")
+    if type(network) is PreActNet:
+        stem, after = network.stem, network.stem_norm
+        norm, activation = cast("nn.BatchNorm2d", network.norm), type(network.activation).__name__
+    elif type(network) is PostActNet and type(network.maxpool) is nn.MaxPool2d:
+        stem, after, norm, activation = network.conv1, network.bn1, None, type(network.activation).__name__
+    else:
+        raise Ineligible("the kernels are for pre-activation networks, and for ImageNet's")
+    kind, read = (PreActBlock, _read_block) if type(network) is PreActNet else (PostActBlock, _read_post_block)
     blocks: list[Block] = []
-    for group in network.groups:
-        if type(group) is not nn.Sequential or any(type(block) is not PreActBlock for block in group):
-            raise Ineligible("the kernels are for pre-activation blocks")
-        for block in cast("Iterable[PreActBlock]", group):
-            blocks.append(_read_block(block, first=blocks[-1].convs[-1].writes if blocks else 0))
+    for group in network.trunk():
+        if type(group) is not nn.Sequential or any(type(block) is not kind for block in group):
+            raise Ineligible("the kernels are for networks of residual blocks")
+        for block in group:
+            blocks.append(read(cast("Any", block), first=blocks[-1].convs[-1].writes if blocks else 0))
     if not blocks:
-        raise Ineligible("the kernels are for pre-activation blocks")
-    norm, activation = cast("nn.BatchNorm2d", network.norm), type(network.activation).__name__
-    description = Description(network.stem, tuple(blocks), norm, activation, network.fc)
+        raise Ineligible("the kernels are for networks of residual blocks")
+    description = Description(stem, tuple(blocks), norm, activation, network.fc, cast("Any", after))
     _check_options(description)
     _check_modules(network)
     _check_layers(description)
+    _check_pooling(network, description)
     _check_sharing(description)
     return description
 
@@ -167,6 +199,8 @@ def describe_for(network: nn.Module, images: Tensor) -> Description:
     if _has_any_global_hook():
         raise Ineligible("the kernels would bypass the hooks of all modules")
     description = describe(network)
+    if network.training and not description.is_trainable:
+        raise Ineligible("the kernels train pre-activation networks for small images alone")
     if reason := library.why_unavailable():
         raise Ineligible(reason)
     return description
@@ -216,21 +250,54 @@ def norms_to_fold(network: PostActNet) -> Iterator[tuple[nn.Module, str, str]]:
 
 def _read_block(block: PreActBlock, first: int) -> Block:
     """Read a block whose input is the map numbered `first`."""
-    norms, convs = cast("list[nn.BatchNorm2d]", [*block.norms]), cast("list[nn.Conv2d]", [*block.convs])
-    if block.preactivated or not convs or len(norms) != len(convs):
-        raise Ineligible("the kernels are for pre-activation blocks")
+    norms: list[Any] = [None if type(norm) is nn.Identity else norm for norm in block.norms]
+    convs = cast("list[nn.Conv2d]", [*block.convs])
+    if not convs or len(norms) != len(convs) or [norm is None for norm in norms] != [
+        block.preactivated and i == 0 for i in range(len(norms))
+    ]:
+        raise Ineligible("the kernels are for networks of residual blocks")
     activation, dropout = type(block.activation).__name__, getattr(block.dropout, "p", 0.0)
-    projection, shortcut, number = None, first, first
-    if block.shortcut is not None:
-        shortcut = number = first + 1
-        projection = Layer(norms[0], activation, 0.0, block.shortcut, first, None, shortcut)
-    layers: list[Layer] = []
-    for i, (norm, conv) in enumerate(zip(norms, convs, strict=True)):
-        reads = layers[-1].writes if layers else first
-        adds = shortcut if i == len(convs) - 1 else None
+    layers = [
+        Layer(norm, activation, dropout if i else 0.0, conv, 0, None, 0)
+        for i, (norm, conv) in enumerate(zip(norms, convs, strict=True))
+    ]
+    projection = None if block.shortcut is None else Layer(norms[0], activation, 0.0, block.shortcut, 0, None, 0)
+    return _connect(layers, projection, first, block.survival)
+
+
+def _read_post_block(block: PostActBlock, first: int) -> Block:
+    """Like `_read_block`, for a block that normalizes after its convolutions."""
+    if block.downsample is None and (block.stride != 1 or block.new_channels):
+        raise Ineligible("the kernels have no shortcuts that are padded with zeros")
+    activation, dropout = type(block.activation).__name__, getattr(block.dropout, "p", 0.0)
+    layers = [
+        Layer(
+            None, activation, dropout if i > 1 else 0.0, getattr(block, f"conv{i}"), 0, None, 0,
+            after=getattr(block, f"bn{i}"), active=True,
+        )
+        for i in range(1, block.num_convs + 1)
+    ]  # fmt: skip
+    projection = None
+    if block.downsample is not None:
+        if type(block.downsample) is not nn.Sequential or len(block.downsample) != 2:
+            raise Ineligible("the kernels are for networks of residual blocks")
+        conv, norm = cast("tuple[Any, Any]", tuple(block.downsample))
+        projection = Layer(None, activation, 0.0, conv, 0, None, 0, after=norm)
+    return _connect(layers, projection, first, block.survival)
+
+
+def _connect(layers: list[Layer], projection: Layer | None, first: int, survival: float) -> Block:
+    """Number the maps of a block: `first` is its input, the next one what a projection writes."""
+    number = shortcut = first
+    if projection is not None:
+        number = shortcut = first + 1
+        projection = replace(projection, reads=first, writes=shortcut)
+    found: list[Layer] = []
+    for i, layer in enumerate(layers):
+        reads = found[-1].writes if found else first
         number += 1
-        layers.append(Layer(norm, activation, dropout if i else 0.0, conv, reads, adds, number))
-    return Block(projection, tuple(layers), block.survival)
+        found.append(replace(layer, reads=reads, adds=shortcut if i == len(layers) - 1 else None, writes=number))
+    return Block(projection, tuple(found), survival)
 
 
 def _check_options(description: Description) -> None:
@@ -243,7 +310,7 @@ def _check_options(description: Description) -> None:
         raise Ineligible("the kernels are for dropout below 1")
 
 
-def _check_modules(network: PreActNet) -> None:
+def _check_modules(network: nn.Module) -> None:
     """Refuse modules that have been replaced, subclassed or hooked: the kernels would not call them."""
     for module in network.modules():
         if module.training != network.training:
@@ -257,48 +324,69 @@ def _check_modules(network: PreActNet) -> None:
 def _check_layers(description: Description) -> None:
     """Refuse other kinds of normalization and convolution, and maps that do not match: C would read past their end."""
     maps = {0: (description.stem.out_channels, 1)}  # channels, and by how much the resolution is reduced
-    _check_conv(description.stem)
+    _check_conv(description.stem, description.after)
     for layer in description.layers:
         conv, (channels, reduction) = layer.conv, maps[layer.reads]
-        _check_norm(layer.norm)
-        _check_conv(conv)
+        _check_conv(conv, layer.after)
         maps[layer.writes] = result = (conv.out_channels, reduction * conv.stride[0])
-        matches = layer.norm.num_features == conv.in_channels == channels
-        if not matches or (layer.adds is not None and maps[layer.adds] != result):
-            raise Ineligible("the kernels are for layers whose channels and resolutions match")
-    _check_norm(description.norm)
-    if description.norm.num_features != maps[description.output][0]:
-        raise Ineligible("the kernels are for layers whose channels and resolutions match")
+        matches = conv.in_channels == channels and (layer.adds is None or maps[layer.adds] == result)
+        if not matches:
+            raise Ineligible(MISMATCH)
+        if layer.before is not None:
+            _check_norm(layer.before, channels)
+    if description.norm is not None:
+        _check_norm(description.norm, maps[description.output][0])
 
 
-def _check_norm(norm: nn.Module) -> None:
-    if type(norm) is nn.BatchNorm2d and norm.momentum is not None and norm.track_running_stats:
-        tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        shape = (norm.num_features,)
-        plain = all(t is not None and _is_plain(t) and t.is_contiguous() and t.shape == shape for t in tensors)
-        if plain and norm.num_features % LANES == 0:
-            return
-    raise Ineligible(f"the kernels are for batch normalization of multiples of {LANES} channels")
+def _check_pooling(network: PreActNet | PostActNet, description: Description) -> None:
+    """Refuse what follows the stem unless it is max pooling as in networks for ImageNet, or nothing if it is for 32 px."""
+    pool, stride = network.maxpool, description.stem.stride
+    if description.after is None and type(pool) is nn.Identity:
+        return
+    options = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+    found = [getattr(pool, option, None) for option in options]
+    if description.after is None or found != [3, 2, 1, 1, False, False] or stride not in ((1, 1), (2, 2)):
+        raise Ineligible("the kernels are for max pooling of 3x3 with stride 2 after a stem of stride 1 or 2")
 
 
-def _check_conv(conv: nn.Module) -> None:
-    if type(conv) is not nn.Conv2d or conv.bias is not None or conv.groups != 1 or conv.dilation != (1, 1):
+def _check_norm(norm: nn.Module, channels: int) -> None:
+    if type(norm) is not nn.BatchNorm2d or norm.momentum is None or not norm.track_running_stats:
+        raise Ineligible(f"the kernels are for batch normalization of multiples of {LANES} channels")
+    tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    shape = (norm.num_features,)
+    plain = all(t is not None and _is_plain(t) and t.is_contiguous() and t.shape == shape for t in tensors)
+    if not plain or norm.num_features % LANES:
+        raise Ineligible(f"the kernels are for batch normalization of multiples of {LANES} channels")
+    if norm.num_features != channels:
+        raise Ineligible(MISMATCH)
+
+
+def _check_conv(conv: nn.Module, after: nn.Module | None) -> None:
+    """Refuse other convolutions. Only before a normalization, or with one folded in, may they have a bias."""
+    if type(conv) is not nn.Conv2d or conv.groups != 1 or conv.dilation != (1, 1):
+        raise Ineligible("the kernels are for plain convolutions")
+    if conv.bias is not None and after is None:
         raise Ineligible("the kernels are for plain convolutions without bias")
     side, stride = conv.kernel_size[0], conv.stride[0]
     same = conv.padding == (side // 2, side // 2) and side % 2 == 1 and conv.padding_mode == "zeros"
     if not same or conv.kernel_size != (side, side) or conv.stride != (stride, stride):
         raise Ineligible("the kernels are for square convolutions with a border of zeros")
-    if not _is_plain(conv.weight):
+    if not _is_plain(conv.weight) or (conv.bias is not None and not _is_plain(conv.bias)):
         raise Ineligible("the kernels are for fp32 on a CPU")
     if conv.weight.shape != (conv.out_channels, conv.in_channels, side, side):
-        raise Ineligible("the kernels are for layers whose channels and resolutions match")
+        raise Ineligible(MISMATCH)
+    if conv.bias is not None and conv.bias.shape != (conv.out_channels,):
+        raise Ineligible(MISMATCH)
+    if after is not None and type(after) is not nn.Identity:
+        _check_norm(after, conv.out_channels)
 
 
 def _check_sharing(description: Description) -> None:
     """Refuse shared parameters: each layer returns its own gradient, and nothing would add them up."""
-    norms = [layer.norm for block in description.blocks for layer in block.convs] + [description.norm]
+    norms = [layer.before for block in description.blocks for layer in block.convs] + [description.norm]
+    norms += cast("Any", [layer.after for layer in description.layers] + [description.after])
     convs = [description.stem, *(layer.conv for layer in description.layers)]
-    owners = (*norms, *convs, description.fc)
+    owners = (*(norm for norm in norms if norm is not None), *convs, description.fc)
     parameters = [id(tensor) for module in owners for tensor in module._parameters.values() if tensor is not None]
     if len(set(parameters)) < len(parameters):
         raise Ineligible("the kernels are for layers that share no parameters")

@@ -117,7 +117,7 @@ def _fold(network: PostActNet) -> bool:
         if _can_fold(conv) and _can_fold(norm) and norm.running_mean is not None:
             folded = fuse_conv_bn_eval(conv, norm)
             setattr(parent, conv_name, folded.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-            setattr(parent, norm_name, nn.Identity())
+            setattr(parent, norm_name, nn.Identity().eval())
             folded_any = True
     return folded_any
 

@@ -133,8 +133,9 @@ INLINE vec tile_mean(Kind kind, const float *M, long stride_f, Shape s, Place p,
     return sum * (1.f / (height * width));
 }
 
-/* The backward pass of an activation: gradients survive where scale input + shift > 0. */
-typedef struct { const float *input; vec scale, shift; } Gate;
+/* The backward pass of an activation: gradients survive where scale input + shift > 0. Or, without input, a forward pass
+ * if `rectifies`: relu(result + shift). */
+typedef struct { const float *input; vec scale, shift; int rectifies; } Gate;
 
 /* Finish an output: gate it, sum it and write it, for VL channels at y[at]; the next one in this place is `next` off. */
 INLINE void finish(vec value, long at, long next, Gate gate, Sums *sums, float *y) {
@@ -148,6 +149,8 @@ INLINE void finish(vec value, long at, long next, Gate gate, Sums *sums, float *
         vec far = value - sums->point;
         sums->first += far;
         sums->second += far * far;
+    } else if (gate.rectifies) {
+        value = relu(value + gate.shift);
     }
     STORE(y + at, value);
     PREFETCH_TO_WRITE(y, at + next);
@@ -206,8 +209,8 @@ INLINE Sums around(const Conv *conv, long c) {
 }
 
 INLINE Gate through(const Conv *conv, long c) {
-    const float *gate = conv->gate;
-    return (Gate){gate, gate ? LOAD(conv->gate_a + c) : (vec){0}, gate ? LOAD(conv->gate_b + c) : (vec){0}};
+    const float *gate = conv->gate, *shift = conv->gate_b;
+    return (Gate){gate, gate ? LOAD(conv->gate_a + c) : (vec){0}, shift ? LOAD(shift + c) : (vec){0}, !gate && shift};
 }
 
 /* Add sums over `num` outputs to those of a block, (2, out). */
@@ -321,7 +324,8 @@ static void conv_parts(void *job, long first, long last) {
  *
  * a, b: (in), or NULL for no normalization and activation. add: like y, or NULL. With `gate` (like y), y is a gradient
  * on its way through the backward pass of relu(gate_a gate + gate_b): it is zeroed where that was zero, and sums (2,
- * out) are those of y and of y (gate - center). Without, sums, unless NULL, are those of y and of its square.
+ * out) are those of y and of y (gate - center). Without, sums, unless NULL, are those of y and of its square. With gate_b
+ * (out) alone, without gate and sums, y is relu(y + gate_b): a normalization that was folded into U, and its activation.
  *
  * With `spread`, for 3x3 and stride 2: the gradient with respect to the input. x is then (B, H', W', in), y (B, H, W,
  * out), and add (B, H', W', out): it is added to the positions of y that a 1x1 convolution of stride 2 sees.
