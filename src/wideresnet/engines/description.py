@@ -138,10 +138,6 @@ class Description:
         found = {**{layer.reads: layer.before for layer in self.layers}, self.output: self.norm}
         return {number: norm for number, norm in found.items() if norm is not None}
 
-    @property
-    def is_trainable(self) -> bool:
-        """Whether training has kernels: for pre-activation networks for small images."""
-        return self.after is None and all(layer.after is None for layer in self.layers)
 
     @cached_property
     def added(self) -> set[int]:
@@ -199,18 +195,23 @@ def describe_for(network: nn.Module, images: Tensor) -> Description:
     if _has_any_global_hook():
         raise Ineligible("the kernels would bypass the hooks of all modules")
     description = describe(network)
-    if network.training and not description.is_trainable:
+    if network.training and not can_train(network):
         raise Ineligible("the kernels train pre-activation networks for small images alone")
     if reason := library.why_unavailable():
         raise Ineligible(reason)
     return description
 
 
+def can_train(network: nn.Module) -> bool:
+    """Return whether the kernels may also train such a network; they compute others in evaluation mode alone."""
+    return type(network) is PreActNet and network.stem_norm is None
+
+
 def why_no_kernels(network: nn.Module, images: Tensor) -> str | None:
     """Return in one line why the kernels would not compute `network(images)` at this call, or None if they would.
 
     Args:
-        network: any module; the kernels are for pre-activation networks for small images.
+        network: any module; in training the kernels are for pre-activation networks for small images.
         images: (B, C, H, W).
     """
     try:
