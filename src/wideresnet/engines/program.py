@@ -1,5 +1,8 @@
 """A described network in evaluation mode as one program: a list of operations that a single call of the kernels runs.
 
+A normalization before a convolution is fused into it. One after it is folded: its scale into the weights, its shift
+into a bias, which is added together with the shortcut, before ReLU, while the result is written.
+
 `lower` makes the list, in fp32 or in 8 bits. What depends on the weights alone is computed there, once; the places of
 the maps in memory, which depend on the shape of the images, at the first call with that shape.
 """
@@ -112,7 +115,8 @@ def lower(
     program = [Step(
         STEM if bias is None else POOLED_STEM, stem.kernel_size[0], stem.in_channels, stem.out_channels,
         weight=weight.permute(1, 2, 3, 0).contiguous(),  # (in, kernel, kernel, out)
-        bias=None if bias is None else bias.float(), stride=stem.stride[0] * (1 if bias is None else 2), **of_result(0),
+        bias=None if bias is None else bias.float(), stride=description.stem_stride,
+        **of_result(0),
     )]  # fmt: skip
     for i, (layer, unused) in enumerate(zip(description.layers, description.last_uses, strict=True)):
         program.append(Step(
@@ -140,7 +144,7 @@ def fold(conv: nn.Conv2d, after: nn.Module | None) -> tuple[Tensor, Tensor | Non
     weight = conv.weight.detach()
     if after is None:
         return weight, None
-    bias = torch.zeros(len(weight), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double()
+    bias = weight.new_zeros(len(weight), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double()
     if isinstance(after, nn.BatchNorm2d):
         scale, shift = ops.scale_and_shift(after)
         weight, bias = (weight.double() * scale[:, None, None, None]).float(), bias * scale + shift
@@ -153,8 +157,9 @@ def check_convs(description: Description) -> None:
     Raises:
         Ineligible: there is one.
     """
-    stem_fits = description.stem.stride == (1, 1) or description.after is not None
-    if not stem_fits or description.stem.out_channels % ops.LANES or not all(ops.fits(layer.conv) for layer in description.layers):
+    stem = description.stem
+    fits = (stem.stride == (1, 1) or description.after is not None) and stem.out_channels % ops.LANES == 0
+    if not fits or not all(ops.fits(layer.conv) for layer in description.layers):
         raise Ineligible(f"the kernels are for 1x1 and 3x3 convolutions of multiples of {ops.LANES} channels")
 
 
