@@ -146,9 +146,9 @@ def share_a_normalization(network: Any) -> None:
     ("change", "reason"),
     [
         (add_a_hook, "hooks"),
-        (pool_by_means, "AvgPool2d"),
+        (pool_by_means, "for ImageNet's"),
         (pool_otherwise, "max pooling of 3x3"),
-        (pool_nothing, "max pooling of 3x3"),
+        (pool_nothing, "for ImageNet's"),
         (drop_a_normalization, "batch normalization"),
         (lengthen_a_projection, "residual blocks"),
         (stride_a_stem_by_three, "max pooling of 3x3"),
