@@ -54,7 +54,7 @@ def test_every_parameter_belongs_to_one_layer() -> None:
     network = create("WRN-16-2")
     found = describe(network)
     listed = [parameter for block in found.blocks for parameter in block.parameters()]
-    listed += [*found.stem.parameters(), *found.norm.parameters(), *found.fc.parameters()]
+    listed += [*found.stem.parameters(), *found.norms[found.output].parameters(), *found.fc.parameters()]
     assert sorted(map(id, listed)) == sorted(map(id, network.parameters()))
 
 
@@ -138,16 +138,17 @@ def widen_a_kernel(network: Any) -> None:
         ("WRN-10-1", {"activation": "leaky_relu"}, None, "for ReLU"),
         ("WRN-10-1", {"stochastic_depth": 0.5}, None, "leave out no blocks"),
         ("WRN-10-1.5", {}, None, "multiples of 16 channels"),
-        ("ResNet-8", {}, None, "pre-activation networks for small images"),
-        ("PreActResNet-18", {}, None, "pre-activation networks for small images"),
-        ("WRN-10-1", {}, subclass_the_network, "pre-activation networks for small images"),
+        ("ResNet-8", {}, None, "pre-activation networks, and for ImageNet's"),
+        ("PreActResNet-18", {}, None, "train pre-activation networks for small images alone"),
+        ("WRN-18-0.25", {}, None, "train pre-activation networks for small images alone"),
+        ("WRN-10-1", {}, subclass_the_network, "pre-activation networks, and for ImageNet's"),
         ("WRN-10-1", {}, add_a_hook, "hooks"),
         ("WRN-10-1", {"dropout": 0.3}, freeze_norms, "either in training or in evaluation"),
         ("WRN-10-1", {}, change_an_activation, "for ReLU"),
         ("WRN-10-1", {}, change_the_last_activation, "for ReLU"),
-        ("WRN-10-1", {}, cut_a_block, "pre-activation blocks"),
-        ("WRN-10-1", {}, cut_a_group, "pre-activation blocks"),
-        ("WRN-10-1", {}, empty_all_groups, "pre-activation blocks"),
+        ("WRN-10-1", {}, cut_a_block, "residual blocks"),
+        ("WRN-10-1", {}, cut_a_group, "residual blocks"),
+        ("WRN-10-1", {}, empty_all_groups, "residual blocks"),
         ("WRN-10-1", {}, parametrize, "Parametrized"),
         ("WRN-10-1", {}, prune, "hooks"),
         ("WRN-10-1", {}, stride_the_scale, "batch normalization"),

@@ -140,7 +140,7 @@ def test_autocast_has_no_effect() -> None:
         ("WRN-10-1", images(0), "no images"),
         ("WRN-10-1", images()[:, :1], "shape"),
         ("WRN-10-1", images().double(), "fp32"),
-        ("WRN-50-2-bottleneck", images(), "pre-activation"),
+        ("WRN-18-0.25", images(), "8 bits are for pre-activation"),
         ("ResNet-20", images(), "pre-activation"),
     ],
 )

@@ -65,7 +65,10 @@ def test_outputs_are_the_networks(name: str, shape: tuple[int, ...], options: di
         ("ResNet-8", {}, "normalizations folded into convolutions, channels last in memory"),
         ("ResNet-8", {"norm": "group"}, "channels last in memory"),
         ("WRN-10-1", {"norm": "group"}, "channels last in memory"),
-        ("PreActResNet-18", {}, "channels last in memory"),
+        ("PreActResNet-18", {}, "Winograd kernels"),
+        ("WRN-18-0.5", {}, "Winograd kernels"),
+        ("ResNet-50", {"norm": "group"}, "channels last in memory"),
+        ("ResNeXt-50-32x4d", {}, "normalizations folded into convolutions, channels last in memory"),
     ],
 )
 def test_it_says_what_was_done(name: str, options: dict[str, Any], how: str) -> None:

@@ -139,6 +139,51 @@ static void fp32(Layer l, int threads) {
     free(x), free(a), free(b), free(add), free(y), free(active), free(kernel), free(U), free(sums), free(wanted);
 }
 
+/* relu(convolution + what is added + bias), where what is added lies where the result goes. */
+static void folded(Layer l, int threads) {
+    l.B = 1;
+    long size = l.B * l.H * l.W * l.in, num = l.B * l.h * l.w * l.out;
+    float *add = reals(num), *y = memory(num, sizeof(float)), *bias = reals(l.out);
+    memcpy(y, add, num * sizeof(float));
+    active = reals(size), kernel = reals(l.out * l.kernel * l.kernel * l.in);
+    float *U = memory(wrn_weight_size((int)l.kernel, l.in, l.out), sizeof(float));
+    wrn_transform_weight(kernel, (int)l.kernel, (int)l.stride, l.in, l.out, 0, U, threads);
+    if (wrn_conv(active, l.B, l.H, l.W, l.in, l.out, (int)l.kernel, (int)l.stride, 0, NULL, NULL, U, y, NULL, NULL, bias,
+                 NULL, y, NULL, threads))
+        exit(2);
+    for (long i = 0; i < num; i++)
+        compare("folded", l, y[i], fmax(at(l, i / l.out, i % l.out, active_at, kernel_at) + add[i] + bias[i % l.out], 0),
+                3e-4);
+    free(add), free(y), free(bias), free(active), free(kernel), free(U);
+}
+
+/* Stems of all kernels and strides, of images of 1 to 3 channels that lie channel by channel. */
+static void stem(Layer l, int threads) {
+    l.B = 1 + draw(2), l.in = 1 + draw(3), l.out = 16, l.kernel = 1 + 2 * draw(4);
+    int pooled = (int)draw(2);
+    long rows = pooled ? (l.h + 1) / 2 : l.h, columns = pooled ? (l.w + 1) / 2 : l.w, taps = l.kernel * l.kernel;
+    long size = l.B * l.H * l.W * l.in, num = l.B * rows * columns * l.out, strides[4] = {l.in * l.H * l.W, l.H * l.W, l.W, 1};
+    float *x = reals(size), *w = memory(l.in * taps * l.out, sizeof(float)), *bias = reals(l.out);
+    float *y = memory(num, sizeof(float));
+    active = memory(size, sizeof(float)), kernel = reals(l.out * taps * l.in);
+    for (long i = 0; i < size; i++)
+        active[i] = x[(i / l.in / l.W / l.H * l.in + i % l.in) * l.H * l.W + i / l.in % (l.W * l.H)];
+    for (long i = 0; i < l.out * taps * l.in; i++)
+        w[(i % l.in * taps + i / l.in % taps) * l.out + i / l.in / taps] = kernel[i];
+    if (wrn_stem(x, strides, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, pooled, w, bias, NULL, NULL, y, NULL, threads))
+        exit(2);
+    for (long i = 0; i < num; i++) {
+        long n = i % l.out, column = i / l.out % columns, row = i / l.out / columns % rows, image = i / l.out / columns / rows;
+        double most = -1;
+        for (long r = pooled ? 2 * row - 1 : row; r <= (pooled ? 2 * row + 1 : row); r++)
+            for (long c = pooled ? 2 * column - 1 : column; c <= (pooled ? 2 * column + 1 : column); c++)
+                if (r >= 0 && r < l.h && c >= 0 && c < l.w)
+                    most = fmax(most, fmax(at(l, (image * l.h + r) * l.w + c, n, active_at, kernel_at) + bias[n], 0));
+        compare("stem", l, y[i], most, 1e-4);
+    }
+    free(x), free(w), free(bias), free(y), free(active), free(kernel);
+}
+
 /* The gradients of a layer's weights and, but for 1x1 with stride 2, of its input, gated by relu(a x + b). */
 static void backward(Layer l, int threads) {
     long size = l.B * l.H * l.W * l.in, num = l.B * l.h * l.w * l.out, k = l.kernel, taps = k * k;
@@ -179,6 +224,8 @@ int main(int count, char **arguments) {
         tiles(l, threads);
         fp32(l, threads);
         backward(l, threads);
+        folded(l, threads);
+        stem(l, threads);
     }
     return 0;
 }

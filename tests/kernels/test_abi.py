@@ -63,7 +63,7 @@ def test_an_operation_has_the_fields_and_kinds_of_program_c() -> None:
         fields += [(name.strip("*, "), ctype(declaration)) for name in "".join(words[1:]).split(",")]
     named = {"in": "ins", "out": "outs"}  # `in` is a word of Python
     assert [(named.get(name, name), kind) for name, kind in fields] == list(abi.Op._fields_)
-    assert [getattr(program, kind.strip()) for kind in kinds.split(",")] == list(range(5))
+    assert [getattr(program, kind.strip()) for kind in kinds.split(",")] == list(range(6))
 
 
 @pytest.mark.parametrize(

@@ -357,7 +357,7 @@ def test_a_map_that_is_channels_last_is_not_copied() -> None:
         ({"kernel_size": 1}, False),
         ({"dilation": 2, "padding": 2}, False),
         ({"groups": 2}, False),
-        ({"bias": True}, False),
+        ({"bias": True}, True),  # which the caller adds
         ({"padding_mode": "reflect"}, False),
         ({"in_channels": 24}, False),
         ({"out_channels": 8}, False),

@@ -12,7 +12,7 @@ from wideresnet.engines.winograd import Accelerated
 from wideresnet.kernels.library import why_unavailable
 from wideresnet.networks import create
 from wideresnet.spec.execution import Execution
-from wideresnet.training.configure import configure, make_forward
+from wideresnet.training.configure import configure, evaluates_by_kernels, make_forward
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,21 @@ def test_the_forward_pass_is_the_networks_own_unless_compiled(monkeypatch: pytes
     monkeypatch.setattr(torch, "compile", lambda module, *, dynamic: compiled if not dynamic else module)
     assert make_forward(network, Execution(device="cpu")) is network
     assert make_forward(network, Execution(device="cpu", compile=True)) is compiled
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels", "expected"),
+    [
+        ("WRN-10-1", "winograd", True),
+        ("WRN-10-1", "pytorch", False),  # asked for, or measured: evaluation does not differ from training
+        ("WRN-18-0.25", "pytorch", True),  # there are none for training
+        ("PreActResNet-18", "pytorch", True),
+    ],
+)
+def test_networks_without_kernels_for_training_are_evaluated_by_those_for_inference(
+    name: str, kernels: str, expected: bool
+) -> None:
+    assert evaluates_by_kernels(create(name, 4), Execution(device="cpu", kernels=kernels)) is expected
 
 
 def test_a_description_names_everything_or_only_what_differs() -> None:

@@ -107,8 +107,8 @@ def add_engine_flag(parser: ArgumentParser) -> None:
     """Add `--engine`."""
     parser.add_argument(
         "--engine", choices=("onnxruntime", "openvino"),
-        help="compute on the CPU by this engine, which is to be installed: the same answers, and faster for ImageNet's "
-        "networks (this package's own)",
+        help="compute on the CPU by this engine, which is to be installed: the same answers, and faster for networks "
+        "that this package has no kernels for (this package's own)",
     )  # fmt: skip
 
 

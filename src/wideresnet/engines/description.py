@@ -1,39 +1,30 @@
-"""The one description of a network that all engines interpret, and the one place that says why there is none.
+"""The one description of a network that all engines interpret; `checks` says why there is none.
 
-`describe` reads the modules of a pre-activation network into a flat list of layers over numbered maps:
+`describe` reads the modules of a network into a flat list of layers over numbered maps:
 
-    maps[layer.writes] = conv(dropout(relu(norm(maps[layer.reads])))) + maps[layer.adds]
+    maps[layer.writes] = relu(after(conv(dropout(relu(norm(maps[layer.reads]))))) + maps[layer.adds])
 
-Map 0 is the output of the stem. A projection is a layer like any other: it reads the same map, through the same
-normalization, as the first convolution of its block, and the last convolution adds what it wrote.
+Pre-activation networks normalize before the convolution, in `norm`, others after it, in `after`. Map 0 is the output of
+the stem. A projection is a layer like any other: it reads the same map, through the same normalization, as the first
+convolution of its block, and the last convolution adds what it wrote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
+from wideresnet.engines.checks import Ineligible, check
 from wideresnet.kernels import library
-from wideresnet.kernels.ops import LANES
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.models import PostActNet, PreActNet
-
-KNOWN_MODULES = {
-    PreActNet, PreActBlock, nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.ReLU, nn.Dropout, nn.Identity, nn.Sequential,
-    nn.ModuleList,
-}  # fmt: skip
-"""Exact classes: a subclass may compute something else."""
-
-
-class Ineligible(Exception):
-    """The kernels would not compute what plain PyTorch does; the message, one line, says why."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +32,33 @@ class Layer:
     """A convolution with everything that is fused into it.
 
     Attributes:
-        norm: normalizes the input.
-        activation: name of the module class that follows the normalization.
+        before: normalizes the input, followed by an activation; None for neither.
+        activation: name of the module class of the activations.
         dropout: probability of dropout before the convolution, in training.
         conv: square and padded such that stride 1 keeps the resolution.
         reads: number of the map that is normalized.
         adds: number of the map that is added to the result, or None.
         writes: number of the result.
+        after: normalizes the result of the convolution: a normalization, or nothing if that is folded into it already;
+            None in pre-activation blocks, whose convolutions have no bias.
+        active: whether an activation follows the addition. Without one, but with `after`, the map is only added.
     """
 
-    norm: nn.BatchNorm2d
+    before: nn.BatchNorm2d | None
     activation: str
     dropout: float
     conv: nn.Conv2d
     reads: int
     adds: int | None
     writes: int
+    after: nn.BatchNorm2d | nn.Identity | None = None
+    active: bool = False
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """The normalization of the input of a layer that has one."""
+        assert self.before is not None
+        return self.before
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,11 @@ class Block:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """All convolutions in the order of execution."""
-        return self.convs if self.projection is None else (self.projection, *self.convs)
+        """All convolutions in the order of execution: those of one resolution after each other."""
+        if self.projection is None:
+            return self.convs
+        strided = next((i for i, layer in enumerate(self.convs) if layer.conv.stride != (1, 1)), 0)
+        return (*self.convs[:strided], self.projection, *self.convs[strided:])
 
     def parameters(self) -> list[Tensor]:
         """Return scale, shift and weight of each convolution of the branch, then the projection's weight."""
@@ -86,26 +91,33 @@ class Block:
 
 @dataclass(frozen=True)
 class Description:
-    """A pre-activation network for small images.
+    """A network.
 
     Attributes:
         stem: writes map 0.
         blocks: the trunk.
-        norm: normalizes the last map; ReLU and global average pooling follow.
-        activation: name of the module class that follows `norm`.
+        norm: normalizes the last map, followed by an activation; None for neither. Global average pooling follows.
+        activation: name of the module class of the activations outside of blocks.
         fc: the classifier.
+        after: as of a layer: if not None, an activation and max pooling of 3x3 with stride 2 follow the stem.
     """
 
     stem: nn.Conv2d
     blocks: tuple[Block, ...]
-    norm: nn.BatchNorm2d
+    norm: nn.BatchNorm2d | None
     activation: str
     fc: nn.Linear
+    after: nn.BatchNorm2d | nn.Identity | None = None
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """All convolutions except the stem, in the order of execution."""
         return tuple(layer for block in self.blocks for layer in block.layers)
+
+    @property
+    def stem_stride(self) -> int:
+        """By how much the stem reduces the resolution, pooling included."""
+        return self.stem.stride[0] * (1 if self.after is None else 2)
 
     @cached_property
     def output(self) -> int:
@@ -114,8 +126,9 @@ class Description:
 
     @cached_property
     def norms(self) -> dict[int, nn.BatchNorm2d]:
-        """The normalization of each map that is read. Nothing reads the output of a projection."""
-        return {**{layer.reads: layer.norm for layer in self.layers}, self.output: self.norm}
+        """The normalization of each map that is read through one. Nothing reads the output of a projection."""
+        found = {**{layer.reads: layer.before for layer in self.layers}, self.output: self.norm}
+        return {number: norm for number, norm in found.items() if norm is not None}
 
     @cached_property
     def added(self) -> set[int]:
@@ -135,22 +148,24 @@ def describe(network: nn.Module) -> Description:
     Raises:
         Ineligible: the kernels do not know such a network, or not in its present state.
     """
-    if type(network) is not PreActNet or network.stem_norm is not None:
-        raise Ineligible("the kernels are for pre-activation networks for small images")
+    if type(network) is PreActNet:
+        stem, after = network.stem, network.stem_norm
+        norm, activation = cast("nn.BatchNorm2d", network.norm), type(network.activation).__name__
+    elif type(network) is PostActNet and type(network.maxpool) is nn.MaxPool2d:
+        stem, after, norm, activation = network.conv1, network.bn1, None, type(network.activation).__name__
+    else:
+        raise Ineligible("the kernels are for pre-activation networks, and for ImageNet's")
+    kind, read = (PreActBlock, _read_block) if type(network) is PreActNet else (PostActBlock, _read_post_block)
     blocks: list[Block] = []
-    for group in network.groups:
-        if type(group) is not nn.Sequential or any(type(block) is not PreActBlock for block in group):
-            raise Ineligible("the kernels are for pre-activation blocks")
-        for block in cast("Iterable[PreActBlock]", group):
-            blocks.append(_read_block(block, first=blocks[-1].convs[-1].writes if blocks else 0))
+    for group in network.trunk():
+        if type(group) is not nn.Sequential or any(type(block) is not kind for block in group):
+            raise Ineligible("the kernels are for networks of residual blocks")
+        for block in group:
+            blocks.append(read(cast("Any", block), first=blocks[-1].convs[-1].writes if blocks else 0))
     if not blocks:
-        raise Ineligible("the kernels are for pre-activation blocks")
-    norm, activation = cast("nn.BatchNorm2d", network.norm), type(network.activation).__name__
-    description = Description(network.stem, tuple(blocks), norm, activation, network.fc)
-    _check_options(description)
-    _check_modules(network)
-    _check_layers(description)
-    _check_sharing(description)
+        raise Ineligible("the kernels are for networks of residual blocks")
+    description = Description(stem, tuple(blocks), norm, activation, network.fc, cast("Any", after))
+    check(network, description)
     return description
 
 
@@ -167,16 +182,23 @@ def describe_for(network: nn.Module, images: Tensor) -> Description:
     if _has_any_global_hook():
         raise Ineligible("the kernels would bypass the hooks of all modules")
     description = describe(network)
+    if network.training and not can_train(network):
+        raise Ineligible("the kernels train pre-activation networks for small images alone")
     if reason := library.why_unavailable():
         raise Ineligible(reason)
     return description
+
+
+def can_train(network: nn.Module) -> bool:
+    """Return whether the kernels may also train such a network; they compute others in evaluation mode alone."""
+    return type(network) is PreActNet and network.stem_norm is None
 
 
 def why_no_kernels(network: nn.Module, images: Tensor) -> str | None:
     """Return in one line why the kernels would not compute `network(images)` at this call, or None if they would.
 
     Args:
-        network: any module; the kernels are for pre-activation networks for small images.
+        network: any module; in training the kernels are for pre-activation networks for small images.
         images: (B, C, H, W).
     """
     try:
@@ -216,93 +238,53 @@ def norms_to_fold(network: PostActNet) -> Iterator[tuple[nn.Module, str, str]]:
 
 def _read_block(block: PreActBlock, first: int) -> Block:
     """Read a block whose input is the map numbered `first`."""
-    norms, convs = cast("list[nn.BatchNorm2d]", [*block.norms]), cast("list[nn.Conv2d]", [*block.convs])
-    if block.preactivated or not convs or len(norms) != len(convs):
-        raise Ineligible("the kernels are for pre-activation blocks")
+    norms: list[Any] = [None if type(norm) is nn.Identity else norm for norm in block.norms]
+    convs = cast("list[nn.Conv2d]", [*block.convs])
+    if (
+        not convs
+        or len(norms) != len(convs)
+        or [norm is None for norm in norms] != [block.preactivated and i == 0 for i in range(len(norms))]
+    ):
+        raise Ineligible("the kernels are for networks of residual blocks")
     activation, dropout = type(block.activation).__name__, getattr(block.dropout, "p", 0.0)
-    projection, shortcut, number = None, first, first
-    if block.shortcut is not None:
-        shortcut = number = first + 1
-        projection = Layer(norms[0], activation, 0.0, block.shortcut, first, None, shortcut)
-    layers: list[Layer] = []
-    for i, (norm, conv) in enumerate(zip(norms, convs, strict=True)):
-        reads = layers[-1].writes if layers else first
-        adds = shortcut if i == len(convs) - 1 else None
+    layers = [
+        Layer(norm, activation, dropout if i else 0.0, conv, 0, None, 0)
+        for i, (norm, conv) in enumerate(zip(norms, convs, strict=True))
+    ]
+    projection = None if block.shortcut is None else Layer(norms[0], activation, 0.0, block.shortcut, 0, None, 0)
+    return _connect(layers, projection, first, block.survival)
+
+
+def _read_post_block(block: PostActBlock, first: int) -> Block:
+    """Like `_read_block`, for a block that normalizes after its convolutions."""
+    if block.downsample is None and (block.stride != 1 or block.new_channels):
+        raise Ineligible("the kernels have no shortcuts that are padded with zeros")
+    activation, dropout = type(block.activation).__name__, getattr(block.dropout, "p", 0.0)
+    layers = [
+        Layer(
+            None, activation, dropout if i > 1 else 0.0, getattr(block, f"conv{i}"), 0, None, 0,
+            after=getattr(block, f"bn{i}"), active=True,
+        )
+        for i in range(1, block.num_convs + 1)
+    ]  # fmt: skip
+    projection = None
+    if block.downsample is not None:
+        if type(block.downsample) is not nn.Sequential or len(block.downsample) != 2:
+            raise Ineligible("the kernels are for networks of residual blocks")
+        conv, norm = cast("tuple[Any, Any]", tuple(block.downsample))
+        projection = Layer(None, activation, 0.0, conv, 0, None, 0, after=norm)
+    return _connect(layers, projection, first, block.survival)
+
+
+def _connect(layers: list[Layer], projection: Layer | None, first: int, survival: float) -> Block:
+    """Number the maps of a block: `first` is its input, the next one what a projection writes."""
+    number = shortcut = first
+    if projection is not None:
+        number = shortcut = first + 1
+        projection = replace(projection, reads=first, writes=shortcut)
+    found: list[Layer] = []
+    for i, layer in enumerate(layers):
+        reads = found[-1].writes if found else first
         number += 1
-        layers.append(Layer(norm, activation, dropout if i else 0.0, conv, reads, adds, number))
-    return Block(projection, tuple(layers), block.survival)
-
-
-def _check_options(description: Description) -> None:
-    """Refuse options that no kernel implements."""
-    if description.activation != "ReLU" or any(layer.activation != "ReLU" for layer in description.layers):
-        raise Ineligible("the kernels are for ReLU")
-    if any(block.survival != 1 for block in description.blocks):
-        raise Ineligible("the kernels leave out no blocks")
-    if any(layer.dropout >= 1 for layer in description.layers):
-        raise Ineligible("the kernels are for dropout below 1")
-
-
-def _check_modules(network: PreActNet) -> None:
-    """Refuse modules that have been replaced, subclassed or hooked: the kernels would not call them."""
-    for module in network.modules():
-        if module.training != network.training:
-            raise Ineligible("the kernels have all modules either in training or in evaluation mode")
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            raise Ineligible("the kernels would bypass the hooks of its modules")
-        if type(module) not in KNOWN_MODULES:
-            raise Ineligible(f"the kernels know no {type(module).__name__}")
-
-
-def _check_layers(description: Description) -> None:
-    """Refuse other kinds of normalization and convolution, and maps that do not match: C would read past their end."""
-    maps = {0: (description.stem.out_channels, 1)}  # channels, and by how much the resolution is reduced
-    _check_conv(description.stem)
-    for layer in description.layers:
-        conv, (channels, reduction) = layer.conv, maps[layer.reads]
-        _check_norm(layer.norm)
-        _check_conv(conv)
-        maps[layer.writes] = result = (conv.out_channels, reduction * conv.stride[0])
-        matches = layer.norm.num_features == conv.in_channels == channels
-        if not matches or (layer.adds is not None and maps[layer.adds] != result):
-            raise Ineligible("the kernels are for layers whose channels and resolutions match")
-    _check_norm(description.norm)
-    if description.norm.num_features != maps[description.output][0]:
-        raise Ineligible("the kernels are for layers whose channels and resolutions match")
-
-
-def _check_norm(norm: nn.Module) -> None:
-    if type(norm) is nn.BatchNorm2d and norm.momentum is not None and norm.track_running_stats:
-        tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        shape = (norm.num_features,)
-        plain = all(t is not None and _is_plain(t) and t.is_contiguous() and t.shape == shape for t in tensors)
-        if plain and norm.num_features % LANES == 0:
-            return
-    raise Ineligible(f"the kernels are for batch normalization of multiples of {LANES} channels")
-
-
-def _check_conv(conv: nn.Module) -> None:
-    if type(conv) is not nn.Conv2d or conv.bias is not None or conv.groups != 1 or conv.dilation != (1, 1):
-        raise Ineligible("the kernels are for plain convolutions without bias")
-    side, stride = conv.kernel_size[0], conv.stride[0]
-    same = conv.padding == (side // 2, side // 2) and side % 2 == 1 and conv.padding_mode == "zeros"
-    if not same or conv.kernel_size != (side, side) or conv.stride != (stride, stride):
-        raise Ineligible("the kernels are for square convolutions with a border of zeros")
-    if not _is_plain(conv.weight):
-        raise Ineligible("the kernels are for fp32 on a CPU")
-    if conv.weight.shape != (conv.out_channels, conv.in_channels, side, side):
-        raise Ineligible("the kernels are for layers whose channels and resolutions match")
-
-
-def _check_sharing(description: Description) -> None:
-    """Refuse shared parameters: each layer returns its own gradient, and nothing would add them up."""
-    norms = [layer.norm for block in description.blocks for layer in block.convs] + [description.norm]
-    convs = [description.stem, *(layer.conv for layer in description.layers)]
-    owners = (*norms, *convs, description.fc)
-    parameters = [id(tensor) for module in owners for tensor in module._parameters.values() if tensor is not None]
-    if len(set(parameters)) < len(parameters):
-        raise Ineligible("the kernels are for layers that share no parameters")
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+        found.append(replace(layer, reads=reads, adds=shortcut if i == len(layers) - 1 else None, writes=number))
+    return Block(projection, tuple(found), survival)

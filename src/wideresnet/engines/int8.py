@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wideresnet.base.arithmetic import ceil_div, spread
 from wideresnet.base.errors import UsageError
-from wideresnet.engines.description import Description, Ineligible, describe, describe_for, why_not_now
+from wideresnet.engines.description import Description, Ineligible, can_train, describe, describe_for, why_not_now
 from wideresnet.engines.program import check_convs, lower
 from wideresnet.kernels import library, quantized
 from wideresnet.networks.models import Network
@@ -98,6 +98,8 @@ class Quantized(nn.Module):
             with torch.no_grad():
                 description = describe_for(frozen, images)
             check_convs(description)
+            if not can_train(frozen):
+                raise Ineligible("8 bits are for pre-activation networks for small images")
         except Ineligible as reason:
             raise UsageError(f"{network.name} cannot be quantized here: {reason}; use it in fp32") from None
         self.network = cast("Network", frozen.to(memory_format=torch.channels_last))  # type: ignore[call-overload]

@@ -20,7 +20,7 @@ from wideresnet.networks.models import Network, PostActNet
 def optimize(network: Network, *, kernels: bool = True) -> Optimized:
     """Prepare a network for inference. The result is a snapshot: later changes to the network do not affect it.
 
-    On a CPU a pre-activation network for small images runs by the Winograd kernels, with weights transformed once (four
+    On a CPU pre-activation networks and ImageNet's run by the Winograd kernels, with weights transformed once (four
     times their memory). In other networks each batch normalization that follows a convolution is folded into it. On a
     GPU small batches are replayed as CUDA graphs, see `replay`.
 
@@ -117,7 +117,7 @@ def _fold(network: PostActNet) -> bool:
         if _can_fold(conv) and _can_fold(norm) and norm.running_mean is not None:
             folded = fuse_conv_bn_eval(conv, norm)
             setattr(parent, conv_name, folded.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-            setattr(parent, norm_name, nn.Identity())
+            setattr(parent, norm_name, nn.Identity().eval())
             folded_any = True
     return folded_any
 

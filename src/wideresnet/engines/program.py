@@ -1,5 +1,8 @@
 """A described network in evaluation mode as one program: a list of operations that a single call of the kernels runs.
 
+A normalization before a convolution is fused into it. One after it is folded: its scale into the weights, its shift
+into a bias, which is added together with the shortcut, before ReLU, while the result is written.
+
 `lower` makes the list, in fp32 or in 8 bits. What depends on the weights alone is computed there, once; the places of
 the maps in memory, which depend on the shape of the images, at the first call with that shape.
 """
@@ -8,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.engines.description import Description, Ineligible, Layer
@@ -20,7 +24,7 @@ from wideresnet.kernels.abi import Op
 from wideresnet.kernels.quantized import QuantizedConv, Quantizer
 from wideresnet.kernels.threads import num_threads
 
-STEM, CONV, QUANTIZED, DIRECT, HEAD = range(5)  # the kinds of program.c
+STEM, POOLED_STEM, CONV, QUANTIZED, DIRECT, HEAD = range(6)  # the kinds of program.c
 
 LINE = 64  # bytes of a cache line; maps begin at one
 
@@ -40,7 +44,7 @@ class Step:
     """An operation before the shape of the images is known. Maps have the numbers of the description.
 
     Attributes:
-        kind, kernel, ins, outs, stride, weight, rescale, scale, shift: as in program.c.
+        kind, kernel, ins, outs, stride, weight, rescale, bias, scale, shift: as in program.c.
         reads, adds, writes: numbers of maps; None for the images, for nothing added, and for the logits.
         values, bytes: how the result is stored.
         unused: the maps that nothing needs after this operation.
@@ -58,6 +62,7 @@ class Step:
     values: bool = True
     bytes: bool = False
     rescale: Tensor | None = None
+    bias: Tensor | None = None
     scale: Tensor | None = None
     shift: Tensor | None = None
     unused: tuple[int, ...] = ()
@@ -80,6 +85,7 @@ def lower(
     norms = {number: ops.normalize_running(norm) for number, norm in description.norms.items()}
     quantizers = {number: Quantizer.after(norms[number], step) for number, step in (steps or {}).items()}
     added = {*description.added, description.output}
+    pending: dict[int | None, Tensor] = {}  # biases of maps that are only added to others: added there
 
     def of_result(number: int) -> dict[str, Any]:
         """Return how a map is stored."""
@@ -89,30 +95,60 @@ def lower(
         fused = {} if quantizer is None else {"scale": quantizer.scale, "shift": quantizer.shift}
         return {"writes": number, "values": number in added, "bytes": quantizer is not None, **fused}
 
-    def of_weight(i: int, layer: Layer) -> dict[str, Any]:
-        """Return the weights of a layer, and its normalization in fp32."""
+    def of_layer(i: int, layer: Layer) -> dict[str, Any]:
+        """Return weights and bias of a layer, and in fp32 the normalization before it."""
         if steps is None:
-            norm, weight = norms[layer.reads], ops.transform_weight(layer.conv.weight, layer.conv.stride[0]).values
-            return {"kind": CONV, "weight": weight, "scale": norm.scale, "shift": norm.shift}
+            weight, bias = fold(layer.conv, layer.after)
+            found = {"kind": CONV, "weight": ops.transform_weight(weight, layer.conv.stride[0]).values}
+            if bias is not None and not layer.active:
+                pending[layer.writes] = bias
+            elif bias is not None:
+                found["bias"] = (bias + pending.pop(layer.adds, 0)).float()
+            norm = norms.get(layer.reads)
+            return found if norm is None else {**found, "scale": norm.scale, "shift": norm.shift}
         conv = QuantizedConv(layer.conv, steps[layer.reads], direct=direct is not None and direct[i])
         kind = DIRECT if conv.direct else QUANTIZED
         return {"kind": kind, "weight": conv.weight, "rescale": conv.rescale}
 
-    stem, fc, last = description.stem, description.fc, norms[description.output]
-    taps = stem.weight.detach().permute(1, 2, 3, 0).contiguous()  # (in, kernel, kernel, out)
-    program = [Step(STEM, stem.kernel_size[0], stem.in_channels, stem.out_channels, weight=taps, **of_result(0))]
+    stem, fc, last = description.stem, description.fc, norms.get(description.output)
+    weight, bias = fold(stem, description.after)
+    program = [Step(
+        STEM if bias is None else POOLED_STEM, stem.kernel_size[0], stem.in_channels, stem.out_channels,
+        weight=weight.permute(1, 2, 3, 0).contiguous(),  # (in, kernel, kernel, out)
+        bias=None if bias is None else bias.float(), stride=description.stem_stride,
+        **of_result(0),
+    )]  # fmt: skip
     for i, (layer, unused) in enumerate(zip(description.layers, description.last_uses, strict=True)):
         program.append(Step(
             kernel=layer.conv.kernel_size[0], ins=layer.conv.in_channels, outs=layer.conv.out_channels,
-            stride=layer.conv.stride[0], reads=layer.reads, adds=layer.adds, unused=unused, **of_weight(i, layer),
+            stride=layer.conv.stride[0], reads=layer.reads, adds=layer.adds, unused=unused, **of_layer(i, layer),
             **of_result(layer.writes),
         ))  # fmt: skip
-    bias = torch.zeros(fc.out_features) if fc.bias is None else fc.bias.detach()
     program.append(Step(
         HEAD, 0, fc.in_features, fc.out_features, weight=fc.weight.detach().contiguous(), reads=description.output,
-        rescale=bias.contiguous(), scale=last.scale, shift=last.shift,
+        bias=None if fc.bias is None else fc.bias.detach().contiguous(),
+        scale=None if last is None else last.scale, shift=None if last is None else last.shift,
     ))  # fmt: skip
     return Program(program)
+
+
+def fold(conv: nn.Conv2d, after: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+    """Fold the normalization after a convolution into it.
+
+    Args:
+        after: see `Layer`.
+
+    Returns:
+        float32 weight (out, in, kernel, kernel), and float64 bias (out,); no bias if `after` is None.
+    """
+    weight = conv.weight.detach()
+    if after is None:
+        return weight, None
+    bias = weight.new_zeros(len(weight), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double()
+    if isinstance(after, nn.BatchNorm2d):
+        scale, shift = ops.scale_and_shift(after)
+        weight, bias = (weight.double() * scale[:, None, None, None]).float(), bias * scale + shift
+    return weight, bias
 
 
 def check_convs(description: Description) -> None:
@@ -121,7 +157,9 @@ def check_convs(description: Description) -> None:
     Raises:
         Ineligible: there is one.
     """
-    if description.stem.stride != (1, 1) or not all(ops.fits(layer.conv) for layer in description.layers):
+    stem = description.stem
+    fits = (stem.stride == (1, 1) or description.after is not None) and stem.out_channels % ops.LANES == 0
+    if not fits or not all(ops.fits(layer.conv) for layer in description.layers):
         raise Ineligible(f"the kernels are for 1x1 and 3x3 convolutions of multiples of {ops.LANES} channels")
 
 
@@ -181,16 +219,12 @@ class Plan:
         self._values: dict[int | None, Place] = {}
         self._bytes: dict[int | None, Place] = {}
         self._sizes: dict[int | None, tuple[int, int]] = {None: (height, width)}
-        stages: dict[tuple[int, int], list[Step]] = {}
-        for step in steps:
+        for step in steps[:-1]:
             before = self._sizes[step.reads]
-            after = self._sizes[step.writes] = ceil_div(before[0], step.stride), ceil_div(before[1], step.stride)
-            stages.setdefault(after, []).append(step)
-            if step.writes is None:
-                self._sizes[None] = height, width
+            self._sizes[step.writes] = ceil_div(before[0], step.stride), ceil_div(before[1], step.stride)
         found: list[Op] = []
-        for stage in stages.values():
-            found += self._place(stage, batch, threads)
+        for _, stage in groupby(steps, lambda step: self._sizes[step.reads if step.writes is None else step.writes]):
+            found += self._place([*stage], batch, threads)
         self.ops, self.num_bytes = (Op * len(found))(*found), self._places.end
 
     def _place(self, stage: list[Step], batch: int, threads: int) -> list[Op]:
@@ -242,7 +276,7 @@ class Plan:
         """Return an operation on `num` images from the given one on."""
         height, width = self._sizes[step.reads]
         maps = [-1 if place is None else place.at(first) for place in (reads, adds, values, quantized)]
-        tensors = map(ops.at, (step.weight, step.rescale, step.scale, step.shift))
+        tensors = map(ops.at, (step.weight, step.rescale, step.bias, step.scale, step.shift))
         shape = step.kernel, height, width, step.ins, step.outs, step.stride
         return Op(step.kind, first, num, *shape, *maps, *tensors)
 

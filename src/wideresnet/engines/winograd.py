@@ -77,7 +77,7 @@ def _train(description: Description, x: Tensor) -> Tensor:
     sums = ops.statistics(x.detach())
     for block in description.blocks:
         x, sums = _Residual.apply(block, sums, x, *block.parameters())  # type: ignore[misc]
-    norm = description.norm
+    norm = description.norms[description.output]
     x = cast("Tensor", _Activation.apply(norm, sums, x, norm.weight, norm.bias))
     return description.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 

@@ -30,6 +30,8 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     # direct.c
     "wrn_direct_is_fast": (BOOL, []),
     "wrn_direct_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 7, INT]),
+    # stem.c
+    "wrn_stem": (INT, [POINTER, POINTER, *[LONG] * 7, INT, *[POINTER] * 6, INT]),
     # program.c
     "wrn_run": (INT, [POINTER, LONG, POINTER, POINTER, LONG, POINTER, POINTER, INT]),
     # scratch.c
@@ -44,7 +46,7 @@ class Op(ctypes.Structure):
     _fields_ = (
         *((name, LONG) for name in ("kind", "first", "num", "kernel", "H", "W", "ins", "outs", "stride")),
         *((name, LONG) for name in ("reads", "adds", "values", "bytes")),
-        *((name, POINTER) for name in ("weight", "rescale", "scale", "shift")),
+        *((name, POINTER) for name in ("weight", "rescale", "bias", "scale", "shift")),
     )
 
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 SOURCES = (
-    "winograd.c", "backward.c", "norm.c", "quantized.c", "direct.c", "program.c", "scratch.c", "pool.c"
+    "winograd.c", "backward.c", "norm.c", "quantized.c", "direct.c", "stem.c", "program.c", "scratch.c", "pool.c"
 )  # fmt: skip
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-pthread", "-fPIC")
 COMPILERS = ("gcc", "cc", "clang")

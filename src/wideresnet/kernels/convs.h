@@ -1,5 +1,8 @@
 /* The convolutions that program.c runs; described where they are defined. */
 
+int wrn_stem(const float *x, const long *strides, long B, long H, long W, long in, long out, long kernel, long stride,
+             int pooled, const float *w, const float *bias, const float *scale, const float *shift, float *values,
+             unsigned char *bytes, int threads);
 int wrn_conv(const float *x, long B, long H, long W, long in, long out, int kernel, int stride, int spread,
              const float *a, const float *b, const float *U, const float *add, const float *gate, const float *gate_a,
              const float *gate_b, const float *center, float *y, double *sums, int threads);

@@ -23,7 +23,7 @@ LANES = 16  # channels come in multiples of the floats in the widest vector
 
 
 def fits(conv: nn.Conv2d) -> bool:
-    """Return whether `convolve` computes this convolution."""
+    """Return whether `convolve` computes this convolution, apart from its bias."""
     size, stride = conv.kernel_size[0], conv.stride[0]
     return (
         size in (1, 3)
@@ -33,7 +33,6 @@ def fits(conv: nn.Conv2d) -> bool:
         and conv.padding == (size // 2, size // 2)
         and conv.dilation == (1, 1)
         and conv.groups == 1
-        and conv.bias is None
         and conv.padding_mode == "zeros"
         and conv.in_channels % LANES == conv.out_channels % LANES == 0
     )
@@ -213,9 +212,16 @@ def normalize_running(norm: nn.BatchNorm2d) -> Normalized:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     rstd = (norm.running_var.double() + norm.eps).rsqrt()
-    scale = norm.weight.detach().double() * rstd
-    shift = norm.bias.detach().double() - norm.running_mean.double() * scale
+    scale, shift = scale_and_shift(norm)
     return Normalized(norm.running_mean, rstd.float(), scale.float(), shift.float())
+
+
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return what a normalization in evaluation mode does, x -> scale * x + shift, as float64 (C,)."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.detach().double() * (norm.running_var.double() + norm.eps).rsqrt()
+    return scale, norm.bias.detach().double() - norm.running_mean.double() * scale
 
 
 def activate(x: Tensor, norm: Normalized) -> Tensor:

@@ -25,11 +25,12 @@ INLINE vec tile_mean(Kind kind, const float *M, long stride_f, Shape s, Place p,
     return sum * (1.f / (height * width));
 }
 
-/* The backward pass of an activation: gradients survive where scale input + shift > 0. */
-typedef struct { const float *input; vec scale, shift; } Gate;
+/* The backward pass of an activation: gradients survive where scale input + shift > 0. Or, without input, a forward pass
+ * if `rectifies`: relu(result + shift). */
+typedef struct { const float *input; vec scale, shift; int rectifies; } Gate;
 
-/* What becomes of products: added to `add`, gated by `gate` and written to y, each NULL or like the result. The tiles
- * are those of `smaller`, which is the result or, for SPREAD, the map that it is made from. */
+/* What becomes of products: added to `add`, gated by `gate` and written to y, each NULL or like the result. With gate_b
+ * alone, y is relu(result + gate_b). The tiles are those of `smaller`, which is the result or, for SPREAD, the map that it is made from. */
 typedef struct {
     const float *add, *gate, *gate_a, *gate_b, *center;
     float *y;
@@ -40,8 +41,8 @@ typedef struct {
 INLINE Sums around(const Outputs *to, long c) { return (Sums){to->gate ? LOAD(to->center + c) : (vec){0}, {0}, {0}}; }
 
 INLINE Gate through(const Outputs *to, long c) {
-    const float *gate = to->gate;
-    return (Gate){gate, gate ? LOAD(to->gate_a + c) : (vec){0}, gate ? LOAD(to->gate_b + c) : (vec){0}};
+    const float *gate = to->gate, *shift = to->gate_b;
+    return (Gate){gate, gate ? LOAD(to->gate_a + c) : (vec){0}, shift ? LOAD(shift + c) : (vec){0}, !gate && shift};
 }
 
 /* Add sums over `num` outputs to those of a block, (2, channels). */
@@ -63,6 +64,8 @@ INLINE void finish(vec value, long at, long next, Gate gate, Sums *sums, float *
         vec far = value - sums->point;
         sums->first += far;
         sums->second += far * far;
+    } else if (gate.rectifies) {
+        value = relu(value + gate.shift);
     }
     STORE(y + at, value);
     PREFETCH_TO_WRITE(y, at + next);

@@ -11,59 +11,22 @@
 #include "pool.h"
 #include "quantized.h"
 
-enum Kind { STEM, CONV, QUANTIZED, DIRECT, HEAD };
+enum Kind { STEM, POOLED_STEM, CONV, QUANTIZED, DIRECT, HEAD };
 
-/* An operation on `num` images from `first` on. H, W, in: of the map that it reads. kernel: its side. Maps are places in the arena, in bytes, -1 for none.
- * scale, shift: the normalization before a CONV and in the HEAD; the quantization after the others. rescale: of 8-bit
- * weights; the bias of the HEAD. */
+/* An operation on `num` images from `first` on. H, W, in: of the map that it reads. kernel: its side. stride: by which the
+ * resolution falls, that of pooling included. Maps are places in the arena, in bytes, -1 for none.
+ * bias: of the classifier; elsewhere ReLU follows it: relu(result + what is added + bias). scale, shift: the
+ * normalization before a CONV and in the HEAD; the quantization after the others. Each may be NULL. rescale: of 8-bit
+ * weights. */
 typedef struct {
     long kind, first, num, kernel, H, W, in, out, stride, reads, adds, values, bytes;
     const void *weight;
-    const float *rescale, *scale, *shift;
+    const float *rescale, *bias, *scale, *shift;
 } Op;
 
-/* ---- stem: a small convolution of the images, which may lie in memory in any order --------------------------------- */
-
 typedef struct { const float *at; long image, channel, row, column; } Images; /* and the distances between neighbors */
-typedef struct { const Op *op; Images images; Result result; atomic_int failed; } Stem;
 
-enum { ACROSS = 8 }; /* outputs in a row that share the weights in registers */
-
-static void stem_rows(void *job, long first, long last) {
-    Stem *stem = job;
-    const Op *op = stem->op;
-    long k = op->kernel, border = k / 2, W = op->W, wide = round_up(W, ACROSS) + k - 1;
-    float *lines = wrn_scratch(op->in * k * wide);
-    if (!lines) {
-        stem->failed = 1;
-        return;
-    }
-    for (long at = first; at < last; at++) {
-        long image = op->first + at / op->H, row = at % op->H;
-        for (long c = 0; c < op->in; c++)
-            for (long i = 0; i < k; i++) { /* with their borders of zeros */
-                float *line = memset(lines + (c * k + i) * wide, 0, sizeof(float) * wide);
-                long from = row + i - border;
-                const float *x = stem->images.at + image * stem->images.image + c * stem->images.channel
-                                 + from * stem->images.row;
-                for (long j = 0; from >= 0 && from < op->H && j < W; j++)
-                    line[border + j] = x[j * stem->images.column];
-            }
-        for (long left = 0; left < W; left += ACROSS)
-            for (long n = 0; n < op->out; n += VL) {
-                vec sum[ACROSS];
-                for (int p = 0; p < ACROSS; p++) sum[p] = (vec){0};
-                const float *w = (const float *)op->weight + n;
-                for (long c = 0; c < op->in * k; c++)
-                    for (long j = 0; j < k; j++, w += op->out)
-                        for (int p = 0; p < ACROSS; p++) sum[p] += all(lines[c * wide + left + j + p]) * LOAD(w);
-                for (int p = 0; p < min(ACROSS, W - left); p += 4)
-                    put(stem->result, sum + p, (int)min(4, W - left - p), (at * W + left + p) * op->out + n, op->out, n);
-            }
-    }
-}
-
-/* ---- head: normalization, ReLU, mean over all positions, classifier ------------------------------------------------ */
+/* ---- head: normalization and ReLU, mean over all positions, classifier ------------------------------------------------ */
 
 typedef struct { const Op *op; const float *x; float *logits; atomic_int failed; } Head;
 
@@ -79,15 +42,18 @@ static void classify_images(void *job, long first, long last) {
     for (long at = first; at < last; at++) {
         const float *x = head->x + at * num * C;
         for (long c = 0; c < C; c += VL) {
-            vec sum = {0}, scale = LOAD(op->scale + c), shift = LOAD(op->shift + c);
-            for (long n = 0; n < num; n++) sum += relu(LOAD(x + n * C + c) * scale + shift);
+            vec sum = {0};
+            for (long n = 0; n < num; n++) {
+                vec value = LOAD(x + n * C + c);
+                sum += op->scale ? relu(value * LOAD(op->scale + c) + LOAD(op->shift + c)) : value;
+            }
             STORE(mean + c, sum * (1.f / num));
         }
         for (long label = 0; label < op->out; label++) {
             const float *w = (const float *)op->weight + label * C;
             vec sum = {0};
             for (long c = 0; c < C; c += VL) sum += LOAD(mean + c) * LOAD(w + c);
-            float logit = op->rescale[label];
+            float logit = op->bias ? op->bias[label] : 0;
             for (int l = 0; l < VL; l++) logit += sum[l];
             head->logits[at * op->out + label] = logit;
         }
@@ -121,15 +87,17 @@ int wrn_run(const Op *ops, long num, const float *x, const long *strides, long B
         float *values = op->values < 0 ? NULL : (float *)(arena + op->values);
         byte *bytes = op->bytes < 0 ? NULL : (byte *)(arena + op->bytes);
         switch ((enum Kind)op->kind) {
-        case STEM: {
-            Stem stem = {op, images, {NULL, op->scale, op->shift, values, bytes}, 0};
-            in_parallel(threads, op->num * op->H, grain_of(op->num * op->H, 4, threads), stem_rows, &stem);
-            failed = stem.failed;
+        case STEM:
+        case POOLED_STEM: {
+            int pooled = op->kind == POOLED_STEM;
+            failed = wrn_stem(x + op->first * strides[0], strides, op->num, op->H, op->W, op->in, op->out, op->kernel,
+                              pooled ? op->stride / 2 : op->stride, pooled, op->weight, op->bias, op->scale, op->shift,
+                              values, bytes, threads);
             break;
         }
         case CONV:
             failed = wrn_conv(reads, op->num, op->H, op->W, op->in, op->out, (int)op->kernel, (int)op->stride, 0, op->scale,
-                              op->shift, op->weight, add, NULL, NULL, NULL, NULL, values, NULL, threads);
+                              op->shift, op->weight, add, NULL, NULL, op->bias, NULL, values, NULL, threads);
             break;
         case QUANTIZED:
             failed = wrn_quantized_conv(reads, op->num, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,

@@ -197,7 +197,8 @@ static void conv_parts(void *job, long first, long last) {
  *
  * a, b: (in), or NULL for no normalization and activation. add: like y, or NULL. With `gate` (like y), y is a gradient
  * on its way through the backward pass of relu(gate_a gate + gate_b): it is zeroed where that was zero, and sums (2,
- * out) are those of y and of y (gate - center). Without, sums, unless NULL, are those of y and of its square.
+ * out) are those of y and of y (gate - center). Without, sums, unless NULL, are those of y and of its square. With gate_b
+ * (out) alone, without gate and sums, y is relu(y + gate_b): a normalization that was folded into U, and its activation.
  *
  * With `spread`, for 3x3 and stride 2: the gradient with respect to the input. x is then (B, H', W', in), y (B, H, W,
  * out), and add (B, H', W', out): it is added to the positions of y that a 1x1 convolution of stride 2 sees.

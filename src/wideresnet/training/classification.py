@@ -26,6 +26,7 @@ from wideresnet.spec.files import digest, write_atomic
 from wideresnet.spec.record import RunFolder
 from wideresnet.training.averaging import average_weights
 from wideresnet.training.captured import make_step
+from wideresnet.training.configure import evaluates_by_kernels
 from wideresnet.training.loop import Diverged, Loop
 from wideresnet.training.preflight.plan import Plan
 from wideresnet.training.setup import Job
@@ -150,7 +151,7 @@ class Run(Loop):
         self.world.copy_first(network.buffers())  # BN's running statistics: without sync_bn each process has its own
         with progress.task("evaluating", total=len(images)) as task:
             result = evaluate(
-                optimize(network, kernels=execution.kernels == "winograd"),
+                optimize(network, kernels=evaluates_by_kernels(network, execution)),
                 images.images,
                 images.labels,
                 self.data.preprocessing,

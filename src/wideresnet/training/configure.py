@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from wideresnet.engines import accelerate
+from wideresnet.engines import accelerate, can_train
 from wideresnet.machine.memory import keep_memory
 from wideresnet.networks import Network
 from wideresnet.spec.execution import Execution
@@ -26,6 +26,11 @@ def make_forward(network: Network, execution: Execution) -> nn.Module:
     if execution.compile:
         return compiled(network)
     return accelerate(network) if execution.kernels == "winograd" else network
+
+
+def evaluates_by_kernels(network: Network, execution: Execution) -> bool:
+    """Return whether evaluation may use the kernels: as training does, or if they have no backward pass for it."""
+    return execution.kernels == "winograd" or not can_train(network)
 
 
 def compiled(network: nn.Module) -> nn.Module:

@@ -120,7 +120,7 @@ def test_paper_stays_in_fp32_however_fast_bf16_is() -> None:
     ("asked", "network", "device", "reason"),
     [
         ({}, {"norm": "group"}, "cpu", "the kernels know no GroupNorm"),
-        ({}, {"name": "ResNet-8"}, "cpu", "pre-activation networks for small images"),
+        ({}, {"name": "ResNet-8"}, "cpu", "pre-activation networks, and for ImageNet's"),
         ({"layout": "contiguous"}, {}, "cpu", "the kernels need layout channels_last"),
         ({"precision": "bf16"}, {}, "cpu", "they are for fp32 on a CPU, not compiled"),
         ({"compile": True}, {}, "cpu", "they are for fp32 on a CPU, not compiled"),

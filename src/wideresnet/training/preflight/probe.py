@@ -22,7 +22,7 @@ from wideresnet.networks import Network
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.cost import Cost, saved_bytes
 from wideresnet.training.captured import EAGER_STEPS, Step, make_step
-from wideresnet.training.configure import make_forward
+from wideresnet.training.configure import evaluates_by_kernels, make_forward
 from wideresnet.training.optimizer import make_optimizer
 from wideresnet.training.preflight.memory import Memory, fit_line
 from wideresnet.training.schedules import image_scale
@@ -109,7 +109,8 @@ class Probe:
         if self.device == "cpu":  # writing a checkpoint takes its tensors in the file's order, and the file
             saved = 2 * self.weights_bytes + self.averaged_bytes
             # evaluation copies the network; for the kernels it also transforms the weights, to four times their size
-            evaluated = (5 if self.job.execution.kernels == "winograd" else 1) * self.weights_bytes
+            by_kernels = evaluates_by_kernels(self.job.network, self.job.execution)
+            evaluated = (5 if by_kernels else 1) * self.weights_bytes
             held = self.in_use_bytes + saved - self.weights_bytes
             floor = max(floor, held + max(2 * saved, evaluated))
         return Memory(fixed_bytes + self.message_bytes, image_bytes, floor, self.in_use_bytes, self.available_bytes)
