@@ -128,8 +128,7 @@ static void fp32(Layer l, int threads) {
     float *U = memory(wrn_weight_size((int)l.kernel, l.in, l.out), sizeof(float));
     wrn_transform_weight(kernel, (int)l.kernel, (int)l.stride, l.in, l.out, 0, U, threads);
     double *sums = memory(2 * l.out, sizeof(double)), *wanted = calloc(2 * l.out, sizeof(double));
-    if (wrn_conv(x, l.B, l.H, l.W, l.in, l.out, (int)l.kernel, (int)l.stride, 0, a, b, U, add, NULL, NULL, NULL, NULL, y,
-                 sums, threads))
+    if (wrn_conv(x, l.B, l.H, l.W, l.in, l.out, (int)l.kernel, (int)l.stride, a, b, U, add, NULL, y, sums, threads))
         exit(2);
     for (long i = 0; i < num; i++) {
         compare("fp32", l, y[i], at(l, i / l.out, i % l.out, active_at, kernel_at) + add[i], 2e-4);
@@ -148,8 +147,8 @@ static void folded(Layer l, int threads) {
     active = reals(size), kernel = reals(l.out * l.kernel * l.kernel * l.in);
     float *U = memory(wrn_weight_size((int)l.kernel, l.in, l.out), sizeof(float));
     wrn_transform_weight(kernel, (int)l.kernel, (int)l.stride, l.in, l.out, 0, U, threads);
-    if (wrn_conv(active, l.B, l.H, l.W, l.in, l.out, (int)l.kernel, (int)l.stride, 0, NULL, NULL, U, y, NULL, NULL, bias,
-                 NULL, y, NULL, threads))
+    if (wrn_conv(active, l.B, l.H, l.W, l.in, l.out, (int)l.kernel, (int)l.stride, NULL, NULL, U, y, bias, y, NULL,
+                 threads))
         exit(2);
     for (long i = 0; i < num; i++)
         compare("folded", l, y[i], fmax(at(l, i / l.out, i % l.out, active_at, kernel_at) + add[i] + bias[i % l.out], 0),

@@ -15,7 +15,7 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     # winograd.c
     "wrn_weight_size": (LONG, [INT, LONG, LONG]),
     "wrn_transform_weight": (None, [POINTER, INT, INT, LONG, LONG, INT, POINTER, INT]),
-    "wrn_conv": (INT, [POINTER, *[LONG] * 5, INT, INT, INT, *[POINTER] * 10, INT]),
+    "wrn_conv": (INT, [POINTER, *[LONG] * 5, INT, INT, *[POINTER] * 7, INT]),
     # backward.c
     "wrn_conv_backward": (INT, [POINTER, POINTER, *[LONG] * 5, INT, INT, *[POINTER] * 8, INT]),
     # norm.c

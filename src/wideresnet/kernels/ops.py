@@ -114,9 +114,9 @@ def convolve(
     y = empty(batch, weight.channels, ceil_div(height, weight.stride), ceil_div(width, weight.stride))
     sums = _sums(weight.channels) if summed else None
     library().wrn_conv(
-        at(x), batch, height, width, channels, weight.channels, weight.kernel, weight.stride, 0,
-        at(norm and norm.scale), at(norm and norm.shift), at(weight.values), at(add), None, None, None, None,
-        at(y), at(sums), num_threads(),
+        at(x), batch, height, width, channels, weight.channels, weight.kernel, weight.stride,
+        at(norm and norm.scale), at(norm and norm.shift), at(weight.values), at(add), None, at(y), at(sums),
+        num_threads(),
     )  # fmt: skip
     return y, sums
 

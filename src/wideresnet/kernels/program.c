@@ -96,8 +96,8 @@ int wrn_run(const Op *ops, long num, const float *x, const long *strides, long B
             break;
         }
         case CONV:
-            failed = wrn_conv(reads, op->num, op->H, op->W, op->in, op->out, (int)op->kernel, (int)op->stride, 0, op->scale,
-                              op->shift, op->weight, add, NULL, NULL, op->bias, NULL, values, NULL, threads);
+            failed = wrn_conv(reads, op->num, op->H, op->W, op->in, op->out, (int)op->kernel, (int)op->stride, op->scale,
+                              op->shift, op->weight, add, op->bias, values, NULL, threads);
             break;
         case QUANTIZED:
             failed = wrn_quantized_conv(reads, op->num, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,

@@ -118,17 +118,16 @@ typedef struct {
     atomic_int failed;
 } Conv;
 
-/* Ask for what tiles first..end - 1 of a block need next, while it multiplies: what they are added to and gated by, x of
- * as many tiles of the next block, if `more`; and the results, if they come from memory. */
+/* Ask for what tiles first..end - 1 of a block need next, while it multiplies: what they are added to, x of as many tiles
+ * of the next block, if `more`; and the results, if they come from memory. */
 static __attribute__((noinline)) void fetch_next(Kind kind, const Conv *conv, long first, long end, long from, long to,
                                                  int more) {
     const Outputs *out = &conv->to;
-    int scale = kind == SPREAD ? 2 : 1, step = kind == STRIDED ? 2 : 1;
+    int step = kind == STRIDED ? 2 : 1;
     for (long t = first; t < end; t++) {
         Place p = place(out->smaller, t), later = place(out->smaller, min(t + conv->block, conv->tiles - 1));
-        if (out->add && kind != SPREAD) fetch_tile(out->add, out->result, 1, p, 4, from, to);
-        if (out->gate) fetch_tile(out->gate, out->result, scale, p, 4 * scale, from, to);
-        if (is_large(out->result)) fetch_tile(out->y, out->result, scale, p, 4 * scale, from, to);
+        if (out->add) fetch_tile(out->add, out->result, 1, p, 4, from, to);
+        if (is_large(out->result)) fetch_tile(out->y, out->result, 1, p, 4, from, to);
         if (more) fetch_tile(conv->x, conv->s, step, later, 4 * step, 0, conv->s.C);
     }
 }
@@ -142,7 +141,7 @@ INLINE void conv_part(Kind kind, const Conv *conv, long first, long from, float 
     int num_f = num_points(kind) * num_points(kind);
     for (long t = 0; t < num; t++) {
         Place p = place(conv->to.smaller, first + t);
-        if (a && kind != SPREAD) input_tile(kind, x, s, p, a, b, V + t * 16, v_f, panel);
+        if (a) input_tile(kind, x, s, p, a, b, V + t * 16, v_f, panel);
         else input_tile(kind, x, s, p, NULL, NULL, V + t * 16, v_f, panel);
     }
     for (int f = 0; f < num_f; f++) {
@@ -188,28 +187,20 @@ static void conv_parts(void *job, long first, long last) {
         double *part = conv->partial ? conv->partial + blk * 2 * conv->to.result.C : NULL;
         if (conv->kind == PLAIN) conv_part(PLAIN, conv, tile, from, V, v_f, M, m_f, part, more);
         else if (conv->kind == STRIDED) conv_part(STRIDED, conv, tile, from, V, v_f, M, m_f, part, more);
-        else if (conv->kind == SPREAD) conv_part(SPREAD, conv, tile, from, V, v_f, M, m_f, part, more);
         else position_part(conv, tile, from, V, M, part);
     }
 }
 
 /* y (B, H', W', out) = conv(relu(a x + b)) + add, for a 3x3 or 1x1 convolution of stride 1 or 2; H' = ceil(H / stride).
  *
- * a, b: (in), or NULL for no normalization and activation. add: like y, or NULL. With `gate` (like y), y is a gradient
- * on its way through the backward pass of relu(gate_a gate + gate_b): it is zeroed where that was zero, and sums (2,
- * out) are those of y and of y (gate - center). Without, sums, unless NULL, are those of y and of its square. With gate_b
- * (out) alone, without gate and sums, y is relu(y + gate_b): a normalization that was folded into U, and its activation.
- *
- * With `spread`, for 3x3 and stride 2: the gradient with respect to the input. x is then (B, H', W', in), y (B, H, W,
- * out), and add (B, H', W', out): it is added to the positions of y that a 1x1 convolution of stride 2 sees.
- * Returns 0, or 1 if memory runs out. */
-int wrn_conv(const float *x, long B, long H, long W, long in, long out, int kernel, int stride, int spread,
-             const float *a, const float *b, const float *U, const float *add, const float *gate, const float *gate_a,
-             const float *gate_b, const float *center, float *y, double *sums, int threads) {
-    Kind kind = spread ? SPREAD : kind_of(kernel, stride);
-    Shape larger = {B, H, W, spread ? out : in};
-    Shape smaller = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, spread ? in : out};
-    long tiles = kind == POINTWISE ? B * smaller.H * smaller.W : num_tiles(smaller), panels = round_up(out, NB) / NB;
+ * a, b: (in), or NULL for no normalization and activation. add: like y, or NULL. sums (2, out), unless NULL, are those
+ * of y and of its square. With bias (out), and without sums, y is relu(y + bias): a normalization that was folded into U,
+ * and its activation. Returns 0, or 1 if memory runs out. */
+int wrn_conv(const float *x, long B, long H, long W, long in, long out, int kernel, int stride, const float *a,
+             const float *b, const float *U, const float *add, const float *bias, float *y, double *sums, int threads) {
+    Kind kind = kind_of(kernel, stride);
+    Shape s = {B, H, W, in}, result = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
+    long tiles = kind == POINTWISE ? B * result.H * result.W : num_tiles(result), panels = round_up(out, NB) / NB;
     long block = block_tiles(kind, in + panels * NB, num_weights(kind) * in * panels * NB, tiles);
     long even = round_up((tiles + threads - 1) / threads, 4); /* a few tiles are divided evenly among the threads */
     if (even < block) block = even > 24 ? even : min(24, round_up(tiles, MR));
@@ -220,9 +211,8 @@ int wrn_conv(const float *x, long B, long H, long W, long in, long out, int kern
     slices = (panels * NB + slice - 1) / slice;
     double *partial = sums ? calloc(num_blocks * 2 * out, sizeof(double)) : NULL;
     if (sums && !partial) return 1;
-    Outputs to = {add, gate, gate_a, gate_b, center, y, spread ? larger : smaller, smaller};
-    Conv conv = {x, a, b, U, partial, kind, spread ? smaller : larger, to, stride, tiles, panels * NB, block, slice,
-                 slices, 0};
+    Outputs to = {add, NULL, NULL, bias, NULL, y, result, result};
+    Conv conv = {x, a, b, U, partial, kind, s, to, stride, tiles, panels * NB, block, slice, slices, 0};
     /* of many blocks a thread takes some in a row, so that it knows which comes next */
     in_parallel(threads, num_blocks * slices, min(4, 1 + num_blocks / (16L * threads)), conv_parts, &conv);
     if (sums && !conv.failed) add_sums(partial, num_blocks, 2 * out, sums);
