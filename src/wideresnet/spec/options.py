@@ -214,8 +214,8 @@ class MachineOptions:
     )
     kernels: str = option(
         "auto",
-        "convolutions on a CPU by this package's Winograd kernels or by PyTorch; auto: measured; ImageNet's networks have "
-        "them in evaluation only",
+        "convolutions on a CPU by this package's Winograd kernels or by PyTorch; auto: measured; for ImageNet's "
+        "networks they are for evaluation only",
         "Lavin & Gray 2015",
         choices=("auto", "winograd", "pytorch"),
     )
