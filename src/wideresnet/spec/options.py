@@ -214,8 +214,8 @@ class MachineOptions:
     )
     kernels: str = option(
         "auto",
-        "convolutions on a CPU by this package's Winograd kernels or by PyTorch; auto: measured; ImageNet's networks have "
-        "kernels for evaluation alone, which then takes them",
+        "convolutions on a CPU by this package's Winograd kernels or by PyTorch; auto: measured; for ImageNet's "
+        "networks they are for evaluation only",
         "Lavin & Gray 2015",
         choices=("auto", "winograd", "pytorch"),
     )
