@@ -45,9 +45,9 @@ INLINE ivec add_products(ivec sum, ivec a, ivec b) {
 #endif
 }
 
-/* C (mr, NB) = rescale * A (mr, K) B (K, NB). Rows of A are `lda` apart; B holds pairs of rows, interleaved. */
-INLINE void product(int mr, long K, const short *A, long lda, const short *B, const float *rescale, float *C,
-                    long ldc) {
+/* C (mr, NB) = rescale * A (mr, K) B (K, NB). Rows of A are K apart and those of C NB; B holds pairs of rows,
+ * interleaved. Half a cache line of `next` per row of B is asked for on the way. */
+INLINE void product(int mr, long K, const short *A, const short *B, const short *next, const float *rescale, float *C) {
     ivec sum[MR][NV];
     for (int r = 0; r < mr; r++)
         for (int v = 0; v < NV; v++) sum[r][v] = (ivec){0};
@@ -55,24 +55,26 @@ INLINE void product(int mr, long K, const short *A, long lda, const short *B, co
     for (long k = 0; k < K; k += 2) {
         ivec b[NV];
         for (int v = 0; v < NV; v++) b[v] = *(const pairs *)(B + k * NB + 2 * v * VL);
+        if (k % 4 == 0) __builtin_prefetch((const void *)((uintptr_t)next + k / 4 * LINE), 0, 2);
         for (int r = 0; r < mr; r++) {
-            ivec a = (ivec){0} + *(const pair *)(A + r * lda + k);
+            ivec a = (ivec){0} + *(const pair *)(A + r * K + k);
             for (int v = 0; v < NV; v++) sum[r][v] = add_products(sum[r][v], a, b[v]);
         }
     }
     for (int r = 0; r < mr; r++)
         for (int v = 0; v < NV; v++)
-            STORE(C + r * ldc + v * VL, __builtin_convertvector(sum[r][v], vec) * LOAD(rescale + v * VL));
+            STORE(C + r * NB + v * VL, __builtin_convertvector(sum[r][v], vec) * LOAD(rescale + v * VL));
 }
 
-/* Not inlined: as a separate function its innermost loop fits in the registers. */
-static __attribute__((noinline)) void strip(long num, long K, const short *A, const short *B, const float *rescale,
-                                            float *C, long ldc) {
-    long t = 0;
-    for (; t + MR <= num; t += MR) product(MR, K, A + t * K, K, B, rescale, C + t * ldc, ldc);
-    for (; t + 4 <= num; t += 4) product(4, K, A + t * K, K, B, rescale, C + t * ldc, ldc);
-    if (t + 2 <= num) product(2, K, A + t * K, K, B, rescale, C + t * ldc, ldc), t += 2;
-    if (t < num) product(1, K, A + t * K, K, B, rescale, C + t * ldc, ldc);
+/* A panel of products. Meanwhile `next`, the weights of the next one, comes from memory to the second-level cache. Not
+ * inlined: as a separate function its innermost loop fits in the registers. */
+static __attribute__((noinline)) void panel(long num, long K, const short *A, const short *B, const short *next,
+                                            const float *rescale, float *C) {
+    long t = 0, part = K / 4 * LINE / (long)sizeof(short);
+    for (; t + MR <= num; t += MR, next += part) product(MR, K, A + t * K, B, next, rescale, C + t * NB);
+    for (; t + 4 <= num; t += 4, next += part) product(4, K, A + t * K, B, next, rescale, C + t * NB);
+    if (t + 2 <= num) product(2, K, A + t * K, B, next, rescale, C + t * NB), t += 2, next += part;
+    if (t < num) product(1, K, A + t * K, B, next, rescale, C + t * NB);
 }
 
 /* ---- inputs ------------------------------------------------------------------------------------------------------ */
@@ -203,7 +205,7 @@ static void conv_parts(void *job, long first_part, long last_part) {
     Shape s = c->s, y = c->y;
     int points = c->points, num_f = points * points;
     long in = s.C, out = y.C, N = c->N, slice = c->slice, stride = c->stride;
-    long v_f = c->block * in + 32, m_f = c->block * slice + 16;
+    long v_f = c->block * in + 32, m_f = c->block * NB + 16;
     float *M = wrn_scratch(num_f * m_f + num_f * v_f / 2 + in);
     if (!M) {
         c->failed = 1;
@@ -211,27 +213,32 @@ static void conv_parts(void *job, long first_part, long last_part) {
     }
     short *V = (short *)(M + num_f * m_f);
     byte *zeros = memset(V + num_f * v_f, 0, in);
-    for (long part = first_part; part < last_part; part++) {
-        long first = part / c->num_slices * c->block, num = min(c->block, c->units - first);
+    for (long part = first_part, filled = -1; part < last_part; part++) {
+        long blk = part / c->num_slices, first = blk * c->block, num = min(c->block, c->units - first);
         long from = part % c->num_slices * slice, to = min(from + slice, N);
-        for (long t = 0; t < num; t++) {
+        for (long t = 0; blk != filled && t < num; t++) {
             long unit = first + t, row = unit / y.W % y.H * stride, column = unit % y.W * stride;
             if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V + t * in, v_f);
             else if (points == 9) input_tile(9, x, s, place(y, unit), zeros, V + t * in, v_f);
             else input_position(x + ((unit / y.W / y.H * s.H + row) * s.W + column) * in, in, V + t * in);
         }
-        for (int f = 0; f < num_f; f++)
-            for (long n = from; n < to; n += NB)
-                strip(num, in, V + f * v_f, U + (f * N + n) * in, rescale + f * N + n, M + f * m_f + n - from, slice);
-        for (long t = 0; t < num; t++) {
-            Place p = place(y, first + t);
-            if (points == 6) output_tile(6, M + t * slice, m_f, y, p, from, min(to, out), result);
-            else if (points == 9) output_tile(9, M + t * slice, m_f, y, p, from, min(to, out), result);
-            else
-                for (long n = from; n < min(to, out); n += VL) {
-                    vec v[4] = {LOAD(M + t * slice + n - from)};
-                    put(result, v, 1, (first + t) * out + n, out, n);
-                }
+        filled = blk;
+        for (long n = from; n < to; n += NB) { /* so that the products stay in the second-level cache */
+            for (int f = 0; f < num_f; f++) {
+                const short *B = U + (f * N + n) * in, *next = B + (f + 1 < num_f ? N : NB - f * N) * in;
+                panel(num, in, V + f * v_f, B, next, rescale + f * N + n, M + f * m_f);
+            }
+            for (long t = 0; t < num; t++) {
+                Place p = place(y, first + t);
+                long last = min(n + NB, out);
+                if (points == 6) output_tile(6, M + t * NB, m_f, y, p, n, last, result);
+                else if (points == 9) output_tile(9, M + t * NB, m_f, y, p, n, last, result);
+                else
+                    for (long k = n; k < last; k += VL) {
+                        vec v[4] = {LOAD(M + t * NB + k - n)};
+                        put(result, v, 1, (first + t) * out + k, out, k);
+                    }
+            }
         }
     }
 }
@@ -248,7 +255,7 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
     int points = kernel == 1 ? 1 : stride == 1 ? 6 : 9, num_f = points * points;
     Shape s = {B, H, W, in}, y = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
     long units = points > 1 ? num_tiles(y) : B * y.H * y.W, N = round_up(out, NB);
-    long size = num_f * (sizeof(short) * in + sizeof(float) * N), block = (320 << 10) / size / MR * MR;
+    long size = num_f * (sizeof(short) * in + sizeof(float) * NB), block = (320 << 10) / size / MR * MR;
     long enough = (long)sizeof(short) * num_f * in * N < NO_CACHE ? 48 : MAX_UNITS;
     block = min(block > enough ? block : enough, MAX_UNITS);
     long even = round_up((units + threads - 1) / threads, 4); /* a few units are divided evenly among the threads */
