@@ -46,7 +46,7 @@ INLINE ivec add_products(ivec sum, ivec a, ivec b) {
 }
 
 /* C (mr, NB) = rescale * A (mr, K) B (K, NB). Rows of A are K apart and those of C NB; B holds pairs of rows,
- * interleaved. Half a cache line of `next` per row of B is asked for on the way. */
+ * interleaved. A cache line of `next` is asked for per pair. */
 INLINE void product(int mr, long K, const short *A, const short *B, const short *next, const float *rescale, float *C) {
     ivec sum[MR][NV];
     for (int r = 0; r < mr; r++)
@@ -55,7 +55,7 @@ INLINE void product(int mr, long K, const short *A, const short *B, const short 
     for (long k = 0; k < K; k += 2) {
         ivec b[NV];
         for (int v = 0; v < NV; v++) b[v] = *(const pairs *)(B + k * NB + 2 * v * VL);
-        if (k % 4 == 0) __builtin_prefetch((const void *)((uintptr_t)next + k / 4 * LINE), 0, 2);
+        __builtin_prefetch((const char *)next + k / 2 * LINE, 0, 2);
         for (int r = 0; r < mr; r++) {
             ivec a = (ivec){0} + *(const pair *)(A + r * K + k);
             for (int v = 0; v < NV; v++) sum[r][v] = add_products(sum[r][v], a, b[v]);
@@ -66,14 +66,16 @@ INLINE void product(int mr, long K, const short *A, const short *B, const short 
             STORE(C + r * NB + v * VL, __builtin_convertvector(sum[r][v], vec) * LOAD(rescale + v * VL));
 }
 
-/* A panel of products. Meanwhile `next`, the weights of the next one, comes from memory to the second-level cache. Not
- * inlined: as a separate function its innermost loop fits in the registers. */
+/* A panel of products. Meanwhile `next`, the weights of another, comes from memory to the second-level cache, a half at
+ * a time. Not inlined: as a separate function its innermost loop fits in the registers. */
 static __attribute__((noinline)) void panel(long num, long K, const short *A, const short *B, const short *next,
                                             const float *rescale, float *C) {
-    long t = 0, part = K / 4 * LINE / (long)sizeof(short);
-    for (; t + MR <= num; t += MR, next += part) product(MR, K, A + t * K, B, next, rescale, C + t * NB);
-    for (; t + 4 <= num; t += 4, next += part) product(4, K, A + t * K, B, next, rescale, C + t * NB);
-    if (t + 2 <= num) product(2, K, A + t * K, B, next, rescale, C + t * NB), t += 2, next += part;
+    const short *half = next + K / 2 * NB;
+    long t = 0;
+    for (; t + MR <= num; t += MR, next = next == half ? B : half)
+        product(MR, K, A + t * K, B, next, rescale, C + t * NB);
+    for (; t + 4 <= num; t += 4, next = half) product(4, K, A + t * K, B, next, rescale, C + t * NB);
+    if (t + 2 <= num) product(2, K, A + t * K, B, next, rescale, C + t * NB), t += 2, next = half;
     if (t < num) product(1, K, A + t * K, B, next, rescale, C + t * NB);
 }
 
@@ -225,7 +227,7 @@ static void conv_parts(void *job, long first_part, long last_part) {
         filled = blk;
         for (long n = from; n < to; n += NB) { /* so that the products stay in the second-level cache */
             for (int f = 0; f < num_f; f++) {
-                const short *B = U + (f * N + n) * in, *next = B + (f + 1 < num_f ? N : NB - f * N) * in;
+                const short *B = U + (n * num_f + f * NB) * in, *next = B + NB * in;
                 panel(num, in, V + f * v_f, B, next, rescale + f * N + n, M + f * m_f);
             }
             for (long t = 0; t < num; t++) {
@@ -245,7 +247,7 @@ static void conv_parts(void *job, long first_part, long last_part) {
 
 /* Convolve x with a border of zeros. `values` receives conv(x) + add, `bytes` the same quantized.
  *
- * x: (B, H, W, in). kernel: 3 or 1. stride: 1 or 2. U: weights, [f][n / NB][k / 2][n % NB][k %
+ * x: (B, H, W, in). kernel: 3 or 1. stride: 1 or 2. U: weights, [n / NB][f][k / 2][n % NB][k %
  * 2]. rescale: [f][n], the value of one unit of the products. n is padded to a multiple of NB. add, values: (B, H', W',
  * out) or NULL; they may be the same memory. bytes: of the same shape or NULL, with scale and shift (out). Returns 0,
  * or 1 if memory runs out. */
