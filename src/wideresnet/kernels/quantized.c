@@ -181,19 +181,19 @@ INLINE void output_tile(int points, const float *M, long stride_f, Shape s, Plac
 
 /* ---- convolution ------------------------------------------------------------------------------------------------- */
 
-enum { MAX_UNITS = 192 };
+enum { MAX_UNITS = 192, MANY_INPUTS = 4 << 20 }; /* the latter in bytes */
 
 long wrn_panel(void) { return NB; }
 
 /* What the parts of a convolution share. A part is a block of units and a slice of the output channels, which are N with
- * their padding. */
+ * their padding. Products of `group` channels are turned back to outputs together. */
 typedef struct {
     const byte *x;
     const short *U;
     const float *rescale;
     Result result;
     Shape s, y;
-    long stride, units, N, block, slice, num_slices;
+    long stride, units, N, block, slice, num_slices, group;
     int points;
     atomic_int failed;
 } Conv;
@@ -207,7 +207,7 @@ static void conv_parts(void *job, long first_part, long last_part) {
     Shape s = c->s, y = c->y;
     int points = c->points, num_f = points * points;
     long in = s.C, out = y.C, N = c->N, slice = c->slice, stride = c->stride;
-    long v_f = c->block * in + 32, m_f = c->block * NB + 16;
+    long v_f = c->block * in + 32, m_f = c->block * c->group + 16;
     float *M = wrn_scratch(num_f * m_f + num_f * v_f / 2 + in);
     if (!M) {
         c->failed = 1;
@@ -225,22 +225,26 @@ static void conv_parts(void *job, long first_part, long last_part) {
             else input_position(x + ((unit / y.W / y.H * s.H + row) * s.W + column) * in, in, V + t * in);
         }
         filled = blk;
-        for (long n = from; n < to; n += NB) { /* so that the products stay in the second-level cache */
-            for (int f = 0; f < num_f; f++) {
-                const short *B = U + (n * num_f + f * NB) * in, *next = B + NB * in;
-                panel(num, in, V + f * v_f, B, next, rescale + f * N + n, M + f * m_f);
-            }
-            for (long t = 0; t < num; t++) {
-                Place p = place(y, first + t);
-                long last = min(n + NB, out);
-                if (points == 6) output_tile(6, M + t * NB, m_f, y, p, n, last, result);
-                else if (points == 9) output_tile(9, M + t * NB, m_f, y, p, n, last, result);
-                else
-                    for (long k = n; k < last; k += VL) {
-                        vec v[4] = {LOAD(M + t * NB + k - n)};
-                        put(result, v, 1, (first + t) * out + k, out, k);
-                    }
-            }
+        for (long begin = from; begin < to; begin += c->group) {
+            long end = min(begin + c->group, to), ahead = end - begin > NB ? num_f : 1;
+            for (int f = 0; f < num_f; f++)
+                for (long n = begin; n < end; n += NB) {
+                    const short *B = U + (n * num_f + f * NB) * in, *next = B + ahead * NB * in;
+                    panel(num, in, V + f * v_f, B, next, rescale + f * N + n, M + f * m_f + (n - begin) * c->block);
+                }
+            for (long t = 0; t < num; t++)
+                for (long n = begin; n < min(end, out); n += NB) {
+                    const float *m = M + (n - begin) * c->block + t * NB;
+                    Place p = place(y, first + t);
+                    long last = min(n + NB, out);
+                    if (points == 6) output_tile(6, m, m_f, y, p, n, last, result);
+                    else if (points == 9) output_tile(9, m, m_f, y, p, n, last, result);
+                    else
+                        for (long k = n; k < last; k += VL) {
+                            vec v[4] = {LOAD(m + k - n)};
+                            put(result, v, 1, (first + t) * out + k, out, k);
+                        }
+                }
         }
     }
 }
@@ -267,8 +271,10 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
     long slices = num_blocks < threads ? min((threads + num_blocks - 1) / num_blocks, N / NB) : 1;
     long slice = (N / NB + slices - 1) / slices * NB;
     slices = (N + slice - 1) / slice;
+    /* a panel at a time, so that products stay in the second-level cache, unless inputs are too many to be read again */
+    long group = (long)sizeof(short) * num_f * in * block > MANY_INPUTS ? slice : NB;
     Conv conv = {x, U, rescale, {add, scale, shift, values, bytes}, s, y, stride, units, N, block, slice, slices,
-                 points, 0};
+                 group, points, 0};
     in_parallel(threads, num_blocks * slices, 1, conv_parts, &conv);
     return conv.failed;
 }
