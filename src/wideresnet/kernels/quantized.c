@@ -198,15 +198,42 @@ typedef struct {
     atomic_int failed;
 } Conv;
 
+/* Transform the inputs of `num` units. Not inlined, as the next function: alone they have enough registers. */
+static __attribute__((noinline)) void transform(const Conv *c, long first, long num, const byte *zeros, short *V,
+                                                long v_f) {
+    const byte *x = c->x;
+    Shape s = c->s, y = c->y;
+    int points = c->points;
+    for (long unit = first; unit < first + num; unit++, V += s.C) {
+        long row = unit / y.W % y.H * c->stride, column = unit % y.W * c->stride;
+        if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V, v_f);
+        else if (points == 9) input_tile(9, x, s, place(y, unit), zeros, V, v_f);
+        else input_position(x + ((unit / y.W / y.H * s.H + row) * s.W + column) * s.C, s.C, V);
+    }
+}
+
+/* Turn the products of `num` units back to outputs: those of a panel, the channels from n on. */
+static __attribute__((noinline)) void turn_back(const Conv *c, const float *M, long m_f, long first, long num, long n) {
+    Result result = c->result;
+    Shape y = c->y;
+    int points = c->points;
+    long last = min(n + NB, y.C);
+    for (long unit = first; unit < first + num; unit++, M += NB)
+        if (points == 6) output_tile(6, M, m_f, y, place(y, unit), n, last, result);
+        else if (points == 9) output_tile(9, M, m_f, y, place(y, unit), n, last, result);
+        else
+            for (long k = n; k < last; k += VL) {
+                vec v[4] = {LOAD(M + k - n)};
+                put(result, v, 1, unit * y.C + k, y.C, k);
+            }
+}
+
 static void conv_parts(void *job, long first_part, long last_part) {
     Conv *c = job;
-    const byte *x = c->x;
     const short *U = c->U;
     const float *rescale = c->rescale;
-    Result result = c->result;
-    Shape s = c->s, y = c->y;
-    int points = c->points, num_f = points * points;
-    long in = s.C, out = y.C, N = c->N, slice = c->slice, stride = c->stride;
+    int num_f = c->points * c->points;
+    long in = c->s.C, out = c->y.C, N = c->N, slice = c->slice;
     long v_f = c->block * in + 32, m_f = c->block * c->group + 16;
     float *M = wrn_scratch(num_f * m_f + num_f * v_f / 2 + in);
     if (!M) {
@@ -218,12 +245,7 @@ static void conv_parts(void *job, long first_part, long last_part) {
     for (long part = first_part, filled = -1; part < last_part; part++) {
         long blk = part / c->num_slices, first = blk * c->block, num = min(c->block, c->units - first);
         long from = part % c->num_slices * slice, to = min(from + slice, N);
-        for (long t = 0; blk != filled && t < num; t++) {
-            long unit = first + t, row = unit / y.W % y.H * stride, column = unit % y.W * stride;
-            if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V + t * in, v_f);
-            else if (points == 9) input_tile(9, x, s, place(y, unit), zeros, V + t * in, v_f);
-            else input_position(x + ((unit / y.W / y.H * s.H + row) * s.W + column) * in, in, V + t * in);
-        }
+        if (blk != filled) transform(c, first, num, zeros, V, v_f);
         filled = blk;
         for (long begin = from; begin < to; begin += c->group) {
             long end = min(begin + c->group, to), ahead = end - begin > NB ? num_f : 1;
@@ -232,19 +254,8 @@ static void conv_parts(void *job, long first_part, long last_part) {
                     const short *B = U + (n * num_f + f * NB) * in, *next = B + ahead * NB * in;
                     panel(num, in, V + f * v_f, B, next, rescale + f * N + n, M + f * m_f + (n - begin) * c->block);
                 }
-            for (long t = 0; t < num; t++)
-                for (long n = begin; n < min(end, out); n += NB) {
-                    const float *m = M + (n - begin) * c->block + t * NB;
-                    Place p = place(y, first + t);
-                    long last = min(n + NB, out);
-                    if (points == 6) output_tile(6, m, m_f, y, p, n, last, result);
-                    else if (points == 9) output_tile(9, m, m_f, y, p, n, last, result);
-                    else
-                        for (long k = n; k < last; k += VL) {
-                            vec v[4] = {LOAD(m + k - n)};
-                            put(result, v, 1, (first + t) * out + k, out, k);
-                        }
-                }
+            for (long n = begin; n < min(end, out); n += NB)
+                turn_back(c, M + (n - begin) * c->block, m_f, first, num, n);
         }
     }
 }
