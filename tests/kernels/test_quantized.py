@@ -59,8 +59,8 @@ def channels_last(x: Tensor) -> Tensor:
 
 def matrices(conv: QuantizedConv) -> Tensor:
     """The integer weights, int64 (frequencies or 1, out, K)."""
-    num_f, panels, groups, panel, together = conv.weight.shape
-    flat = conv.weight.transpose(2, 3).reshape(num_f, panels * panel, together * groups)
+    panels, num_f, groups, panel, together = conv.weight.shape
+    flat = conv.weight.permute(1, 0, 3, 2, 4).reshape(num_f, panels * panel, together * groups)
     return flat[:, : conv.out_channels].long()
 
 

@@ -45,7 +45,7 @@ INLINE ivec add_products(ivec sum, ivec a, ivec b) {
 }
 
 /* C (mr, NB) = rescale * A (mr, K) B (K, NB). B holds groups of four rows, interleaved. */
-INLINE void product(int mr, long K, const byte *A, const sbyte *B, const float *rescale, float *C, long ldc) {
+INLINE void product(int mr, long K, const byte *A, const sbyte *B, const float *rescale, float *C) {
     ivec sum[MR][NV];
     for (int r = 0; r < mr; r++)
         for (int v = 0; v < NV; v++) sum[r][v] = (ivec){0};
@@ -60,17 +60,17 @@ INLINE void product(int mr, long K, const byte *A, const sbyte *B, const float *
     }
     for (int r = 0; r < mr; r++)
         for (int v = 0; v < NV; v++)
-            STORE(C + r * ldc + v * VL, __builtin_convertvector(sum[r][v], vec) * LOAD(rescale + v * VL));
+            STORE(C + r * NB + v * VL, __builtin_convertvector(sum[r][v], vec) * LOAD(rescale + v * VL));
 }
 
-/* Not inlined: as a separate function its innermost loop fits in the registers. */
+/* The products of at most MR outputs. Not inlined: as a separate function its innermost loop fits in the registers. */
 static __attribute__((noinline)) void strip(long num, long K, const byte *A, const sbyte *B, const float *rescale,
-                                            float *C, long ldc) {
+                                            float *C) {
     long t = 0;
-    for (; t + MR <= num; t += MR) product(MR, K, A + t * K, B, rescale, C + t * ldc, ldc);
-    for (; t + 4 <= num; t += 4) product(4, K, A + t * K, B, rescale, C + t * ldc, ldc);
-    if (t + 2 <= num) product(2, K, A + t * K, B, rescale, C + t * ldc, ldc), t += 2;
-    if (t < num) product(1, K, A + t * K, B, rescale, C + t * ldc, ldc);
+    if (num == MR) product(MR, K, A, B, rescale, C), t = MR;
+    for (; t + 4 <= num; t += 4) product(4, K, A + t * K, B, rescale, C + t * NB);
+    if (t + 2 <= num) product(2, K, A + t * K, B, rescale, C + t * NB), t += 2;
+    if (t < num) product(1, K, A + t * K, B, rescale, C + t * NB);
 }
 
 /* What the parts share: a part is a block of outputs and a slice of the output channels, which are N with padding. */
@@ -84,43 +84,59 @@ typedef struct {
     atomic_int failed;
 } Conv;
 
-/* Copy the inputs of an output: position after position, zeros outside the map. */
-static void gather(const Conv *c, long output, byte *row) {
+INLINE void copy(byte *to, const byte *from, long num) { /* a multiple of 16 */
+    long k = 0;
+    for (; k + 64 <= num; k += 64) memcpy(to + k, from + k, 64);
+    for (; k < num; k += 16) memcpy(to + k, from + k, 16);
+}
+
+/* Copy the inputs of `num` outputs, row after row: position after position, zeros outside the map. */
+static void gather(const Conv *c, long first, long num, byte *row) {
     Shape s = c->s, y = c->y;
-    long image = output / y.W / y.H, border = c->kernel / 2;
-    long top = output / y.W % y.H * c->stride - border, left = output % y.W * c->stride - border;
-    for (long i = top; i < top + c->kernel; i++)
-        for (long j = left; j < left + c->kernel; j++, row += s.C) {
-            int inside = i >= 0 && i < s.H && j >= 0 && j < s.W;
-            const byte *from = c->x + ((image * s.H + i) * s.W + j) * s.C;
-            for (long k = 0; k < s.C; k += 16)
-                if (inside) memcpy(row + k, from + k, 16);
-                else memset(row + k, 0, 16);
+    long kernel = c->kernel, image = first / y.W / y.H, down = first / y.W % y.H, across = first % y.W;
+    for (; num > 0; num--) {
+        long top = down * c->stride - kernel / 2, left = across * c->stride - kernel / 2;
+        for (long i = top; i < top + kernel; i++, row += kernel * s.C) {
+            const byte *from = c->x + (image * s.H + i) * s.W * s.C;
+            if (i < 0 || i >= s.H) memset(row, 0, kernel * s.C);
+            else if (left >= 0 && left + kernel <= s.W) copy(row, from + left * s.C, kernel * s.C);
+            else
+                for (long j = 0; j < kernel; j++)
+                    if (left + j < 0 || left + j >= s.W) memset(row + j * s.C, 0, s.C);
+                    else copy(row + j * s.C, from + (left + j) * s.C, s.C);
         }
+        if (++across == y.W) across = 0, down++;
+        if (down == y.H) down = 0, image++;
+    }
 }
 
 static void conv_parts(void *job, long first_part, long last_part) {
     Conv *c = job;
     long K = c->kernel * c->kernel * c->s.C, out = c->y.C;
-    float *M = wrn_scratch(c->block * (c->slice + K / 4));
-    if (!M) {
+    _Bool as_they_lie = c->kernel == 1 && c->stride == 1;
+    float M[MR * NB];
+    byte *copies = as_they_lie ? NULL : (byte *)wrn_scratch(c->block * K / 4);
+    if (!as_they_lie && !copies) {
         c->failed = 1;
         return;
     }
-    byte *V = (byte *)(M + c->block * c->slice);
     for (long part = first_part, filled = -1; part < last_part; part++) {
         long blk = part / c->num_slices, first = blk * c->block, num = min(c->block, c->num - first);
         long from = part % c->num_slices * c->slice, to = min(from + c->slice, c->N);
-        for (long t = 0; blk != filled && t < num; t++) gather(c, first + t, V + t * K);
+        if (!as_they_lie && blk != filled) gather(c, first, num, copies);
         filled = blk;
+        const byte *rows = as_they_lie ? c->x + first * K : copies;
         for (long n = from; n < to; n += NB)
-            strip(num, K, V, c->w + n * K, c->rescale + n, M + n - from, c->slice);
-        for (long t = 0; t < num; t += 4)
-            for (long n = from; n < min(to, out); n += VL) {
-                vec v[4];
-                int some = (int)min(4, num - t);
-                for (int j = 0; j < some; j++) v[j] = LOAD(M + (t + j) * c->slice + n - from);
-                put(c->result, v, some, (first + t) * out + n, out, n);
+            for (long t = 0; t < num; t += MR) {
+                long some = min(MR, num - t);
+                strip(some, K, rows + t * K, c->w + n * K, c->rescale + n, M);
+                for (long j = 0; j < some; j += 4)
+                    for (long k = n; k < min(n + NB, out); k += VL) {
+                        vec v[4];
+                        int few = (int)min(4, some - j);
+                        for (int i = 0; i < few; i++) v[i] = LOAD(M + (j + i) * NB + k - n);
+                        put(c->result, v, few, (first + t + j) * out + k, out, k);
+                    }
             }
     }
 }

@@ -45,9 +45,9 @@ INLINE ivec add_products(ivec sum, ivec a, ivec b) {
 #endif
 }
 
-/* C (mr, NB) = rescale * A (mr, K) B (K, NB). Rows of A are `lda` apart; B holds pairs of rows, interleaved. */
-INLINE void product(int mr, long K, const short *A, long lda, const short *B, const float *rescale, float *C,
-                    long ldc) {
+/* C (mr, NB) = rescale * A (mr, K) B (K, NB). Rows of A are K apart and those of C NB; B holds pairs of rows,
+ * interleaved. A cache line of `next` is asked for per pair. */
+INLINE void product(int mr, long K, const short *A, const short *B, const short *next, const float *rescale, float *C) {
     ivec sum[MR][NV];
     for (int r = 0; r < mr; r++)
         for (int v = 0; v < NV; v++) sum[r][v] = (ivec){0};
@@ -55,24 +55,28 @@ INLINE void product(int mr, long K, const short *A, long lda, const short *B, co
     for (long k = 0; k < K; k += 2) {
         ivec b[NV];
         for (int v = 0; v < NV; v++) b[v] = *(const pairs *)(B + k * NB + 2 * v * VL);
+        __builtin_prefetch((const char *)next + k / 2 * LINE, 0, 2);
         for (int r = 0; r < mr; r++) {
-            ivec a = (ivec){0} + *(const pair *)(A + r * lda + k);
+            ivec a = (ivec){0} + *(const pair *)(A + r * K + k);
             for (int v = 0; v < NV; v++) sum[r][v] = add_products(sum[r][v], a, b[v]);
         }
     }
     for (int r = 0; r < mr; r++)
         for (int v = 0; v < NV; v++)
-            STORE(C + r * ldc + v * VL, __builtin_convertvector(sum[r][v], vec) * LOAD(rescale + v * VL));
+            STORE(C + r * NB + v * VL, __builtin_convertvector(sum[r][v], vec) * LOAD(rescale + v * VL));
 }
 
-/* Not inlined: as a separate function its innermost loop fits in the registers. */
-static __attribute__((noinline)) void strip(long num, long K, const short *A, const short *B, const float *rescale,
-                                            float *C, long ldc) {
+/* A panel of products. Meanwhile `next`, the weights of another, comes from memory to the second-level cache, a half at
+ * a time. Not inlined: as a separate function its innermost loop fits in the registers. */
+static __attribute__((noinline)) void panel(long num, long K, const short *A, const short *B, const short *next,
+                                            const float *rescale, float *C) {
+    const short *half = next + K / 2 * NB;
     long t = 0;
-    for (; t + MR <= num; t += MR) product(MR, K, A + t * K, K, B, rescale, C + t * ldc, ldc);
-    for (; t + 4 <= num; t += 4) product(4, K, A + t * K, K, B, rescale, C + t * ldc, ldc);
-    if (t + 2 <= num) product(2, K, A + t * K, K, B, rescale, C + t * ldc, ldc), t += 2;
-    if (t < num) product(1, K, A + t * K, K, B, rescale, C + t * ldc, ldc);
+    for (; t + MR <= num; t += MR, next = next == half ? B : half)
+        product(MR, K, A + t * K, B, next, rescale, C + t * NB);
+    for (; t + 4 <= num; t += 4, next = half) product(4, K, A + t * K, B, next, rescale, C + t * NB);
+    if (t + 2 <= num) product(2, K, A + t * K, B, next, rescale, C + t * NB), t += 2, next = half;
+    if (t < num) product(1, K, A + t * K, B, next, rescale, C + t * NB);
 }
 
 /* ---- inputs ------------------------------------------------------------------------------------------------------ */
@@ -177,33 +181,60 @@ INLINE void output_tile(int points, const float *M, long stride_f, Shape s, Plac
 
 /* ---- convolution ------------------------------------------------------------------------------------------------- */
 
-enum { MAX_UNITS = 192 };
+enum { MAX_UNITS = 192, MANY_INPUTS = 4 << 20 }; /* the latter in bytes */
 
 long wrn_panel(void) { return NB; }
 
 /* What the parts of a convolution share. A part is a block of units and a slice of the output channels, which are N with
- * their padding. */
+ * their padding. Products of `group` channels are turned back to outputs together. */
 typedef struct {
     const byte *x;
     const short *U;
     const float *rescale;
     Result result;
     Shape s, y;
-    long stride, units, N, block, slice, num_slices;
+    long stride, units, N, block, slice, num_slices, group;
     int points;
     atomic_int failed;
 } Conv;
 
+/* Transform the inputs of `num` units. Not inlined, as the next function: alone they have enough registers. */
+static __attribute__((noinline)) void transform(const Conv *c, long first, long num, const byte *zeros, short *V,
+                                                long v_f) {
+    const byte *x = c->x;
+    Shape s = c->s, y = c->y;
+    int points = c->points;
+    for (long unit = first; unit < first + num; unit++, V += s.C) {
+        long row = unit / y.W % y.H * c->stride, column = unit % y.W * c->stride;
+        if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V, v_f);
+        else if (points == 9) input_tile(9, x, s, place(y, unit), zeros, V, v_f);
+        else input_position(x + ((unit / y.W / y.H * s.H + row) * s.W + column) * s.C, s.C, V);
+    }
+}
+
+/* Turn the products of `num` units back to outputs: those of a panel, the channels from n on. */
+static __attribute__((noinline)) void turn_back(const Conv *c, const float *M, long m_f, long first, long num, long n) {
+    Result result = c->result;
+    Shape y = c->y;
+    int points = c->points;
+    long last = min(n + NB, y.C);
+    for (long unit = first; unit < first + num; unit++, M += NB)
+        if (points == 6) output_tile(6, M, m_f, y, place(y, unit), n, last, result);
+        else if (points == 9) output_tile(9, M, m_f, y, place(y, unit), n, last, result);
+        else
+            for (long k = n; k < last; k += VL) {
+                vec v[4] = {LOAD(M + k - n)};
+                put(result, v, 1, unit * y.C + k, y.C, k);
+            }
+}
+
 static void conv_parts(void *job, long first_part, long last_part) {
     Conv *c = job;
-    const byte *x = c->x;
     const short *U = c->U;
     const float *rescale = c->rescale;
-    Result result = c->result;
-    Shape s = c->s, y = c->y;
-    int points = c->points, num_f = points * points;
-    long in = s.C, out = y.C, N = c->N, slice = c->slice, stride = c->stride;
-    long v_f = c->block * in + 32, m_f = c->block * slice + 16;
+    int num_f = c->points * c->points;
+    long in = c->s.C, out = c->y.C, N = c->N, slice = c->slice;
+    long v_f = c->block * in + 32, m_f = c->block * c->group + 16;
     float *M = wrn_scratch(num_f * m_f + num_f * v_f / 2 + in);
     if (!M) {
         c->failed = 1;
@@ -211,34 +242,27 @@ static void conv_parts(void *job, long first_part, long last_part) {
     }
     short *V = (short *)(M + num_f * m_f);
     byte *zeros = memset(V + num_f * v_f, 0, in);
-    for (long part = first_part; part < last_part; part++) {
-        long first = part / c->num_slices * c->block, num = min(c->block, c->units - first);
+    for (long part = first_part, filled = -1; part < last_part; part++) {
+        long blk = part / c->num_slices, first = blk * c->block, num = min(c->block, c->units - first);
         long from = part % c->num_slices * slice, to = min(from + slice, N);
-        for (long t = 0; t < num; t++) {
-            long unit = first + t, row = unit / y.W % y.H * stride, column = unit % y.W * stride;
-            if (points == 6) input_tile(6, x, s, place(y, unit), zeros, V + t * in, v_f);
-            else if (points == 9) input_tile(9, x, s, place(y, unit), zeros, V + t * in, v_f);
-            else input_position(x + ((unit / y.W / y.H * s.H + row) * s.W + column) * in, in, V + t * in);
-        }
-        for (int f = 0; f < num_f; f++)
-            for (long n = from; n < to; n += NB)
-                strip(num, in, V + f * v_f, U + (f * N + n) * in, rescale + f * N + n, M + f * m_f + n - from, slice);
-        for (long t = 0; t < num; t++) {
-            Place p = place(y, first + t);
-            if (points == 6) output_tile(6, M + t * slice, m_f, y, p, from, min(to, out), result);
-            else if (points == 9) output_tile(9, M + t * slice, m_f, y, p, from, min(to, out), result);
-            else
-                for (long n = from; n < min(to, out); n += VL) {
-                    vec v[4] = {LOAD(M + t * slice + n - from)};
-                    put(result, v, 1, (first + t) * out + n, out, n);
+        if (blk != filled) transform(c, first, num, zeros, V, v_f);
+        filled = blk;
+        for (long begin = from; begin < to; begin += c->group) {
+            long end = min(begin + c->group, to), ahead = end - begin > NB ? num_f : 1;
+            for (int f = 0; f < num_f; f++)
+                for (long n = begin; n < end; n += NB) {
+                    const short *B = U + (n * num_f + f * NB) * in, *next = B + ahead * NB * in;
+                    panel(num, in, V + f * v_f, B, next, rescale + f * N + n, M + f * m_f + (n - begin) * c->block);
                 }
+            for (long n = begin; n < min(end, out); n += NB)
+                turn_back(c, M + (n - begin) * c->block, m_f, first, num, n);
         }
     }
 }
 
 /* Convolve x with a border of zeros. `values` receives conv(x) + add, `bytes` the same quantized.
  *
- * x: (B, H, W, in). kernel: 3 or 1. stride: 1 or 2. U: weights, [f][n / NB][k / 2][n % NB][k %
+ * x: (B, H, W, in). kernel: 3 or 1. stride: 1 or 2. U: weights, [n / NB][f][k / 2][n % NB][k %
  * 2]. rescale: [f][n], the value of one unit of the products. n is padded to a multiple of NB. add, values: (B, H', W',
  * out) or NULL; they may be the same memory. bytes: of the same shape or NULL, with scale and shift (out). Returns 0,
  * or 1 if memory runs out. */
@@ -248,7 +272,7 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
     int points = kernel == 1 ? 1 : stride == 1 ? 6 : 9, num_f = points * points;
     Shape s = {B, H, W, in}, y = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
     long units = points > 1 ? num_tiles(y) : B * y.H * y.W, N = round_up(out, NB);
-    long size = num_f * (sizeof(short) * in + sizeof(float) * N), block = (320 << 10) / size / MR * MR;
+    long size = num_f * (sizeof(short) * in + sizeof(float) * NB), block = (320 << 10) / size / MR * MR;
     long enough = (long)sizeof(short) * num_f * in * N < NO_CACHE ? 48 : MAX_UNITS;
     block = min(block > enough ? block : enough, MAX_UNITS);
     long even = round_up((units + threads - 1) / threads, 4); /* a few units are divided evenly among the threads */
@@ -258,8 +282,10 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
     long slices = num_blocks < threads ? min((threads + num_blocks - 1) / num_blocks, N / NB) : 1;
     long slice = (N / NB + slices - 1) / slices * NB;
     slices = (N + slice - 1) / slice;
+    /* a panel at a time, so that products stay in the second-level cache, unless inputs are too many to be read again */
+    long group = (long)sizeof(short) * num_f * in * block > MANY_INPUTS ? slice : NB;
     Conv conv = {x, U, rescale, {add, scale, shift, values, bytes}, s, y, stride, units, N, block, slice, slices,
-                 points, 0};
+                 group, points, 0};
     in_parallel(threads, num_blocks * slices, 1, conv_parts, &conv);
     return conv.failed;
 }

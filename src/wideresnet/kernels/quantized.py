@@ -190,7 +190,7 @@ def pack(integers: Tensor, unit: Tensor, *, together: int) -> tuple[Tensor, Tens
         together: 2 integers of 16 bits, or 4 of 8 bits, that one instruction multiplies.
 
     Returns:
-        int16 or int8 [f][n / panel][k / together][n % panel][k % together] and float32 [f][n].
+        int16 or int8 [n / panel][f][k / together][n % panel][k % together] and float32 [f][n].
     """
     num_f, out, size = integers.shape
     panel, dtype = library().wrn_panel(), torch.int16 if together == 2 else torch.int8
@@ -199,4 +199,4 @@ def pack(integers: Tensor, unit: Tensor, *, together: int) -> tuple[Tensor, Tens
     weight[:, :out] = integers.to(dtype)
     rescale = torch.zeros(num_f, padded, dtype=torch.float32, device="cpu")
     rescale[:, :out] = unit
-    return weight.view(num_f, -1, panel, size // together, together).transpose(2, 3).contiguous(), rescale
+    return weight.view(num_f, -1, panel, size // together, together).permute(1, 0, 3, 2, 4).contiguous(), rescale
