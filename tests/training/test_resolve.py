@@ -47,7 +47,7 @@ def test_a_recipe_file_starts_from_the_recipe_that_it_names_for_these_data(tmp_p
     path.write_text(json.dumps({"recipe": "quick", "lr": 0.05}))
     recipe, base, _ = resolve_for_data(str(path), "WRN-10-1", data, {"epochs": 4})
     assert base == quick("WRN-10-1", data, "own", 64)
-    assert overridden(recipe, base) == {"epochs": (200, 4), "lr": (0.3, 0.05), "eval_every": (22, 1)}
+    assert overridden(recipe, base) == {"epochs": (200, 4), "lr": (0.3, 0.05), "eval_every": (23, 1)}
 
 
 @pytest.mark.parametrize("name", ["paper", "quick", "fast"])

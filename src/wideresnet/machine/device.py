@@ -74,7 +74,8 @@ def algorithms_restored() -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        if torch.are_deterministic_algorithms_enabled() != before[0]:  # setting it imports PyTorch's compiler
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = searched
 
 
