@@ -4,8 +4,8 @@
 
 /* ---- matrix product: C (mr, nv VL) = or += A (mr, K) B (K, nv VL) ------------------------------------------------ */
 
-/* Rows of A are `lda` apart, columns `step`; 16 columns are a panel, and panels are `next` apart. Rows of B, which is the
- * left part of a panel of its own, and of C are NB apart. */
+/* Rows of A are `lda` apart, columns `step`; 16 columns are a panel, and panels are `next` apart. Rows of B, the left part
+ * of another panel, and of C are NB apart. */
 INLINE void product(int mr, int nv, int add, long K, const float *A, long lda, long step, long next, const float *B,
                     float *C) {
     vec sum[MR][NV];
