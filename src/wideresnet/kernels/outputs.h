@@ -30,7 +30,8 @@ INLINE vec tile_mean(Kind kind, const float *M, long stride_f, Shape s, Place p,
 typedef struct { const float *input; vec scale, shift; int rectifies; } Gate;
 
 /* What becomes of products: added to `add`, gated by `gate` and written to y, each NULL or like the result. With gate_b
- * alone, y is relu(result + gate_b). The tiles are those of `smaller`, which is the result or, for SPREAD, the map that it is made from. */
+ * alone, y is relu(result + gate_b). The tiles are those of `smaller`, which is the result or, for SPREAD, the map that it
+ * is made from. */
 typedef struct {
     const float *add, *gate, *gate_a, *gate_b, *center;
     float *y;
