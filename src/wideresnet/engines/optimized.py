@@ -59,10 +59,10 @@ class Optimized(nn.Module):
 
     def how(self, precision: str = "fp32") -> str:
         """Say in words how images of a precision are computed."""
-        if self.has_kernels and precision == "fp32":
+        weight = self.network.fc.weight
+        if self.has_kernels and precision == "fp32" and not weight.is_cuda:
             return "Winograd kernels"
         folded = "normalizations folded into convolutions, " * self.is_folded
-        weight = self.network.fc.weight
         if not (self.kernels and weight.is_cuda):
             return folded + "channels last in memory"
         reason = self._fused.why_not({"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, weight.dtype))
