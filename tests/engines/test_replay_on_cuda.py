@@ -26,7 +26,7 @@ def test_replayed_outputs_are_those_of_the_network(name: str, bf16: bool) -> Non
         for _ in range(EAGER_CALLS + 3):
             images = torch.randn(size, 3, 32, 32, device="cuda").contiguous(memory_format=torch.channels_last)
             with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=bf16):
-                found, expected = fast(images), fast.network(images)
+                found, expected = fast(images), fast._fused(images)
             torch.testing.assert_close(found, expected, rtol=1e-2 if bf16 else 1e-4, atol=1e-2 if bf16 else 1e-4)
     assert len(fast._replay.graphs) == len(sizes) - 1  # the largest is not replayed
     images = torch.randn(2, 3, 32, 32, device="cuda")
@@ -39,7 +39,7 @@ def test_an_output_is_not_overwritten_by_the_next_call_and_new_weights_count() -
     images = torch.randn(2, 3, 32, 32, device="cuda")
     first = [fast(images * factor) for factor in (1, 2, 3, 4, 5)]
     for factor, output in zip((1, 2, 3, 4, 5), first, strict=True):
-        torch.testing.assert_close(output, fast.network(images * factor), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(output, fast._fused(images * factor), rtol=1e-4, atol=1e-4)
     fast.load_state_dict(other.state_dict())
     torch.testing.assert_close(fast(images), other(images), rtol=1e-4, atol=1e-4)
     moved = fast.cpu().cuda()

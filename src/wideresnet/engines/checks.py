@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,26 @@ KNOWN_MODULES = {
 
 
 MISMATCH = "the kernels are for layers whose channels and resolutions match"
+NORMS = f"the kernels are for batch normalization of multiples of {LANES} channels"
 
 
 class Ineligible(Exception):
     """The kernels would not compute what plain PyTorch does; the message, one line, says why."""
 
 
-def check(network: PreActNet | PostActNet, description: Description) -> None:
+def check(network: PreActNet | PostActNet, description: Description, *, native: bool) -> None:
     """Check everything that a description relies on.
+
+    Args:
+        native: whether the C kernels will interpret it, which take less than PyTorch's convolutions do.
 
     Raises:
         Ineligible: the kernels would not compute what the network does.
     """
     _check_options(description)
     _check_modules(network)
+    if native:
+        _check_native(description)
     _check_layers(description)
     _check_stem(network, description)
     _check_sharing(description)
@@ -60,6 +66,20 @@ def _check_modules(network: nn.Module) -> None:
             raise Ineligible("the kernels would bypass the hooks of its modules")
         if type(module) not in KNOWN_MODULES:
             raise Ineligible(f"the kernels know no {type(module).__name__}")
+
+
+def _check_native(description: Description) -> None:
+    """Refuse what C has no kernels for: other types and devices, groups, other numbers of channels."""
+    for conv in _convs(description):
+        if type(conv) is nn.Conv2d and conv.groups != 1:
+            raise Ineligible("the kernels are for plain convolutions")
+        if not all(_is_plain(tensor) for tensor in conv.parameters()):
+            raise Ineligible("the kernels are for fp32 on a CPU")
+    for norm in _norms(description):
+        if type(norm) is nn.BatchNorm2d:
+            tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+            if norm.num_features % LANES or not all(t is None or _is_plain(t) for t in tensors):
+                raise Ineligible(NORMS)
 
 
 def _check_layers(description: Description) -> None:
@@ -97,19 +117,17 @@ def _check_stem(network: PreActNet | PostActNet, description: Description) -> No
 
 def _check_norm(norm: nn.Module, channels: int) -> None:
     if type(norm) is not nn.BatchNorm2d or norm.momentum is None or not norm.track_running_stats:
-        raise Ineligible(f"the kernels are for batch normalization of multiples of {LANES} channels")
+        raise Ineligible(NORMS)
     tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    shape = (norm.num_features,)
-    plain = all(t is not None and _is_plain(t) and t.is_contiguous() and t.shape == shape for t in tensors)
-    if not plain or norm.num_features % LANES:
-        raise Ineligible(f"the kernels are for batch normalization of multiples of {LANES} channels")
+    if not all(t is not None and t.is_contiguous() and t.shape == (norm.num_features,) for t in tensors):
+        raise Ineligible(NORMS)
     if norm.num_features != channels:
         raise Ineligible(MISMATCH)
 
 
 def _check_conv(conv: nn.Module, after: nn.Module | None) -> None:
     """Refuse other convolutions. Only before a normalization, or with one folded in, may they have a bias."""
-    if type(conv) is not nn.Conv2d or conv.groups != 1 or conv.dilation != (1, 1):
+    if type(conv) is not nn.Conv2d or conv.dilation != (1, 1):
         raise Ineligible("the kernels are for plain convolutions")
     if conv.bias is not None and after is None:
         raise Ineligible("the kernels are for plain convolutions without bias")
@@ -117,9 +135,7 @@ def _check_conv(conv: nn.Module, after: nn.Module | None) -> None:
     same = conv.padding == (side // 2, side // 2) and side % 2 == 1 and conv.padding_mode == "zeros"
     if not same or conv.kernel_size != (side, side) or conv.stride != (stride, stride):
         raise Ineligible("the kernels are for square convolutions with a border of zeros")
-    if not _is_plain(conv.weight) or (conv.bias is not None and not _is_plain(conv.bias)):
-        raise Ineligible("the kernels are for fp32 on a CPU")
-    if conv.weight.shape != (conv.out_channels, conv.in_channels, side, side):
+    if conv.weight.shape != (conv.out_channels, conv.in_channels // conv.groups, side, side):
         raise Ineligible(MISMATCH)
     if conv.bias is not None and conv.bias.shape != (conv.out_channels,):
         raise Ineligible(MISMATCH)
@@ -129,13 +145,21 @@ def _check_conv(conv: nn.Module, after: nn.Module | None) -> None:
 
 def _check_sharing(description: Description) -> None:
     """Refuse shared parameters: each layer returns its own gradient, and nothing would add them up."""
-    norms = [layer.before for block in description.blocks for layer in block.convs] + [description.norm]
-    norms += cast("Any", [layer.after for layer in description.layers] + [description.after])
-    convs = [description.stem, *(layer.conv for layer in description.layers)]
-    owners = (*(norm for norm in norms if norm is not None), *convs, description.fc)
+    owners = (*_norms(description), *_convs(description), description.fc)
     parameters = [id(tensor) for module in owners for tensor in module._parameters.values() if tensor is not None]
     if len(set(parameters)) < len(parameters):
         raise Ineligible("the kernels are for layers that share no parameters")
+
+
+def _convs(description: Description) -> list[nn.Conv2d]:
+    return [description.stem, *(layer.conv for layer in description.layers)]
+
+
+def _norms(description: Description) -> list[nn.Module]:
+    """Return all normalizations, once each. A projection is normalized as the first convolution of its block is."""
+    found: list[nn.Module | None] = [layer.before for block in description.blocks for layer in block.convs]
+    found += [description.norm, *(layer.after for layer in description.layers), description.after]
+    return [norm for norm in found if norm is not None]
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -142,8 +142,12 @@ class Description:
         return tuple(tuple(n for n in last if n is not None and last[n] == i) for i in range(len(self.layers)))
 
 
-def describe(network: nn.Module) -> Description:
+def describe(network: nn.Module, *, native: bool = True) -> Description:
     """Describe a network for the kernels.
+
+    Args:
+        network: any module.
+        native: whether for the C kernels, which are for fp32 on a CPU.
 
     Raises:
         Ineligible: the kernels do not know such a network, or not in its present state.
@@ -165,7 +169,7 @@ def describe(network: nn.Module) -> Description:
     if not blocks:
         raise Ineligible("the kernels are for networks of residual blocks")
     description = Description(stem, tuple(blocks), norm, activation, network.fc, cast("Any", after))
-    check(network, description)
+    check(network, description, native=native)
     return description
 
 
@@ -213,16 +217,20 @@ def why_not_now(images: Tensor) -> str | None:
     x = images
     if type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return "the kernels are for fp32 on a CPU"
-    # Compilers, tracers and transforms must see PyTorch's operations: what happens in C is invisible to them.
-    if (
+    if is_traced():
+        return "the kernels cannot be traced"
+    return "there are no images" if x.numel() == 0 else None
+
+
+def is_traced() -> bool:
+    """Return whether compilers, tracers or transforms must see PyTorch's operations: kernels are invisible to them."""
+    return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or forward_ad._current_level >= 0
-    ):
-        return "the kernels cannot be traced"
-    return "there are no images" if x.numel() == 0 else None
+    )
 
 
 def norms_to_fold(network: PostActNet) -> Iterator[tuple[nn.Module, str, str]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wideresnet.engines.description import Ineligible, describe, norms_to_fold, why_not_now
+from wideresnet.engines.fused import Fused
 from wideresnet.engines.program import Program, lower
 from wideresnet.engines.replay import Replay
 from wideresnet.kernels import library
@@ -22,11 +23,12 @@ def optimize(network: Network, *, kernels: bool = True) -> Optimized:
 
     On a CPU pre-activation networks and ImageNet's run by the Winograd kernels, with weights transformed once (four
     times their memory). In other networks each batch normalization that follows a convolution is folded into it. On a
-    GPU small batches are replayed as CUDA graphs, see `replay`.
+    GPU they run with everything between two convolutions in one pass, see `fused`, with weights converted to the
+    precision once; small batches are replayed as CUDA graphs, see `replay`.
 
     Args:
         network: in any mode; not modified.
-        kernels: whether the Winograd kernels may be used; False means never.
+        kernels: whether the package's own kernels may be used; False means never.
 
     Returns:
         A module with the `forward` of the network in evaluation mode, equal up to rounding, without gradients.
@@ -57,19 +59,31 @@ class Optimized(nn.Module):
 
     def how(self, precision: str = "fp32") -> str:
         """Say in words how images of a precision are computed."""
-        if self.has_kernels and precision == "fp32":
+        weight = self.network.fc.weight
+        if self.has_kernels and precision == "fp32" and not weight.is_cuda:
             return "Winograd kernels"
-        return "normalizations folded into convolutions, " * self.is_folded + "channels last in memory"
+        folded = "normalizations folded into convolutions, " * self.is_folded
+        if not (self.kernels and weight.is_cuda):
+            return folded + "channels last in memory"
+        reason = self._fused.why_not({"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, weight.dtype))
+        if reason is None:
+            return "convolutions, and everything between two of them in one pass, channels last in memory"
+        return f"{folded}channels last in memory, not fused: {reason}"
 
     def _prepare(self) -> None:
         """Transform the weights for the kernels of this machine, if it has any for this network."""
-        self._replay = Replay(self.network)
+        self._prepare_gpu()
         self._program: Program | None = None
         if self.kernels:
             with contextlib.suppress(Ineligible):
                 description = describe(self.network)
                 if library.why_unavailable() is None:
                     self._program = lower(description)
+
+    def _prepare_gpu(self) -> None:
+        """Forget what was made of the weights where they were."""
+        self._fused = Fused(self.network, wanted=self.kernels)
+        self._replay = Replay(self._fused)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load weights as any module does, and prepare them again."""
@@ -79,7 +93,7 @@ class Optimized(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the transformed weights and the graphs, which depend on the machine."""
-        return {**self.__dict__, "_program": None, "_replay": None}
+        return {**self.__dict__, "_program": None, "_replay": None, "_fused": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -88,7 +102,7 @@ class Optimized(nn.Module):
     def _apply(self, *args: Any, **kwargs: Any) -> Optimized:
         """Move or convert the weights; graphs read them where they were."""
         result = super()._apply(*args, **kwargs)
-        self._replay = Replay(self.network)
+        self._prepare_gpu()
         return result
 
     def train(self, mode: bool = True) -> Optimized:

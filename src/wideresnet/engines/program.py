@@ -139,7 +139,7 @@ def fold(conv: nn.Conv2d, after: nn.Module | None) -> tuple[Tensor, Tensor | Non
         after: see `Layer`.
 
     Returns:
-        float32 weight (out, in, kernel, kernel), and float64 bias (out,); no bias if `after` is None.
+        Weight (out, in, kernel, kernel) in its type, and float64 bias (out,); no bias if `after` is None.
     """
     weight = conv.weight.detach()
     if after is None:
@@ -147,7 +147,7 @@ def fold(conv: nn.Conv2d, after: nn.Module | None) -> tuple[Tensor, Tensor | Non
     bias = weight.new_zeros(len(weight), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double()
     if isinstance(after, nn.BatchNorm2d):
         scale, shift = ops.scale_and_shift(after)
-        weight, bias = (weight.double() * scale[:, None, None, None]).float(), bias * scale + shift
+        weight, bias = (weight.double() * scale[:, None, None, None]).to(weight.dtype), bias * scale + shift
     return weight, bias
 
 

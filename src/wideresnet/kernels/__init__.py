@@ -1,1 +1,1 @@
-"""Kernels for CPUs, written in C and compiled once on the machine they run on, and their use from PyTorch."""
+"""Kernels for CPUs, in C, compiled once on the machine they run on, and one for GPUs, in Triton; used from PyTorch."""
