@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 from pages import ROOT, between, fenced, portable, table, write_or_check
@@ -23,6 +24,7 @@ from wideresnet.report.environment import hardware_text, torch_text
 from wideresnet.report.runs import read_run
 from wideresnet.spec import published
 from wideresnet.spec.analysis import Analysis, read_analyses
+from wideresnet.spec.files import read_json
 from wideresnet.spec.names import parse
 from wideresnet.spec.recipes import resolve
 from wideresnet.spec.record import RunFolder
@@ -36,6 +38,9 @@ ANALYSES = ("wrn-16-2-cifar10-long", "wrn-40-1-cifar10-long")
 
 THIN, WIDE = ("PreActResNet-110", "PreActResNet-164", "PreActResNet-1001"), ("WRN-16-8", "WRN-40-4", "WRN-28-10")
 """The rows of Table 5 that are drawn: normalized by mean and standard deviation, as our records are."""
+
+FIGURE3 = "figure3-scale0.1"
+"""Our runs of a network of Figure 3 with a share of its epochs, in results/reproduce/."""
 
 FIGURE4, GPU = "results/speed/cpu-avx512-figure4", "results/speed/h100-train"
 
@@ -184,7 +189,7 @@ def show_curves(drawing: Drawing, record: Record) -> str:
 
 
 def dropout() -> str:
-    """Write Table 6."""
+    """Write Table 6, and what dropout does to the curves of our short runs."""
     data = (("CIFAR-10", "cifar10_pct"), ("CIFAR-100", "cifar100_pct"), ("SVHN", "svhn_pct"))
     found: dict[str, dict[tuple[str, bool], float]] = {}
     for row in published.results(6):
@@ -196,7 +201,37 @@ def dropout() -> str:
         for network, values in found.items()
     ]  # fmt: skip
     header = ("Table 6: error without dropout → with, %", *(name for name, _ in data))
-    return f"{table(header, cells)}\n\n{fenced('wrn paper table6')}"
+    return f"{table(header, cells)}\n\n{fenced('wrn paper table6')}\n\n{_dropout_curves()}"
+
+
+def _dropout_curves() -> str:
+    """Show our short runs of Figure 3: how far the error rises between the first and the second drop."""
+    folder = ROOT / "results" / "reproduce"
+    document = read_json(folder / f"{FIGURE3}.json")
+    rows = []
+    for cell in document["cells"]:
+        runs = [RunFolder(folder / run["name"]) for run in cell["runs"]]
+        first, second, *_ = runs[0].read_recipe().schedule.lr_drop_epochs
+        seeds = [{epoch["epoch"]: epoch["test_error_pct"] for epoch in run.read_metrics()} for run in runs]
+        mean = {epoch: fmean(seed[epoch] for seed in seeds) for epoch in seeds[0]}
+        low = min(range(first, second), key=lambda epoch: mean[epoch])
+        high = max(range(low, second), key=lambda epoch: mean[epoch])
+        at = [f"{mean[epoch]:.2f} ({epoch})" for epoch in (low, high)]
+        rows.append((cell["label"], *at, f"+{mean[high] - mean[low]:.2f}", f"{cell['mean_pct']:.2f}", cell["n"]))
+    header = ("test error, % (epoch)", "lowest after the first drop", "highest before the second", "rise",
+              "last epoch", "seeds")  # fmt: skip
+    scale, name = document["scale"], document["cells"][0]["network"]
+    return "\n\n".join(
+        [
+            f"![Test error by epoch, with and without dropout](../results/reproduce/{FIGURE3}-cifar10-curves.svg)",
+            table(header, rows),
+            f"Ours: {name} on CIFAR-10, {100 * scale:g} % of the paper's epochs with its "
+            "schedule shortened evenly, in bf16; bands are all seeds.",
+            fenced(
+                f"wrn reproduce figure3 --dataset cifar10 --network {name} --seeds 2 --scale {scale:g} --precision bf16"
+            ),
+        ]
+    )
 
 
 def _pair(values: dict[tuple[str, bool], float], data: str) -> str:

@@ -70,12 +70,12 @@ def test_maps_of_many_values_are_computed_to_the_end() -> None:
     ("name", "size", "batches"),
     [
         ("WRN-16-2", 32, (1, 3, 512)),
-        ("WRN-10-1-B(3,1,3)", 32, (3,)),
-        ("WRN-10-1.5", 19, (3,)),
-        ("PreActResNet-29-bottleneck", 32, (3,)),
-        ("PreActResNet-18", 64, (3,)),
-        ("ResNet-18", 64, (3, 40)),
-        ("ResNeXt-50-32x4d", 64, (3,)),
+        ("WRN-10-1-B(3,1,3)", 32, (16,)),
+        ("WRN-10-1.5", 19, (16,)),
+        ("PreActResNet-29-bottleneck", 32, (16,)),
+        ("PreActResNet-18", 64, (16,)),
+        ("ResNet-18", 64, (16, 40)),
+        ("ResNeXt-50-32x4d", 64, (16,)),
     ],
 )
 def test_it_is_as_near_to_float64_as_the_plain_network(

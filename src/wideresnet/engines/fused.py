@@ -24,9 +24,6 @@ Finish = Callable[[Tensor, Tensor | None, Epilogue], tuple[Tensor | None, Tensor
 
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
-BY_CUDNN = False
-"""Whether cuDNN computes bias and activation as part of the convolution, where it can."""
-
 
 class Fused:
     """Calls a network, on a GPU fused if possible.
@@ -99,7 +96,6 @@ class Step:
         weight: in the precision of the maps.
         how: stride, padding, dilation and groups.
         epilogue: None if the result is as the convolution leaves it.
-        bias: that of the epilogue in the precision of the maps, if cuDNN could apply it.
         reads, adds, writes: numbers of maps; the images are None.
         unused: the maps that nothing needs afterwards.
     """
@@ -107,7 +103,6 @@ class Step:
     weight: Tensor
     how: tuple[Any, ...]
     epilogue: Epilogue | None
-    bias: Tensor | None
     reads: int | None
     adds: int | None
     writes: int
@@ -158,10 +153,6 @@ class Walk:
         return F.linear(F.adaptive_avg_pool2d(inputs[self.output], 1).flatten(1), *self.fc)
 
     def _compute(self, step: Step, x: Tensor, added: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        if BY_CUDNN and step.bias is not None:
-            if added is None:
-                return torch.cudnn_convolution_relu(x, step.weight, step.bias, *step.how), None
-            return torch.cudnn_convolution_add_relu(x, step.weight, added, 1.0, step.bias, *step.how), None
         y = F.conv2d(x, step.weight, None, *step.how)
         return (y, None) if step.epilogue is None else self.finish(y, added, step.epilogue)
 
@@ -192,7 +183,6 @@ def _lower(description: Description, dtype: torch.dtype) -> list[Step]:
             weight.to(dtype).contiguous(memory_format=torch.channels_last),
             (conv.stride, conv.padding, conv.dilation, conv.groups),
             None if is_plain else Epilogue(bias, relu, scale, shift, keep or scale is None),
-            bias.to(dtype) if bias is not None and relu and scale is None else None,
             reads, adds, writes, unused,
         )  # fmt: skip
 
