@@ -42,7 +42,7 @@ THIN, WIDE = ("PreActResNet-110", "PreActResNet-164", "PreActResNet-1001"), ("WR
 FIGURE3 = "figure3-scale0.1"
 """Our runs of a network of Figure 3 with a share of its epochs, in results/reproduce/."""
 
-FIGURE4, GPU = "results/speed/cpu-avx512-figure4", "results/speed/h100-train"
+FIGURE4, FIGURE4_GPU, GPU = (f"results/speed/{name}" for name in ("cpu-avx512-figure4", "h100-figure4", "h100-train"))
 
 
 def figure(drawing: Drawing, alt: str) -> str:
@@ -107,9 +107,10 @@ def _median_s(case: dict[str, Any]) -> float:
     return case["contenders"][0]["call_s"]["median"]
 
 
-def show_times(drawing: Drawing, record: dict[str, Any], gpu: dict[str, Any]) -> str:
+def show_times(drawing: Drawing, record: dict[str, Any], on_gpu: dict[str, Any], gpu: dict[str, Any]) -> str:
     """Show the time of a step, and the speeds that follow from it."""
     rows = []
+    gpu_s = {case["network"]: _median_s(case) for case in on_gpu["cases"]}
     for case in record["cases"]:
         paper_s, own_s = case["paper_ms"] / 1000, _median_s(case)
         rows.append(
@@ -121,9 +122,12 @@ def show_times(drawing: Drawing, record: dict[str, Any], gpu: dict[str, Any]) ->
                 f"{1000 * own_s:,.0f}",
                 f"{human_count(case['flops'] / own_s)}FLOP/s",
                 case["precision"],
+                f"{1000 * gpu_s[case['network']]:.1f}",
+                f"{human_count(case['flops'] / gpu_s[case['network']])}FLOP/s",
             )
         )
-    header = ("network", "a step of 32 images", "paper: ms", "paper: speed", "ours: ms", "ours: speed", "ours in")
+    header = ("network", "a step of 32 images", "paper: ms", "paper: speed", "CPU: ms", "CPU: speed", "CPU in",
+              "GPU: ms", "GPU: speed")  # fmt: skip
     wider = [
         (case["network"], row["flops_per_s"])
         for case in sorted(gpu["cases"], key=lambda case: case["flops"])
@@ -138,7 +142,8 @@ def show_times(drawing: Drawing, record: dict[str, Any], gpu: dict[str, Any]) ->
             ),
             table(header, rows),
             f"Ours: {hardware_text(record['env'])}, {torch_text(record['env'])} "
-            f"([record](../{record['folder']}/bench.json)). On an {hardware_text(gpu['env'])}, batches of 128 in bf16: "
+            f"([record](../{record['folder']}/bench.json)), and {hardware_text(on_gpu['env'])} in fp32 "
+            f"([record](../{on_gpu['folder']}/bench.json)); there, in batches of 128 in bf16: "
             f"{speeds} ([record](../{gpu['folder']}/bench.json)).",
             fenced(portable(record["env"]["command"])),
         ]
@@ -299,7 +304,7 @@ def main() -> int:
         "depths": depths,
         "arithmetic": arithmetic,
         "errors": lambda: show_errors(drawn_errors, records),
-        "times": lambda: show_times(drawn_times, speeds[FIGURE4], speeds[GPU]),
+        "times": lambda: show_times(drawn_times, speeds[FIGURE4], speeds[FIGURE4_GPU], speeds[GPU]),
         "recipe": show_recipe,
         "curves": lambda: show_curves(drawn_curves, by_folder[CURVES]),
         "dropout": dropout,

@@ -389,7 +389,8 @@ def test_long_is_the_recipe_of_the_committed_record_and_costs_what_its_descripti
 
 def test_fast_is_quick_with_eleven_epochs_on_tiles_that_the_kernels_fill() -> None:
     recipe, twin = fast("WRN-16-2", "cifar10"), quick("WRN-16-2", "cifar10")
-    assert set(overridden(recipe, twin)) == {"recipe", "epochs", "image_scales", "eval_every"}
+    assert set(overridden(recipe, twin)) == {"recipe", "epochs", "image_scales", "eval_every", "crop_padding"}
+    assert recipe.feed.crop_padding == 2
     sides = [round(32 * image_scale(recipe, epoch)) for epoch in range(recipe.schedule.epochs)]
     assert sides == [16] * 5 + [24] * 4 + [32] * 2
     assert sum((side / 32) ** 2 for side in sides) == 5.5  # epochs on 32x32, as its description says
