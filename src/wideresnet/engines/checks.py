@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from wideresnet.distributed.sync_norm import SyncBatchNorm2d
 from wideresnet.kernels.ops import LANES
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.models import PostActNet, PreActNet
@@ -14,8 +15,11 @@ from wideresnet.networks.models import PostActNet, PreActNet
 if TYPE_CHECKING:
     from wideresnet.engines.description import Description
 
+NORMS = (nn.BatchNorm2d, SyncBatchNorm2d)
+"""Exact classes; in training the second one exchanges its statistics with other processes."""
+
 KNOWN_MODULES = {
-    PreActNet, PreActBlock, PostActNet, PostActBlock, nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.ReLU, nn.Dropout,
+    PreActNet, PreActBlock, PostActNet, PostActBlock, nn.Conv2d, *NORMS, nn.Linear, nn.ReLU, nn.Dropout,
     nn.MaxPool2d, nn.Identity, nn.Sequential, nn.ModuleList,
 }  # fmt: skip
 """Exact classes: a subclass may compute something else."""
@@ -96,7 +100,7 @@ def _check_stem(network: PreActNet | PostActNet, description: Description) -> No
 
 
 def _check_norm(norm: nn.Module, channels: int) -> None:
-    if type(norm) is not nn.BatchNorm2d or norm.momentum is None or not norm.track_running_stats:
+    if not isinstance(norm, NORMS) or type(norm) not in NORMS or norm.momentum is None or not norm.track_running_stats:
         raise Ineligible(f"the kernels are for batch normalization of multiples of {LANES} channels")
     tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     shape = (norm.num_features,)
