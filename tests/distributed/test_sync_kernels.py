@@ -6,6 +6,8 @@ Its twins are the plain network with synchronized normalizations, and one proces
 from __future__ import annotations
 
 import functools
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,19 @@ import torch
 import torch.distributed as dist
 from processes import in_processes
 from torch import Tensor, nn
+from world_runs import MakeNpz, small
 
 from wideresnet.data.feeds.resident import share_of
 from wideresnet.distributed.gradients import FlatExchange
 from wideresnet.distributed.sync_norm import synchronize_norms
 from wideresnet.distributed.world import World, join
 from wideresnet.engines import accelerate, optimize, why_no_kernels
-from wideresnet.kernels.library import why_unavailable
+from wideresnet.kernels import library
 from wideresnet.networks import Network, create
 from wideresnet.spec.execution import Execution
+from wideresnet.spec.recipe import Recipe
+from wideresnet.spec.record import RunFolder
+from wideresnet.training import fit
 from wideresnet.training.step import Meter, train_step
 
 Step = dict[str, np.ndarray]
@@ -30,7 +36,7 @@ Step = dict[str, np.ndarray]
 
 @pytest.fixture(autouse=True)
 def _needs_kernels() -> None:
-    if reason := why_unavailable():
+    if reason := library.why_unavailable():
         pytest.skip(reason)
 
 
@@ -172,6 +178,21 @@ def lose_one(when: str) -> Any:
 def test_a_lost_process_is_noticed_by_the_kernels(when: str) -> None:
     ends = in_processes(2, lose_one, when)
     assert str(ends[0]).startswith("LostProcess: another process has ended or no longer answers")
+
+
+def fit_without_a_compiler_in_one(recipe: Recipe, out: Path) -> Any:
+    if os.environ["RANK"] == "1":
+        library.why_unavailable = lambda: "no C compiler here (gcc, cc or clang)"
+    return fit(recipe, out)
+
+
+def test_if_one_process_has_no_kernels_none_uses_them_or_the_run_is_refused(make_npz: MakeNpz, tmp_path: Path) -> None:
+    recipe = small(make_npz(), sync_bn=True, epochs=1)
+    ends = in_processes(2, fit_without_a_compiler_in_one, recipe, tmp_path / "run")
+    assert ends[0] == ends[1]
+    assert RunFolder(tmp_path / "run").read_recipe().machine.kernels == "pytorch"
+    ends = in_processes(2, fit_without_a_compiler_in_one, recipe.replace(kernels="winograd"), tmp_path / "refused")
+    assert str(ends[0]).startswith("UsageError: kernels='winograd': not every process can run the kernels"), ends
 
 
 @pytest.mark.parametrize("name", ["WRN-10-1", "ResNet-18"])

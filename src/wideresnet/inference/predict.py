@@ -112,9 +112,9 @@ def predict_files(
     Returns:
         Values for JSON, for each image in order: `file`, `predictions` (a list of `class` and `probability`, 0..1) and
         `notes` (what was done to the image); `engine` in words, if one was asked for; `precision`, "bf16" or "int8",
-        if that was asked for. If the network is a shipped one,
-        also `pretrained`: its `name`, the `dataset` that it was trained on, its `test_error_pct` there, its
-        `class_names`, and `own_classes`, a command that trains it on other classes.
+        if that was asked for. If the network is a shipped one, also `pretrained`: its `name`, the `dataset` that it was
+        trained on, its `test_error_pct` there, its `class_names`, and `own_classes`, a command that trains it on other
+        classes.
 
     Raises:
         UsageError: a path does not exist, a folder has no images, or there are no weights; int8 is not available for
