@@ -124,10 +124,15 @@ wrn predict done a.png --top 0
 wrn predict done a.png --explain
 wrn predict done a.png --sheet sheet.jpg
 wrn predict done a.png --csv nowhere/a.csv
+wrn predict done a.png --int8 --precision bf16
+wrn predict done a.png --data own.npz
+wrn predict shipped/WRN-10-1-own a.png --int8
+wrn predict done a.png --int8 --data digits
 wrn predict missing.onnx a.png
 wrn predict done/model.pt2 a.png
 wrn predict missing.onnx a.png --device cuda
 wrn eval missing.onnx --data own.npz --int8
+wrn predict missing.onnx a.png --int8
 wrn predict missing.onnx a.png --engine openvino
 wrn predict done a.png --engine tensorrt
 wrn predict done a.png --engine openvino --device cuda

@@ -14,14 +14,22 @@ from processes import in_processes
 from world_runs import MakeNpz, assert_close, metrics, run, small, weights
 
 from wideresnet.base.errors import UsageError
+from wideresnet.kernels.library import why_unavailable
 from wideresnet.spec.record import RunFolder
 from wideresnet.training import fit
 
 
+def skip_without_kernels(changes: dict[str, Any]) -> None:
+    if changes.get("kernels") == "winograd" and (reason := why_unavailable()):
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("changes", [{"stochastic_depth": 0.5}, {"kernels": "winograd"}], ids=str)
 def test_with_sync_bn_a_run_of_several_processes_is_that_of_one_up_to_rounding(
-    make_npz: MakeNpz, tmp_path: Path
+    make_npz: MakeNpz, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    recipe = small(make_npz(num_train=70), sync_bn=True, drop_last=False, stochastic_depth=0.5, ema_decay=0.9)
+    skip_without_kernels(changes)
+    recipe = small(make_npz(num_train=70), sync_bn=True, drop_last=False, ema_decay=0.9, **changes)
     single = fit(recipe, tmp_path / "one")
     results = in_processes(3, run, recipe, tmp_path / "three")  # batches of 16 and 6 images
     assert results[0] == results[1] == results[2]
@@ -38,7 +46,7 @@ def test_with_sync_bn_a_run_of_several_processes_is_that_of_one_up_to_rounding(
     ("rank", "changes"),
     [
         (1, {"dropout": 0.2, "ema_decay": 0.9}),
-        (0, {"sync_bn": True}),
+        (0, {"sync_bn": True, "kernels": "winograd"}),
         (1, {"dropout": 0.2, "sam_rho": 0.05}),
         (0, {"sync_bn": True, "sam_rho": 0.05, "stochastic_depth": 0.5}),
     ],
@@ -47,6 +55,7 @@ def test_with_sync_bn_a_run_of_several_processes_is_that_of_one_up_to_rounding(
 def test_an_interrupt_of_any_process_stops_all_and_resuming_gives_the_same_bits(
     make_npz: MakeNpz, tmp_path: Path, rank: int, changes: dict[str, Any]
 ) -> None:
+    skip_without_kernels(changes)
     recipe = small(make_npz(), **changes)
     whole = in_processes(2, run, recipe, tmp_path / "whole")
     assert whole[0] == whole[1]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_exports import make_weights, need_packages
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from wideresnet.data.cache import cache_contents, clear_cache
 from wideresnet.export import engines, run_with
 from wideresnet.export.kept import MOST, kept_or_made
 from wideresnet.inference.evaluate import evaluate_weights, prepare
+from wideresnet.inference.predict import predict_files
 from wideresnet.machine.cpu import BF16_FLAGS, cpu_flags
 from wideresnet.networks import create
 from wideresnet.weights.hub import read_weights, write_weights
@@ -78,13 +80,18 @@ def test_a_set_has_the_same_error_by_every_engine_and_the_result_names_it(capsys
 
 @pytest.mark.usefixtures("_packages")
 @pytest.mark.parametrize(("engine", "package"), [("openvino", "nncf"), ("onnxruntime", "onnxruntime")])
-def test_eight_bits_are_calibrated_on_training_images_and_nearly_exact(engine: str, package: str) -> None:
+def test_eight_bits_are_calibrated_on_training_images_and_nearly_exact(
+    engine: str, package: str, tmp_path: Path
+) -> None:
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     result = evaluate_weights(DIGITS, "digits", engine=engine, int8=True)
     assert result["precision"] == "int8"
     assert ", int8, 1 thread, calibrated on 300 images" in result["engine"]
     assert result["error_pct"] < 1.5
+    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(tmp_path / "photo.png")
+    (answer,) = predict_files(DIGITS, [tmp_path / "photo.png"], engine=engine, int8=True, data="digits")
+    assert (answer["precision"], answer["engine"]) == ("int8", result["engine"])
     assert not model_files()  # it depends on the images, so that it is not kept
 
 

@@ -96,6 +96,14 @@ def test_what_is_outside_of_the_center_changes_nothing(ship: Ship) -> None:
     assert first == second
 
 
+def test_8_bits_need_data_to_calibrate_on_which_a_shipped_network_comes_without(
+    ship: Ship, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ship()
+    code, _, err = run(capsys, str(photo()), "--int8")
+    assert (code, f"{DEFAULT}: comes without its data; name it with --data" in err) == (2, True)
+
+
 def test_folders_and_patterns_of_images_need_no_weights(ship: Ship, capsys: pytest.CaptureFixture[str]) -> None:
     ship()
     for name in ("album/b.png", "album/deep/a.JPG", "album/c.webp"):

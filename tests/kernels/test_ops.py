@@ -230,6 +230,20 @@ def test_backpropagation_through_activation_and_normalization_equals_autograds(s
         assert_near(dbeta, twin.bias.grad)  # type: ignore[arg-type]
 
 
+def test_a_part_of_a_batch_is_normalized_by_the_statistics_and_sums_of_the_whole() -> None:
+    x, gradient, module = a_map(5, 32, (5, 7)), a_map(5, 32, (5, 7)), nn.BatchNorm2d(32)
+    norm = ops.normalize(ops.statistics(x), x.numel() // 32, module)
+    total = ops.activate_backward(gradient, x, norm)
+    whole, *expected = ops.normalize_backward(gradient.clone(), total, x, norm, module.weight)
+    parts = []
+    for part in (slice(0, 2), slice(2, 5)):
+        own = ops.activate_backward(gradient[part], x[part], norm)
+        parts.append(ops.normalize_backward(gradient[part].clone(), own, x[part], norm, module.weight, total=total))
+    assert torch.equal(torch.cat([dx for dx, _, _ in parts]), whole)
+    for found, value in zip(zip(*(of_parameters for _, *of_parameters in parts), strict=True), expected, strict=True):
+        assert_near(sum(found), value)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("kernel", "stride"), KINDS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nan_and_inf_reach_the_output(bad: float, kernel: int, stride: int) -> None:

@@ -16,6 +16,7 @@ from wideresnet.commands.exported import open_weights
 from wideresnet.commands.verbs import (
     WEIGHTS,
     add_engine_flag,
+    add_int8_flag,
     add_machine_flags,
     add_reading_flags,
     add_verb,
@@ -65,9 +66,7 @@ def add(verbs: Any) -> None:
         help="also write a row per class, or with --corruptions per corruption and severity, for spreadsheets",
     )  # fmt: skip
     add_reading_flags(evaluate, class_order=False)
-    evaluate.add_argument(
-        "--int8", action="store_true", help="run in 8 bits on a CPU, calibrated on training images: fast, not exact"
-    )
+    add_int8_flag(evaluate)
     add_engine_flag(evaluate)
     add_machine_flags(evaluate)
 

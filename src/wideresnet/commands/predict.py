@@ -10,7 +10,15 @@ from typing import Any
 from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.commands.exported import open_weights
-from wideresnet.commands.verbs import WEIGHTS, add_engine_flag, add_machine_flags, add_verb, show, write_csv
+from wideresnet.commands.verbs import (
+    WEIGHTS,
+    add_engine_flag,
+    add_int8_flag,
+    add_machine_flags,
+    add_verb,
+    show,
+    write_csv,
+)
 from wideresnet.kernels.library import start_build
 from wideresnet.weights.pretrained import DEFAULT
 
@@ -44,7 +52,11 @@ def add(verbs: Any) -> None:
         help="leave out files that cannot be read; those in folders are left out anyway, but fail the command",
     )  # fmt: skip
     add_engine_flag(predict)
-    add_machine_flags(predict, precision=False)
+    add_int8_flag(predict)
+    predict.add_argument(
+        "--data", help="with --int8: whose training images it is calibrated on, as for wrn train (the run's)"
+    )
+    add_machine_flags(predict)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     args.weights, args.images = split_weights(args.paths)
     weights = open_weights(args)
     skip = args.skip_unreadable or any(Path(path).is_dir() for path in args.images)
-    how = {name: getattr(args, name) for name in ("top", "device", "engine")}
+    how = {name: getattr(args, name) for name in ("top", "device", "engine", "precision", "int8", "data")}
     predictions = predict_files(weights, args.images, skip_unreadable=skip, **how)
     if args.csv:
         write_csv(args.csv, *table(predictions))
@@ -107,7 +119,7 @@ def table(predictions: list[dict[str, Any]]) -> tuple[list[str], list[list[str |
 def render(predictions: list[dict[str, Any]]) -> str:
     """Show the whole name of each file on one line, then its class with a bar, the runners-up and notes.
 
-    A shipped network is introduced first, and another engine is named last.
+    A shipped network is introduced first, and another engine or precision is named last.
     """
     lines = _introduction(predictions[0]["pretrained"]) if "pretrained" in predictions[0] else []
     for image in predictions:
@@ -120,6 +132,8 @@ def render(predictions: list[dict[str, Any]]) -> str:
             lines.append(_folded(", ".join(image["notes"])))
     if "engine" in predictions[0]:
         lines += ["", f"computed by {predictions[0]['engine']}"]
+    elif "precision" in predictions[0]:
+        lines += ["", f"computed in {predictions[0]['precision']}"]
     return "\n".join(lines)
 
 

@@ -103,6 +103,13 @@ def add_machine_flags(parser: ArgumentParser, *, precision: bool = True) -> None
         parser.add_argument("--precision", choices=CHOICES["precision"], default="auto", help="arithmetic (auto)")
 
 
+def add_int8_flag(parser: ArgumentParser) -> None:
+    """Add `--int8`."""
+    parser.add_argument(
+        "--int8", action="store_true", help="run in 8 bits on a CPU, calibrated on training images: fast, not exact"
+    )
+
+
 def add_engine_flag(parser: ArgumentParser) -> None:
     """Add `--engine`."""
     parser.add_argument(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from wideresnet.distributed.sync_norm import SyncBatchNorm2d
 from wideresnet.kernels.ops import LANES
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.networks.models import PostActNet, PreActNet
@@ -14,15 +15,18 @@ from wideresnet.networks.models import PostActNet, PreActNet
 if TYPE_CHECKING:
     from wideresnet.engines.description import Description
 
+NORMS = (nn.BatchNorm2d, SyncBatchNorm2d)
+"""Exact classes; in training the second one exchanges its statistics with other processes."""
+
 KNOWN_MODULES = {
-    PreActNet, PreActBlock, PostActNet, PostActBlock, nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.ReLU, nn.Dropout,
+    PreActNet, PreActBlock, PostActNet, PostActBlock, nn.Conv2d, *NORMS, nn.Linear, nn.ReLU, nn.Dropout,
     nn.MaxPool2d, nn.Identity, nn.Sequential, nn.ModuleList,
 }  # fmt: skip
 """Exact classes: a subclass may compute something else."""
 
 
 MISMATCH = "the kernels are for layers whose channels and resolutions match"
-NORMS = f"the kernels are for batch normalization of multiples of {LANES} channels"
+OTHER_NORM = f"the kernels are for batch normalization of multiples of {LANES} channels"
 
 
 class Ineligible(Exception):
@@ -76,10 +80,10 @@ def _check_native(description: Description) -> None:
         if not all(_is_plain(tensor) for tensor in conv.parameters()):
             raise Ineligible("the kernels are for fp32 on a CPU")
     for norm in _norms(description):
-        if type(norm) is nn.BatchNorm2d:
+        if isinstance(norm, NORMS):
             tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
             if norm.num_features % LANES or not all(t is None or _is_plain(t) for t in tensors):
-                raise Ineligible(NORMS)
+                raise Ineligible(OTHER_NORM)
 
 
 def _check_layers(description: Description) -> None:
@@ -116,11 +120,11 @@ def _check_stem(network: PreActNet | PostActNet, description: Description) -> No
 
 
 def _check_norm(norm: nn.Module, channels: int) -> None:
-    if type(norm) is not nn.BatchNorm2d or norm.momentum is None or not norm.track_running_stats:
-        raise Ineligible(NORMS)
+    if not isinstance(norm, NORMS) or type(norm) not in NORMS or norm.momentum is None or not norm.track_running_stats:
+        raise Ineligible(OTHER_NORM)
     tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     if not all(t is not None and t.is_contiguous() and t.shape == (norm.num_features,) for t in tensors):
-        raise Ineligible(NORMS)
+        raise Ineligible(OTHER_NORM)
     if norm.num_features != channels:
         raise Ineligible(MISMATCH)
 

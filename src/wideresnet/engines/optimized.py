@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from wideresnet.engines.checks import NORMS
 from wideresnet.engines.description import Ineligible, describe, norms_to_fold, why_not_now
 from wideresnet.engines.fused import Fused
 from wideresnet.engines.program import Program, lower
@@ -138,4 +139,4 @@ def _fold(network: PostActNet) -> bool:
 
 def _can_fold(module: nn.Module) -> bool:
     """Return whether this is an ordinary convolution or normalization without hooks."""
-    return type(module) in (nn.Conv2d, nn.BatchNorm2d) and not (module._forward_hooks or module._forward_pre_hooks)
+    return type(module) in (nn.Conv2d, *NORMS) and not (module._forward_hooks or module._forward_pre_hooks)

@@ -2,6 +2,9 @@
 
 A block saves only the inputs of its normalizations. Normalized and activated maps, which convolutions read, are
 recomputed inside the kernels in the backward pass.
+
+Synchronized normalizations exchange one message each in the forward and in the backward pass, in the order of the
+layers, so that processes with the same description wait for each other at the same places.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from wideresnet.distributed.sync_norm import SyncBatchNorm2d, add_up
 from wideresnet.engines.description import Block, Description, Ineligible, Layer, describe_for, why_not_now
 from wideresnet.engines.program import lower
 from wideresnet.kernels import ops
@@ -94,7 +98,7 @@ class _Residual(torch.autograd.Function):
     def forward(ctx: Any, block: Block, sums: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         shortcut, inputs, norms, masks = x, [], [], []
         for i, layer in enumerate(block.convs):
-            norm = ops.normalize(sums, x.numel() // x.shape[1], layer.norm)
+            norm = _normalize(sums, x, layer.norm)
             inputs.append(x)
             norms.append(norm)
             mask = active = None
@@ -135,8 +139,8 @@ class _Residual(torch.autograd.Function):
             elif i == 0 and block.projection is not None:
                 into_activation, found[-1] = _project_backward(block, parameters[-1], arrived, x, norm)
             gradient, sums, found[3 * i + 2] = _backward(layer, weight, gradient, x, norm, mask, into_activation)
-            gradient, found[3 * i], found[3 * i + 1] = ops.normalize_backward(
-                gradient, sums, x, norm, gamma, into_input
+            gradient, found[3 * i], found[3 * i + 1] = _normalize_backward(
+                layer.norm, gradient, sums, x, norm, gamma, into_input
             )
         return None, None, gradient, *found
 
@@ -146,7 +150,7 @@ class _Activation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, norm: nn.BatchNorm2d, sums: Tensor, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.normalized = ops.normalize(sums, x.numel() // x.shape[1], norm)
+        ctx.norm, ctx.normalized = norm, _normalize(sums, x, norm)
         ctx.save_for_backward(x, *parameters)
         return ops.activate(x, ctx.normalized)
 
@@ -156,7 +160,32 @@ class _Activation(torch.autograd.Function):
         x, gamma, _ = ctx.saved_tensors
         gradient = ops.empty(*x.shape).copy_(gradients[0])  # a copy: what arrives is an expanded view from pooling
         sums = ops.activate_backward(gradient, x, ctx.normalized)
-        return None, None, *ops.normalize_backward(gradient, sums, x, ctx.normalized, gamma)
+        return None, None, *_normalize_backward(ctx.norm, gradient, sums, x, ctx.normalized, gamma)
+
+
+def _normalize(sums: Tensor, x: Tensor, norm: nn.BatchNorm2d) -> Normalized:
+    """Fold the statistics of the batch into a normalization: those of this process, or of all if it is synchronized."""
+    num = x.numel() // x.shape[1]
+    if isinstance(norm, SyncBatchNorm2d):
+        sums, num = add_up(sums, num)
+    return ops.normalize(sums, num, norm)
+
+
+def _normalize_backward(
+    module: nn.BatchNorm2d,
+    gradient: Tensor,
+    sums: Tensor,
+    x: Tensor,
+    norm: Normalized,
+    gamma: Tensor,
+    add: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Backpropagate through `_normalize`; see `ops.normalize_backward`.
+
+    As every gradient of a parameter, those of gamma and beta are of this process's images: see `distributed.gradients`.
+    """
+    total = add_up(sums)[0] if isinstance(module, SyncBatchNorm2d) else None
+    return ops.normalize_backward(gradient, sums, x, norm, gamma, add, total)
 
 
 def _convolve(

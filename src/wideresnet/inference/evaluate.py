@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from wideresnet.base import progress
@@ -27,12 +26,11 @@ from wideresnet.base.metrics import (
 )
 from wideresnet.data import Dataset, ImageSet
 from wideresnet.data.feeds.lazy import lazy
-from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.load import load_for
 from wideresnet.engines import optimize, quantize
 from wideresnet.engines.evaluate import Evaluation, evaluate
-from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES
 from wideresnet.export.engines import check_engine, run_with
+from wideresnet.inference.calibrate import calibration_images, check_int8
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights, read_weights
@@ -122,8 +120,8 @@ def prepare(
     engine: str | None = None,
 ) -> Subject:
     """Read weights and data, and optimize the network; arguments and errors are those of `evaluate_weights`."""
-    if int8 and (device == "cuda" or precision == "bf16"):
-        raise UsageError("int8=True: runs on a CPU and in no other precision; leave out device= and precision=")
+    if int8:
+        check_int8(device, precision)
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit}: must be at least 1")
     if engine is not None:
@@ -155,11 +153,11 @@ def prepare(
     how = ""
     if engine is not None:
         precision = "int8" if int8 else "bf16" if precision == "bf16" else "fp32"
-        calibration = _calibration(read, dataset) if int8 else None
+        calibration = calibration_images(read, dataset) if int8 else None
         network = run_with(read.network, engine, read.input_size, precision=precision, images=calibration)
         how = network.how
     elif int8:
-        precision, network = "int8", quantize(read.network, _calibration(read, dataset))
+        precision, network = "int8", quantize(read.network, calibration_images(read, dataset))
         more.append(network.how)
     else:
         network = optimize(copy.deepcopy(read.network).to(device))  # the caller's own network stays where it is
@@ -302,13 +300,6 @@ def _check_unseen(run: RunFolder, dataset: Dataset) -> list[str]:
 
 def _digest(image: np.ndarray) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-
-
-def _calibration(weights: Weights, dataset: Dataset) -> Tensor:
-    """Return training images that are spread evenly over the set, preprocessed, to quantize by."""
-    chosen = spread(len(dataset.train), NUM_CALIBRATION_IMAGES)
-    images, _ = fit_images(weights, dataset, dataset.train.images[chosen])
-    return torch.cat(list(evaluation_batches(images, weights.preprocessing, device="cpu")))
 
 
 def _precision_of_run(wanted: str, device: str, folder: RunFolder | None) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from wideresnet.base import progress
 from wideresnet.base.errors import DataError, UsageError
+from wideresnet.data import Dataset
 from wideresnet.data.decode import Encoded, measure
 from wideresnet.data.depth import WHITE, white_of
 from wideresnet.data.feeds.decoder import fitted
@@ -21,10 +22,11 @@ from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.formats import EXTENSIONS
 from wideresnet.data.images import UnreadableError, decode_quietly, kept_size, silent_pillow
 from wideresnet.data.readers.walk import image_files
-from wideresnet.engines import optimize
+from wideresnet.engines import optimize, quantize
 from wideresnet.export.engines import check_engine, run_with
+from wideresnet.inference.calibrate import check_int8, read_calibration
 from wideresnet.machine.cpu import usable_cpus
-from wideresnet.machine.device import pick_device
+from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.spec.record import MODEL
 from wideresnet.weights.hub import Weights, holds_weights, read_weights
 from wideresnet.weights.pretrained import Card, default_name, read_card, shipped_name
@@ -86,6 +88,9 @@ def predict_files(
     device: str = "auto",
     skip_unreadable: bool = False,
     engine: str | None = None,
+    precision: str = "auto",
+    int8: bool = False,
+    data: str | Path | Dataset | None = None,
 ) -> list[dict[str, Any]]:
     """Classify image files, resized and center-cropped to the size that the weights were trained on.
 
@@ -99,22 +104,33 @@ def predict_files(
         skip_unreadable: continue without images that cannot be read; they get a note and no predictions.
         engine: an inference engine that runs the network on the CPU, as for `export.run_with`; None for this package's
             own.
+        precision: "fp32", "bf16", or "auto" for fp32, whatever the weights were trained in.
+        int8: quantize the network to int8 by training images, and run it on the CPU.
+        data: what the training images for int8 are from, as for `load_dataset`, or what that returned; None for the
+            data of the run that produced the weights.
 
     Returns:
         Values for JSON, for each image in order: `file`, `predictions` (a list of `class` and `probability`, 0..1) and
-        `notes` (what was done to the image); `engine` in words, if one was asked for. If the network is a shipped one,
-        also `pretrained`: its `name`, the `dataset` that it was trained on, its `test_error_pct` there, its
-        `class_names`, and `own_classes`, a command that trains it on other classes.
+        `notes` (what was done to the image); `engine` in words, if one was asked for; `precision`, "bf16" or "int8",
+        if that was asked for. If the network is a shipped one, also `pretrained`: its `name`, the `dataset` that it was
+        trained on, its `test_error_pct` there, its `class_names`, and `own_classes`, a command that trains it on other
+        classes.
 
     Raises:
-        UsageError: a path does not exist, a folder has no images, or there are no weights.
+        UsageError: a path does not exist, a folder has no images, or there are no weights; int8 is not available for
+            them, or its data is not known or does not fit.
         DataError: images cannot be read; the message counts them and names the first ten. Nothing is predicted.
     """
     if top < 1:
         raise UsageError(f"top={top}: must be at least 1")
+    if int8:
+        check_int8(device, precision)
+    elif data is not None:
+        raise UsageError("data=: is for int8=True, which is calibrated on it; add it, or leave data= out")
     if engine is not None:
-        check_engine(engine, device=device)
-    device = pick_device("cpu" if engine else device)
+        check_engine(engine, device=device, precision=precision, int8=int8)
+    device = pick_device("cpu" if engine or int8 else device)
+    precision = "int8" if int8 else "fp32" if precision == "auto" else pick_precision(precision, device)
     if isinstance(weights, str | Path) and not images:
         read_weights(weights)  # a misspelled image is taken for weights: name that, rather than the lack of images
     files = image_files(images)
@@ -122,13 +138,24 @@ def predict_files(
     read = weights if isinstance(weights, Weights) else read_weights(weights)
     card = None if isinstance(weights, Weights) else read_card(weights)
     about: dict[str, Any] = {"pretrained": _about(card, read)} if card else {}
+    if precision != "fp32":
+        about["precision"] = precision
     for note in read.notes:
         progress.report(f"note: {note}")
     pixels, notes, failures = _read(files, read, skip_unreadable=skip_unreadable)
-    hosted = run_with(read.network, engine, read.input_size) if engine else None
-    if hosted:
+    calibration, more = None, []
+    if int8:
+        calibration, more = read_calibration(weights, read, data, skip_unreadable=skip_unreadable)
+    hosted: nn.Module | None = None
+    if engine is not None:
+        hosted = run_with(read.network, engine, read.input_size, precision=precision, images=calibration)
         about["engine"] = hosted.how
-    probabilities = iter(_logits(read, pixels, device, weights, hosted).softmax(1))
+    elif calibration is not None:
+        hosted = quantize(read.network, calibration)
+        more.append(hosted.how)
+    for note in more:
+        progress.report(f"note: {note}")
+    probabilities = iter(_logits(read, pixels, device, weights, hosted, precision).softmax(1))
     answers: list[dict[str, Any]] = []
     for file, note, failure in zip(files, notes, failures, strict=True):
         best = [] if failure else _best(next(probabilities), read.class_names, top)
@@ -255,15 +282,26 @@ def _resizing(shape: tuple[int, ...], size: tuple[int, int], resize: int | None)
 
 @torch.inference_mode()
 def _logits(
-    weights: Weights, images: np.ndarray, device: str, where: str | Path | Weights, hosted: nn.Module | None = None
+    weights: Weights,
+    images: np.ndarray,
+    device: str,
+    where: str | Path | Weights,
+    hosted: nn.Module | None = None,
+    precision: str = "fp32",
 ) -> Tensor:
-    """Compute logits, float64 (N, classes) on the CPU, of images, uint8 (N, H, W, C); by another engine, if any."""
+    """Compute logits, float64 (N, classes) on the CPU, of images, uint8 (N, H, W, C).
+
+    Args:
+        hosted: computes in place of the network, in whatever precision: an engine, or the network in 8 bits.
+        precision: "bf16" for autocast of the network itself.
+    """
     network: nn.Module = hosted or weights.network.to(device)
     many = MANY_LARGE_IMAGES if min(images.shape[1:3]) >= LARGE_PX else MANY_IMAGES
     if len(images) >= many and not hosted:
         network = optimize(weights.network)
     batches = evaluation_batches(images, weights.preprocessing, device=device)
-    logits = torch.cat([network(batch).double().cpu() for batch in batches])
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16" and not hosted):
+        logits = torch.cat([network(batch).double().cpu() for batch in batches])
     if not logits.isfinite().all():
         name = weights.network.name if isinstance(where, Weights) else where
         raise DataError(f"{name}: the outputs are not finite; these weights are damaged, so train again")

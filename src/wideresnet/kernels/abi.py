@@ -23,7 +23,7 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     "wrn_normalize": (None, [POINTER, LONG, LONG, POINTER, POINTER, FLOAT, FLOAT, *[POINTER] * 6]),
     "wrn_activate": (None, [POINTER, LONG, LONG, POINTER, POINTER, POINTER, INT]),
     "wrn_activate_backward": (INT, [POINTER, POINTER, LONG, LONG, *[POINTER] * 4, INT]),
-    "wrn_normalize_backward": (None, [*[POINTER] * 4, LONG, LONG, *[POINTER] * 7, INT]),
+    "wrn_normalize_backward": (None, [*[POINTER] * 5, LONG, LONG, LONG, *[POINTER] * 7, INT]),
     # quantized.c
     "wrn_panel": (LONG, []),
     "wrn_quantized_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 7, INT]),

@@ -145,18 +145,21 @@ static void backpropagate_positions(void *job, long first, long last) {
 /* Backward pass of the normalization, from the results of wrn_activate_backward: the gradients with respect to x (plus
  * `add`, if given), gamma and beta. dx may be the memory of g. `factor` is scratch (3, C).
  *
- * With n = num, r = rstd and xhat = (x - mean) r, batch normalization has
+ * The statistics may be of more positions than these, `count` of them: of those in other processes, too. `total` are the
+ * sums over all of them; the gradients of gamma and beta come from `sums`, the part of these positions.
+ *
+ * With n = count, r = rstd and xhat = (x - mean) r, batch normalization has
  * dx = gamma r (g - mean(g) - xhat mean(g xhat)), which is g, x - mean and 1, each times a factor per channel. */
-void wrn_normalize_backward(const float *g, const float *x, const float *add, const double *sums, long num, long C,
-                            const float *gamma, const float *mean, const float *rstd, float *factor, float *dx,
-                            float *dgamma, float *dbeta, int threads) {
+void wrn_normalize_backward(const float *g, const float *x, const float *add, const double *sums, const double *total,
+                            long num, long count, long C, const float *gamma, const float *mean, const float *rstd,
+                            float *factor, float *dx, float *dgamma, float *dbeta, int threads) {
     for (long c = 0; c < C; c++) {
-        double r = rstd[c], slope = sums[C + c] * r;
-        dgamma[c] = (float)slope;
+        double r = rstd[c];
+        dgamma[c] = (float)(sums[C + c] * r);
         dbeta[c] = (float)sums[c];
         factor[c] = (float)(gamma[c] * r);
-        factor[C + c] = (float)(-gamma[c] * r * r * slope / num);
-        factor[2 * C + c] = (float)(-gamma[c] * r * sums[c] / num);
+        factor[C + c] = (float)(-gamma[c] * r * r * (total[C + c] * r) / count);
+        factor[2 * C + c] = (float)(-gamma[c] * r * total[c] / count);
     }
     Maps maps = {.x = x, .g = g, .add = add, .mean = mean, .factor = factor, .result = dx, .C = C};
     in_parallel(threads, num, positions(num, C, threads), backpropagate_positions, &maps);

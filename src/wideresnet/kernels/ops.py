@@ -45,12 +45,14 @@ class Normalized:
     Attributes:
         mean, rstd: statistics of the batch, or the running ones; rstd is 1 / standard deviation.
         scale, shift: the normalized x is scale * x + shift.
+        num: positions that the statistics are of; 0 for the running ones.
     """
 
     mean: Tensor
     rstd: Tensor
     scale: Tensor
     shift: Tensor
+    num: int = 0
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def normalize(sums: Tensor, num: int, norm: nn.BatchNorm2d) -> Normalized:
         at(norm.running_mean), at(norm.running_var), *map(at, parts),
     )  # fmt: skip
     norm.num_batches_tracked += 1
-    return Normalized(*parts)
+    return Normalized(*parts, num=num)
 
 
 def normalize_running(norm: nn.BatchNorm2d) -> Normalized:
@@ -246,7 +248,13 @@ def activate_backward(gradient: Tensor, x: Tensor, norm: Normalized) -> Tensor:
 
 
 def normalize_backward(
-    gradient: Tensor, sums: Tensor, x: Tensor, norm: Normalized, gamma: Tensor, add: Tensor | None = None
+    gradient: Tensor,
+    sums: Tensor,
+    x: Tensor,
+    norm: Normalized,
+    gamma: Tensor,
+    add: Tensor | None = None,
+    total: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Backpropagate through a batch normalization.
 
@@ -255,14 +263,17 @@ def normalize_backward(
         sums: from `activate_backward` or `convolve_backward`.
         gamma: the scale parameter (C,).
         add: (B, C, H, W), another gradient with respect to x.
+        total: such sums over all positions that the statistics are of; None if x has all of them.
 
     Returns:
-        Gradients with respect to x (in the memory of `gradient`, plus `add`), gamma and beta.
+        Gradients with respect to x (in the memory of `gradient`, plus `add`), gamma and beta. The last two are of the
+        positions in x alone.
     """
     factor, dgamma, dbeta = gamma.new_empty(3, len(gamma)), torch.empty_like(gamma), torch.empty_like(gamma)
+    num, channels = _positions(x)
     library().wrn_normalize_backward(
-        at(gradient), at(x), at(add), at(sums), *_positions(x), at(gamma), at(norm.mean), at(norm.rstd),
-        at(factor), at(gradient), at(dgamma), at(dbeta), num_threads(),
+        at(gradient), at(x), at(add), at(sums), at(sums if total is None else total), num, norm.num, channels,
+        at(gamma), at(norm.mean), at(norm.rstd), at(factor), at(gradient), at(dgamma), at(dbeta), num_threads(),
     )  # fmt: skip
     return gradient, dgamma, dbeta
 

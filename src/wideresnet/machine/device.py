@@ -43,8 +43,10 @@ def pick_precision(wanted: str, device: str) -> str:
         "fp32" or "bf16".
 
     Raises:
-        UsageError: bf16 is wanted on a GPU that does not support it.
+        UsageError: there is no such precision, or bf16 is wanted on a GPU that does not support it.
     """
+    if wanted not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"precision={wanted!r}: must be one of auto, fp32, bf16")
     if device == "cuda" and wanted == "bf16" and not torch.cuda.is_bf16_supported():
         raise UsageError("precision='bf16': this GPU does not support bf16; use precision='fp32' or another device")
     if wanted != "auto":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tuning import HOST_WITH_BF16, Rates, a_network, a_shape, decide
+from tuning import HOST, HOST_WITH_BF16, Rates, a_network, a_shape, decide
 
 from wideresnet.base.errors import UsageError
 from wideresnet.base.paths import measurements_file
@@ -214,10 +214,20 @@ def test_measuring_leaves_no_trace(name: str) -> None:
 
 
 class Together(World):
-    """The first of several processes, to which the others listen."""
+    """The first of several processes, to which the others listen; all have kernels."""
 
     def agree(self, value: Any) -> Any:
         return value
+
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        return flags
+
+
+class SomeWithoutKernels(Together):
+    """A world in which another process has no compiler."""
+
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        return (flags[0], *(True for _ in flags[1:]))
 
 
 def test_several_processes_take_the_answer_for_a_share_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,14 +243,25 @@ def test_several_processes_take_the_answer_for_a_share_of_the_batch(monkeypatch:
     execution, notes = autotune_together(recipe, shape, a_network(), "cpu", 100, Together(size=3))
     ((asked, share, num_images),) = seen
     assert (share.batch_size, share.accumulate, num_images) == (3, 3, 500)
-    assert (asked.kernels, asked.threads) == ("pytorch", torch.get_num_threads())  # the kernels know no sync_bn
+    assert (asked.kernels, asked.threads) == (recipe.machine.kernels, torch.get_num_threads())
     assert (execution.layout, execution.deterministic) == ("contiguous", True)
     assert "images/s" in notes[0]
     autotune_together(recipe, shape, a_network(), "cpu", 100, World.single())
     assert seen[1] == (recipe.machine, shape, 500)
 
 
-def test_kernels_with_sync_bn_are_refused() -> None:
-    recipe = Recipe.flat(kernels="winograd", sync_bn=True)
-    with pytest.raises(UsageError, match=r"kernels='winograd': .*sync_bn=True"):
-        autotune_together(recipe, a_shape(), a_network(), "cpu", 100, Together(size=2))
+@pytest.mark.usefixtures("needs_kernels")
+@pytest.mark.parametrize("sync_bn", [False, True])
+def test_processes_train_by_the_kernels_if_all_of_them_can(sync_bn: bool) -> None:
+    recipe = Recipe.flat(precision="fp32", sync_bn=sync_bn)
+    question = (recipe, a_shape(), a_network(), "cpu", 100)
+    chosen, notes = autotune_together(*question, Together(size=2), measure=Rates(), host=HOST)
+    assert (chosen.kernels, "PyTorch's kernels are used" in str(notes)) == ("winograd", False)
+    chosen, notes = autotune_together(*question, SomeWithoutKernels(size=2), measure=Rates(), host=HOST)
+    assert chosen.kernels == "pytorch"
+    assert notes[0] == (
+        "PyTorch's kernels are used: not every process can run the kernels (its machine needs gcc or clang)"
+    )
+    asked = recipe.replace(kernels="winograd")
+    with pytest.raises(UsageError, match=r"^kernels='winograd': not every process can .*; use kernels='pytorch'$"):
+        autotune_together(asked, *question[1:], SomeWithoutKernels(size=2), measure=Rates(), host=HOST)

@@ -35,6 +35,7 @@ Measure = Callable[[StepShape, Network, Sequence[Execution], Tell], Trial]
 """Times configurations, see `trial.time_candidates`."""
 
 LONG_RUN_S = 180.0  # compiling takes 20 to 30 s on the machine of an H100 and gains a fifth
+OTHERS_LACK_KERNELS = "not every process can run the kernels (its machine needs gcc or clang)"
 MEASURED_BEFORE = "(measured before; autotune='again' measures again)"
 
 
@@ -231,17 +232,21 @@ def autotune_together(
         asked = replace(asked, compile=False)  # the epochs are not known yet, but that they end before it pays
     if world.size == 1:
         return autotune(asked, shape, network, device, num_images, **how)
-    if recipe.schedule.sync_bn:
-        if asked.kernels == "winograd":
-            raise UsageError("kernels='winograd': they do not support sync_bn=True; use kernels='pytorch'")
-        asked = replace(asked, kernels="pytorch")
     asked = replace(asked, threads=asked.threads or torch.get_num_threads())
+    reason = _why_not_by_kernels(asked, network, shape.size) if _may_try_kernels(asked, device) else None
+    _, some_lack_them = world.any_of(False, reason is not None)
     answer: Any = None
     if world.is_first:
+        told = []
+        if some_lack_them and reason is None:  # else `autotune` tells the reason
+            # With sync_bn a process that fell back to PyTorch would send other messages than those with kernels expect.
+            if asked.kernels == "winograd":
+                raise UsageError(f"kernels='winograd': {OTHERS_LACK_KERNELS}; use kernels='pytorch'")
+            asked, told = replace(asked, kernels="pytorch"), [f"PyTorch's kernels are used: {OTHERS_LACK_KERNELS}"]
         share = ceil_div(shape.batch_size, world.size)
         shape = replace(shape, batch_size=share, accumulate=min(shape.accumulate, share))
         execution, notes = autotune(asked, shape, network, device, num_images, **how)
-        answer = (execution.settled(), notes)
+        answer = (execution.settled(), [*told, *notes])
     settled, notes = world.agree(answer)
     return Execution(device=device, deterministic=asked.deterministic, **settled), notes
 
@@ -251,10 +256,8 @@ def _candidates(
 ) -> list[Execution]:
     """List the configurations to try, the likely fastest first; each has all that was asked for."""
     kernels = ["pytorch"]
-    if device == "cpu" and asked.kernels != "pytorch" and asked.precision != "bf16" and not asked.compile:
-        reason = why_no_kernels(network, torch.zeros(2, network.in_channels, *size))
-        if reason is None and asked.layout == "contiguous":
-            reason = "the kernels need layout channels_last"
+    if _may_try_kernels(asked, device):
+        reason = _why_not_by_kernels(asked, network, size)
         if reason is None:
             kernels = ["winograd"] if asked.kernels == "winograd" else ["winograd", "pytorch"]
         elif asked.kernels == "winograd":
@@ -286,6 +289,16 @@ def _candidates(
             for threads in _thread_counts(asked, device)
         ]
     return candidates
+
+
+def _may_try_kernels(asked: MachineOptions, device: str) -> bool:
+    return device == "cpu" and asked.kernels != "pytorch" and asked.precision != "bf16" and not asked.compile
+
+
+def _why_not_by_kernels(asked: MachineOptions, network: Network, size: tuple[int, int]) -> str | None:
+    """Return why the kernels cannot train this network in this process, or None."""
+    reason = why_no_kernels(network, torch.zeros(2, network.in_channels, *size))
+    return "the kernels need layout channels_last" if reason is None and asked.layout == "contiguous" else reason
 
 
 def _thread_counts(asked: MachineOptions, device: str) -> list[int]:
