@@ -19,11 +19,11 @@ from wideresnet.networks import Network, create
 pytestmark = pytest.mark.usefixtures("needs_kernels")
 
 
-def make(name: str = "WRN-10-2") -> Network:
+def make(name: str = "WRN-10-2", size: int = 8) -> Network:
     """A network whose running statistics are those of images."""
     network = create(name, 10).train()
     for _ in range(20):
-        network(images())
+        network(images(16, size, size))
     return network.eval()
 
 
@@ -41,6 +41,22 @@ def test_outputs_are_close_to_the_networks_and_reproducible(name: str) -> None:
             wanted, found = network(x), quantized(x)
         assert (found - wanted).norm() < 0.05 * wanted.norm()
         assert torch.equal(quantized(x), found)
+
+
+IMAGENET = ["WRN-18-0.5", "WRN-50-0.25-bottleneck", "PreActResNet-18"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenets_networks_too(name: str, batch_size: int) -> None:
+    network = make(name, 64)
+    quantized = quantize(network, images(50, 64, 64), batch_size=batch_size)
+    for shape in ((16, 64, 64), (3, 75, 39)):
+        x = images(*shape)
+        with torch.no_grad():
+            wanted, found = network(x), quantized(x)
+        assert (found - wanted).norm() < 0.05 * wanted.norm()
+        assert torch.equal(torch.cat([quantized(image[None]) for image in x]), found)
 
 
 def test_a_snapshot_is_not_reached_by_later_changes_and_does_not_train() -> None:
@@ -140,8 +156,8 @@ def test_autocast_has_no_effect() -> None:
         ("WRN-10-1", images(0), "no images"),
         ("WRN-10-1", images()[:, :1], "shape"),
         ("WRN-10-1", images().double(), "fp32"),
-        ("WRN-18-0.25", images(), "8 bits are for pre-activation"),
-        ("ResNet-20", images(), "pre-activation"),
+        ("ResNet-20", images(), "pre-activation networks, and for ImageNet's"),
+        ("ResNeXt-50-32x4d", images(), "plain convolutions"),
     ],
 )
 def test_what_cannot_be_quantized_is_refused_in_one_line(network: str, given: Tensor, reason: str) -> None:

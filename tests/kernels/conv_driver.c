@@ -79,19 +79,22 @@ static void direct(Layer l, int threads) {
             packed[n / panel * panel * K + k / 4 * 4 * panel + n % panel * 4 + k % 4] = n < l.out ? weights[n * K + k] : 0;
     float *rescale = memory(N, sizeof(float)), *values = memory(num, sizeof(float)), *add = reals(num);
     float *scale = memory(l.out, sizeof(float)), *shift = memory(l.out, sizeof(float));
+    float *bias = draw(2) ? NULL : reals(l.out);
     for (long n = 0; n < N; n++) rescale[n] = 1;
     for (long n = 0; n < l.out; n++) scale[n] = 1.f / 4096, shift[n] = 100.5f;
     unsigned char *bytes = memory(num, 1);
-    if (wrn_direct_conv(q, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, packed, rescale, add, scale, shift, values,
-                        bytes, threads))
+    if (wrn_direct_conv(q, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, packed, rescale, add, bias, scale, shift,
+                        values, bytes, threads))
         exit(2);
     for (long i = 0; i < num; i++) {
         double wanted = at(l, i / l.out, i % l.out, byte_at, weight_at) + add[i];
+        if (bias) wanted = fmax(wanted + bias[i % l.out], 0);
         compare("direct", l, values[i], wanted, 1e-6 * fabs(wanted) + 1e-6);
         double whole = floor(fmin(fmax(values[i] / 4096. + 100.5, 0), 255.5));
         compare("bytes", l, bytes[i], fmin(whole, 255), 1); /* one, as the kernel rounds once less */
     }
     free(q), free(weights), free(packed), free(rescale), free(values), free(add), free(scale), free(shift), free(bytes);
+    free(bias);
 }
 
 /* Tiles: the same bits for any number of threads. What they should be is a test in Python. */
@@ -101,17 +104,18 @@ static void tiles(Layer l, int threads) {
     unsigned char *x = memory(size, 1), *bytes[2] = {memory(num, 1), memory(num, 1)};
     short *U = memory(points * points * N * l.in, sizeof(short));
     float *rescale = reals(points * points * N), *scale = reals(l.out), *shift = reals(l.out);
+    float *bias = draw(2) ? NULL : reals(l.out);
     float *values[2] = {reals(num), memory(num, sizeof(float))};
     memcpy(values[1], values[0], num * sizeof(float)); /* what is added lies where the result goes */
     for (long i = 0; i < size; i++) x[i] = (unsigned char)draw(256);
     for (long i = 0; i < points * points * N * l.in; i++) U[i] = (short)((int)draw(201) - 100);
     for (int i = 0; i < 2; i++)
-        if (wrn_quantized_conv(x, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, U, rescale, values[i], scale, shift,
-                               values[i], bytes[i], i ? threads : 1))
+        if (wrn_quantized_conv(x, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, U, rescale, values[i], bias, scale,
+                               shift, values[i], bytes[i], i ? threads : 1))
             exit(2);
     compare("tiles", l, memcmp(values[0], values[1], num * sizeof(float)) || memcmp(bytes[0], bytes[1], num), 0, 0);
     free(x), free(bytes[0]), free(bytes[1]), free(U), free(rescale), free(scale), free(shift), free(values[0]);
-    free(values[1]);
+    free(values[1]), free(bias);
 }
 
 /* ---- fp32 --------------------------------------------------------------------------------------------------------- */

@@ -31,7 +31,7 @@ from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.data.load import load_for
 from wideresnet.engines import optimize, quantize
 from wideresnet.engines.evaluate import Evaluation, evaluate
-from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES
+from wideresnet.engines.int8 import num_to_calibrate
 from wideresnet.export.engines import check_engine, run_with
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.spec.record import RunFolder
@@ -306,7 +306,7 @@ def _digest(image: np.ndarray) -> bytes:
 
 def _calibration(weights: Weights, dataset: Dataset) -> Tensor:
     """Return training images that are spread evenly over the set, preprocessed, to quantize by."""
-    chosen = spread(len(dataset.train), NUM_CALIBRATION_IMAGES)
+    chosen = spread(len(dataset.train), num_to_calibrate(*weights.input_size))
     images, _ = fit_images(weights, dataset, dataset.train.images[chosen])
     return torch.cat(list(evaluation_batches(images, weights.preprocessing, device="cpu")))
 

@@ -26,10 +26,10 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     "wrn_normalize_backward": (None, [*[POINTER] * 4, LONG, LONG, *[POINTER] * 7, INT]),
     # quantized.c
     "wrn_panel": (LONG, []),
-    "wrn_quantized_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 7, INT]),
+    "wrn_quantized_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 8, INT]),
     # direct.c
     "wrn_direct_is_fast": (BOOL, []),
-    "wrn_direct_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 7, INT]),
+    "wrn_direct_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 8, INT]),
     # stem.c
     "wrn_stem": (INT, [POINTER, POINTER, *[LONG] * 7, INT, *[POINTER] * 6, INT]),
     # program.c

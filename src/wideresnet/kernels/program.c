@@ -101,12 +101,12 @@ int wrn_run(const Op *ops, long num, const float *x, const long *strides, long B
             break;
         case QUANTIZED:
             failed = wrn_quantized_conv(reads, op->num, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,
-                                        op->rescale, add, op->scale, op->shift, values, bytes, threads);
+                                        op->rescale, add, op->bias, op->scale, op->shift, values, bytes, threads);
             in_bytes = 1;
             break;
         case DIRECT:
             failed = wrn_direct_conv(reads, op->num, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,
-                                     op->rescale, add, op->scale, op->shift, values, bytes, threads);
+                                     op->rescale, add, op->bias, op->scale, op->shift, values, bytes, threads);
             in_bytes = 1;
             break;
         case HEAD: {

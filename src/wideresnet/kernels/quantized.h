@@ -9,10 +9,10 @@
 
 typedef unsigned char byte;
 
-/* Where results go: result + add to `values`; scale (result + add) + shift, clipped to 0..255 and truncated, to
- * `bytes`. */
+/* Where results go: result + add, or relu(result + add + bias) if there is a bias, to `values`; scale times that + shift,
+ * clipped to 0..255 and truncated, to `bytes`. */
 typedef struct {
-    const float *add, *scale, *shift;
+    const float *add, *bias, *scale, *shift;
     float *values;
     byte *bytes;
 } Result;
@@ -52,13 +52,18 @@ INLINE void put(Result r, vec v[4], int num, long at, long step, long c) {
             v[j] += LOAD(r.add + at + j * step);
             PREFETCH(r.add, at + (j + 4) * step);
         }
+    if (r.bias) {
+        vec bias = LOAD(r.bias + c);
+        for (int j = 0; j < num; j++) v[j] = relu(v[j] + bias);
+    }
     if (r.values)
         for (int j = 0; j < num; j++) {
             STORE(r.values + at + j * step, v[j]);
             PREFETCH_TO_WRITE(r.values, at + (j + 4) * step);
         }
     if (r.bytes) {
-        for (int j = 0; j < num; j++) v[j] = v[j] * LOAD(r.scale + c) + LOAD(r.shift + c);
+        vec scale = LOAD(r.scale + c), shift = LOAD(r.shift + c);
+        for (int j = 0; j < num; j++) v[j] = v[j] * scale + shift;
         to_bytes(v, num, r.bytes + at, step);
     }
 }
