@@ -84,7 +84,7 @@ static void direct(Layer l, int threads) {
     for (long n = 0; n < l.out; n++) scale[n] = 1.f / 4096, shift[n] = 100.5f;
     unsigned char *bytes = memory(num, 1);
     if (wrn_direct_conv(q, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, packed, rescale, add, bias, scale, shift,
-                        values, bytes, threads))
+                        values, bytes, 0, threads))
         exit(2);
     for (long i = 0; i < num; i++) {
         double wanted = at(l, i / l.out, i % l.out, byte_at, weight_at) + add[i];
@@ -111,7 +111,7 @@ static void tiles(Layer l, int threads) {
     for (long i = 0; i < points * points * N * l.in; i++) U[i] = (short)((int)draw(201) - 100);
     for (int i = 0; i < 2; i++)
         if (wrn_quantized_conv(x, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, U, rescale, values[i], bias, scale,
-                               shift, values[i], bytes[i], i ? threads : 1))
+                               shift, values[i], bytes[i], 0, i ? threads : 1))
             exit(2);
     compare("tiles", l, memcmp(values[0], values[1], num * sizeof(float)) || memcmp(bytes[0], bytes[1], num), 0, 0);
     free(x), free(bytes[0]), free(bytes[1]), free(U), free(rescale), free(scale), free(shift), free(values[0]);
@@ -173,7 +173,7 @@ static void stem(Layer l, int threads) {
         active[i] = x[(i / l.in / l.W / l.H * l.in + i % l.in) * l.H * l.W + i / l.in % (l.W * l.H)];
     for (long i = 0; i < l.out * taps * l.in; i++)
         w[(i % l.in * taps + i / l.in % taps) * l.out + i / l.in / taps] = kernel[i];
-    if (wrn_stem(x, strides, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, pooled, w, bias, NULL, NULL, y, NULL, threads))
+    if (wrn_stem(x, strides, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, pooled, w, bias, NULL, NULL, y, NULL, 0, threads))
         exit(2);
     for (long i = 0; i < num; i++) {
         long n = i % l.out, column = i / l.out % columns, row = i / l.out / columns % rows, image = i / l.out / columns / rows;

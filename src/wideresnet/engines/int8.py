@@ -106,7 +106,8 @@ class Quantized(nn.Module):
         self.network = cast("Network", frozen.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         images = images[spread(len(images), num_to_calibrate(*images.shape[2:]))]
         self.direct = choose_direct(description, batch_size, *images.shape[2:])
-        self.steps, logits = _calibrate(self.network, description, images)
+        steps, logits = _calibrate(self.network, description, images)
+        self.steps = balance(description, steps, self.direct)
         self._prepare()
         self.eval()
         self.change, self.how = self._compare(images, logits)
@@ -223,6 +224,21 @@ def _calibrate(network: Network, description: Description, images: Tensor) -> tu
     if not all(found.isfinite().all() for found in maxima.values()):
         raise UsageError(f"{network.name} cannot be quantized: its activations are not finite; are these its weights?")
     return {number: steps_of(found) for number, found in maxima.items()}, logits
+
+
+def balance(description: Description, steps: dict[int, Tensor], direct: Sequence[bool]) -> dict[int, Tensor]:
+    """Make the steps of the channels of a map more alike, where weights of 8 bits take them in.
+
+    Steps are folded into the weights. After a normalization channels are alike. But where ReLU follows a sum, a few are
+    many times as large as the others, whose weights would then round to nothing. So the ratios of steps are reduced to
+    their square roots. Own measurement, WRN-50-0.25-bottleneck trained to 50 % on CIFAR-10 at 64 px, change of logits by
+    the exponent: 0 (one step for the map) 0.22, 0.25 0.08, 0.5 0.05, 0.75 0.09, 1 (as they are) 0.35.
+
+    Source: Xiao et al. 2023 (arXiv 2211.10438), Section 4, for activations and weights that share the difficulty.
+    """
+    folded = {layer.reads for layer, is_direct in zip(description.layers, direct, strict=True) if is_direct}
+    unlike = folded - description.norms.keys()
+    return {number: (step * step.max()).sqrt() if number in unlike else step for number, step in steps.items()}
 
 
 def steps_of(highest: Tensor) -> Tensor:

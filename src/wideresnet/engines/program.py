@@ -47,6 +47,7 @@ class Step:
         kind, kernel, ins, outs, stride, weight, rescale, bias, scale, shift: as in program.c.
         reads, adds, writes: numbers of maps; None for the images, for nothing added, and for the logits.
         values, bytes: how the result is stored.
+        halves: whether sums have 16 bits.
         unused: the maps that nothing needs after this operation.
     """
 
@@ -61,6 +62,7 @@ class Step:
     writes: int | None = None
     values: bool = True
     bytes: bool = False
+    halves: bool = False
     rescale: Tensor | None = None
     bias: Tensor | None = None
     scale: Tensor | None = None
@@ -84,6 +86,8 @@ def lower(
     check_convs(description)
     norms = {number: ops.normalize_running(norm) for number, norm in description.norms.items()}
     added = {*description.added, description.output}
+    # In 8 bits sums that no normalization reads are stored in 16: they are few operations, and many bytes.
+    halves = steps is not None and not norms
     pending: dict[int | None, Tensor] = {}  # biases of maps that are only added to others: added there
 
     def of_result(number: int, bias: Tensor | None) -> dict[str, Any]:
@@ -91,7 +95,8 @@ def lower(
         fused: dict[str, Any] = {"writes": number} if bias is None else {"writes": number, "bias": bias.float()}
         if steps is None:
             return fused
-        step, norm, fused["values"] = steps.get(number), norms.get(number), number in added
+        fused |= {"values": number in added, "halves": halves}
+        step, norm = steps.get(number), norms.get(number)
         if step is None:
             return fused
         if norm is None and bias is not None and number not in added:  # of bytes alone: a part of their shift
@@ -130,7 +135,7 @@ def lower(
             stride=layer.conv.stride[0], reads=layer.reads, adds=layer.adds, unused=unused, **of_layer(i, layer),
         ))  # fmt: skip
     program.append(Step(
-        HEAD, 0, fc.in_features, fc.out_features, weight=fc.weight.detach().contiguous(), reads=description.output,
+        HEAD, 0, fc.in_features, fc.out_features, weight=fc.weight.detach().contiguous(), reads=description.output, halves=halves,
         bias=None if fc.bias is None else fc.bias.detach().contiguous(),
         scale=None if last is None else last.scale, shift=None if last is None else last.shift,
     ))  # fmt: skip
@@ -269,7 +274,7 @@ class Plan:
 
     def _store(self, step: Step, positions: int, num_images: int, *, is_kept: bool) -> None:
         """Find places for the maps that an operation writes, each for `num_images`, unless they have one."""
-        for maps, wanted, size in ((self._values, step.values, 4), (self._bytes, step.bytes, 1)):
+        for maps, wanted, size in ((self._values, step.values, 2 if step.halves else 4), (self._bytes, step.bytes, 1)):
             if wanted and step.writes not in maps:
                 num_bytes = size * positions * step.outs
                 maps[step.writes] = Place(self._places.take(num_bytes * num_images), num_bytes, is_kept)
@@ -283,7 +288,7 @@ class Plan:
         maps = [-1 if place is None else place.at(first) for place in (reads, adds, values, quantized)]
         tensors = map(ops.at, (step.weight, step.rescale, step.bias, step.scale, step.shift))
         shape = step.kernel, height, width, step.ins, step.outs, step.stride
-        return Op(step.kind, first, num, *shape, *maps, *tensors)
+        return Op(step.kind, first, num, *shape, *maps, step.halves, *tensors)
 
 
 def _images_at_once(stage: list[Step], positions: int, tiles: int, threads: int) -> int:

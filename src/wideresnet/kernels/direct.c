@@ -45,7 +45,7 @@ INLINE ivec add_products(ivec sum, ivec a, ivec b) {
 }
 
 /* Where the channels of the positions begin that a few outputs see. */
-enum { MAX_TAPS = 9 };
+enum { MAX_TAPS = 9, LINE = 64 };
 typedef const byte *Row[MR];
 
 /* C (mr, NB) = rescale * A (mr, K) B (K, NB), where K counts taps, then channels. B holds groups of four rows,
@@ -125,7 +125,7 @@ static void look_up(const Conv *c, long first, long num, const byte *zeros, Row 
 static void conv_parts(void *job, long first_part, long last_part) {
     Conv *c = job;
     Result result = c->result;
-    long out = c->y.C;
+    long out = c->y.C, line = LINE / (result.halves ? sizeof(half) : sizeof(float));
     byte *zeros = (byte *)wrn_scratch(c->s.C / 4);
     if (!zeros) {
         c->failed = 1;
@@ -142,6 +142,7 @@ static void conv_parts(void *job, long first_part, long last_part) {
                 num = last - t >= MR ? MR : last - t >= 4 ? 4 : last - t >= 2 ? 2 : 1;
                 look_up(c, t, num, zeros, rows);
                 for (long n = begin; n < min(begin + c->group, to); n += NB) {
+                    for (long k = n; k < min(n + NB, out); k += line) fetch(result, num, t * out + k, out);
                     strip(num, c, (const Row *)rows, n, M);
                     for (long j = 0; j < num; j += 4)
                         for (long k = n; k < min(n + NB, out); k += VL) {
@@ -162,8 +163,8 @@ enum { INPUTS = 384 << 10, WEIGHTS = 384 << 10 }; /* bytes of a block and of a g
  * kernel: 3 or 1. w: weights, [n / NB][k / 4][n % NB][k % 4], where k counts positions, then channels. rescale: [n].
  * Returns 0, or 1 if memory runs out. */
 int wrn_direct_conv(const byte *x, long B, long H, long W, long in, long out, long kernel, long stride, const sbyte *w,
-                    const float *rescale, const float *add, const float *bias, const float *scale, const float *shift,
-                    float *values, byte *bytes, int threads) {
+                    const float *rescale, const void *add, const float *bias, const float *scale, const float *shift,
+                    void *values, byte *bytes, int halves, int threads) {
     Shape s = {B, H, W, in}, y = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
     long num = B * y.H * y.W, N = round_up(out, NB), K = kernel * kernel * in;
     long group = WEIGHTS / K / NB * NB;
@@ -179,7 +180,7 @@ int wrn_direct_conv(const byte *x, long B, long H, long W, long in, long out, lo
     }
     long slice = (N / NB + slices - 1) / slices * NB;
     slices = (N + slice - 1) / slice;
-    Conv conv = {x, w, rescale, {add, bias, scale, shift, values, bytes}, s, y, kernel, stride, num, N, block, slice, slices,
+    Conv conv = {x, w, rescale, {add, bias, scale, shift, values, bytes, halves}, s, y, kernel, stride, num, N, block, slice, slices,
                  group, 0};
     in_parallel(threads, num_blocks * slices, 1, conv_parts, &conv);
     return conv.failed;

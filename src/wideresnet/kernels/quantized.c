@@ -172,6 +172,7 @@ INLINE void output_tile(int points, const float *M, long stride_f, Shape s, Plac
             if (points == 6) output_1d(rows[i], o);
             else strided_output_1d(rows[i], o);
             long at = ((p.image * s.H + p.top + i) * s.W + p.left) * s.C + c;
+            fetch(r, 4, at + 4 * s.C, s.C);
             if (width == 4) put(r, o, 4, at, s.C, c);
             else
                 for (int j = 0; j < width; j++) put(r, o + j, 1, at + j * s.C, s.C, c);
@@ -268,8 +269,8 @@ static void conv_parts(void *job, long first_part, long last_part) {
  * out) or NULL; they may be the same memory. bytes: of the same shape or NULL, with scale and shift (out). Returns 0,
  * or 1 if memory runs out. */
 int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out, long kernel, long stride,
-                       const short *U, const float *rescale, const float *add, const float *bias, const float *scale,
-                       const float *shift, float *values, byte *bytes, int threads) {
+                       const short *U, const float *rescale, const void *add, const float *bias, const float *scale,
+                       const float *shift, void *values, byte *bytes, int halves, int threads) {
     int points = kernel == 1 ? 1 : stride == 1 ? 6 : 9, num_f = points * points;
     Shape s = {B, H, W, in}, y = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
     long units = points > 1 ? num_tiles(y) : B * y.H * y.W, N = round_up(out, NB);
@@ -285,7 +286,7 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
     slices = (N + slice - 1) / slice;
     /* a panel at a time, so that products stay in the second-level cache, unless inputs are too many to be read again */
     long group = (long)sizeof(short) * num_f * in * block > MANY_INPUTS ? slice : NB;
-    Conv conv = {x, U, rescale, {add, bias, scale, shift, values, bytes}, s, y, stride, units, N, block, slice, slices,
+    Conv conv = {x, U, rescale, {add, bias, scale, shift, values, bytes, halves}, s, y, stride, units, N, block, slice, slices,
                  group, points, 0};
     in_parallel(threads, num_blocks * slices, 1, conv_parts, &conv);
     return conv.failed;

@@ -139,29 +139,31 @@ class QuantizedConv:
 
     def __call__(
         self, q: Tensor, *, add: Tensor | None = None, bias: Tensor | None = None, quantizer: Quantizer | None = None,
-        values: bool = True,
+        values: bool = True, dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Compute the convolution of a map, plus `add`, as values and as bytes; both through ReLU if there is a bias.
 
         Args:
             q: uint8 (B, in, H, W).
-            add: float32 (B, out, H', W'), overwritten by the values.
+            add: (B, out, H', W'), overwritten by the values.
             bias: float32 (out,).
             quantizer: applied to the result; None if no bytes are needed.
             values: whether values are needed.
+            dtype: float32 or bfloat16, of what is added and of the values.
 
         Returns:
-            float32 (B, out, H', W') and uint8 of the same shape, each or None.
+            Values (B, out, H', W') and uint8 of the same shape, each or None.
         """
         batch, _, height, width = q.shape
         shape = batch, self.out_channels, ceil_div(height, self.stride), ceil_div(width, self.stride)
-        result = None if not values else empty(*shape) if add is None else add
+        result = None if not values else empty(*shape, dtype=dtype) if add is None else add
         quantized = empty(*shape, dtype=torch.uint8) if quantizer else None
         run = library().wrn_direct_conv if self.direct else library().wrn_quantized_conv
         run(
             at(q), batch, height, width, self.in_channels, self.out_channels, self.kernel, self.stride,
             at(self.weight), at(self.rescale), at(add), at(bias), at(quantizer and quantizer.scale),
-            at(quantizer and quantizer.shift), at(result), at(quantized), num_threads(),
+            at(quantizer and quantizer.shift), at(result), at(quantized), dtype == torch.bfloat16,
+            num_threads(),
         )  # fmt: skip
         return result, quantized
 
