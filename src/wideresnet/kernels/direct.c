@@ -122,6 +122,13 @@ static void look_up(const Conv *c, long first, long num, const byte *zeros, Row 
     }
 }
 
+/* Write `num` adjacent outputs of VL channels from k. */
+INLINE void put_products(Result result, int num, const float *m, long at, long step, long k) {
+    vec v[4];
+    for (int i = 0; i < num; i++) v[i] = LOAD(m + i * NB);
+    put(result, v, num, at, step, k);
+}
+
 static void conv_parts(void *job, long first_part, long last_part) {
     Conv *c = job;
     Result result = c->result;
@@ -138,19 +145,18 @@ static void conv_parts(void *job, long first_part, long last_part) {
         for (long begin = from; begin < to; begin += c->group)
             for (long t = first, num; t < last; t += num) {
                 Row rows[MAX_TAPS];
-                float M[MR * NB];
+                _Alignas(LINE) float M[MR * NB];
                 num = last - t >= MR ? MR : last - t >= 4 ? 4 : last - t >= 2 ? 2 : 1;
                 look_up(c, t, num, zeros, rows);
                 for (long n = begin; n < min(begin + c->group, to); n += NB) {
                     for (long k = n; k < min(n + NB, out); k += line) fetch(result, num, t * out + k, out);
                     strip(num, c, (const Row *)rows, n, M);
-                    for (long j = 0; j < num; j += 4)
-                        for (long k = n; k < min(n + NB, out); k += VL) {
-                            vec v[4];
-                            int few = (int)min(4, num - j);
-                            for (int i = 0; i < few; i++) v[i] = LOAD(M + (j + i) * NB + k - n);
-                            put(result, v, few, (t + j) * out + k, out, k);
-                        }
+                    for (long k = n; k < min(n + NB, out); k += VL) {
+                        const float *m = M + k - n;
+                        long j = 0;
+                        for (; j + 4 <= num; j += 4) put_products(result, 4, m + j * NB, (t + j) * out + k, out, k);
+                        for (; j < num; j++) put_products(result, 1, m + j * NB, (t + j) * out + k, out, k);
+                    }
                 }
             }
     }
