@@ -122,16 +122,22 @@ static void look_up(const Conv *c, long first, long num, const byte *zeros, Row 
     }
 }
 
-/* Write `num` adjacent outputs of VL channels from k. */
-INLINE void put_products(Result result, int num, const float *m, long at, long step, long k) {
-    vec v[4];
-    for (int i = 0; i < num; i++) v[i] = LOAD(m + i * NB);
-    put(result, v, num, at, step, k);
+/* Write the outputs first..first + num - 1 from their products, for a panel of channels from n. */
+INLINE void write_panel(Result result, const float *M, long first, long num, long n, long out) {
+    for (long k = n; k < min(n + NB, out); k += VL, M += VL) {
+        long j = 0;
+        for (vec v[4]; j + 4 <= num; j += 4) {
+            for (int i = 0; i < 4; i++) v[i] = LOAD(M + (j + i) * NB);
+            put(result, v, 4, (first + j) * out + k, out, k);
+        }
+        for (vec v[4]; j < num; j++) {
+            v[0] = LOAD(M + j * NB);
+            put(result, v, 1, (first + j) * out + k, out, k);
+        }
+    }
 }
 
-static void conv_parts(void *job, long first_part, long last_part) {
-    Conv *c = job;
-    Result result = c->result;
+INLINE void run_parts(Conv *c, Result result, long first_part, long last_part) {
     long out = c->y.C, line = LINE / (result.halves ? sizeof(half) : sizeof(float));
     byte *zeros = (byte *)wrn_scratch(c->s.C / 4);
     if (!zeros) {
@@ -151,14 +157,18 @@ static void conv_parts(void *job, long first_part, long last_part) {
                 for (long n = begin; n < min(begin + c->group, to); n += NB) {
                     for (long k = n; k < min(n + NB, out); k += line) fetch(result, num, t * out + k, out);
                     strip(num, c, (const Row *)rows, n, M);
-                    for (long k = n; k < min(n + NB, out); k += VL) {
-                        const float *m = M + k - n;
-                        long j = 0;
-                        for (; j + 4 <= num; j += 4) put_products(result, 4, m + j * NB, (t + j) * out + k, out, k);
-                        for (; j < num; j++) put_products(result, 1, m + j * NB, (t + j) * out + k, out, k);
-                    }
+                    write_panel(result, M, t, num, n, out);
                 }
             }
+    }
+}
+
+static void conv_parts(void *job, long first, long last) {
+    Conv *c = job;
+    switch (form_of(c->result)) {
+    case BYTES: run_parts(c, in_form(c->result, BYTES), first, last); break;
+    case FLOATS: run_parts(c, in_form(c->result, FLOATS), first, last); break;
+    case HALVES: run_parts(c, in_form(c->result, HALVES), first, last);
     }
 }
 

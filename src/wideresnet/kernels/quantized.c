@@ -214,8 +214,7 @@ static __attribute__((noinline)) void transform(const Conv *c, long first, long 
 }
 
 /* Turn the products of `num` units back to outputs: those of a panel, the channels from n on. */
-static __attribute__((noinline)) void turn_back(const Conv *c, const float *M, long m_f, long first, long num, long n) {
-    Result result = c->result;
+INLINE void write_panel(const Conv *c, Result result, const float *M, long m_f, long first, long num, long n) {
     Shape y = c->y;
     int points = c->points;
     long last = min(n + NB, y.C);
@@ -227,6 +226,15 @@ static __attribute__((noinline)) void turn_back(const Conv *c, const float *M, l
                 vec v[4] = {LOAD(M + k - n)};
                 put(result, v, 1, unit * y.C + k, y.C, k);
             }
+}
+
+static __attribute__((noinline)) void turn_back(const Conv *c, const float *M, long m_f, long first, long num, long n) {
+    Result result = c->result;
+    switch (form_of(result)) {
+    case BYTES: write_panel(c, in_form(result, BYTES), M, m_f, first, num, n); break;
+    case FLOATS: write_panel(c, in_form(result, FLOATS), M, m_f, first, num, n); break;
+    case HALVES: write_panel(c, in_form(result, HALVES), M, m_f, first, num, n);
+    }
 }
 
 static void conv_parts(void *job, long first_part, long last_part) {
