@@ -158,6 +158,10 @@ def test_with_a_bias_a_sum_is_rectified_before_it_is_stored_and_quantized(shape:
     assert found is not None
     torch.testing.assert_close(values, (alone + add + bias[:, None, None]).relu())
     assert (found - (values / step[:, None, None]).clamp(max=MAX_BYTE)).abs().max() < 0.5 + 1e-3
+    halves = conv(q, add=add.bfloat16(), bias=bias, quantizer=Quantizer.active(step), dtype=torch.bfloat16)[0]
+    assert halves is not None
+    exact = (alone + add.bfloat16() + bias[:, None, None]).relu()
+    assert ((halves.float() - exact).abs() <= exact / 256).all()  # 8 bits and rounding
     # Of bytes alone the bias may as well be a part of the quantization.
     nothing, same = conv(q, add=add.clone(), quantizer=Quantizer.active(step, bias.double()), values=False)
     assert nothing is None

@@ -285,9 +285,11 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
     long size = num_f * (sizeof(short) * in + sizeof(float) * NB), block = (320 << 10) / size / MR * MR;
     long enough = (long)sizeof(short) * num_f * in * N < NO_CACHE ? 48 : MAX_UNITS;
     block = min(block > enough ? block : enough, MAX_UNITS);
-    long even = round_up((units + threads - 1) / threads, 4); /* a few units are divided evenly among the threads */
-    if (even < block) block = even > 24 ? even : min(24, round_up(units, MR));
+    long even = (units + threads - 1) / threads; /* a few units are divided evenly among the threads */
+    if (even < block) block = even > 24 ? even : 24;
     long num_blocks = (units + block - 1) / block;
+    if (block > 24 && num_blocks < 4 * threads) num_blocks = round_up(num_blocks, threads);
+    block = (units + num_blocks - 1) / num_blocks, num_blocks = (units + block - 1) / block;
     /* and if there are fewer blocks than threads, by channel too */
     long slices = num_blocks < threads ? min((threads + num_blocks - 1) / num_blocks, N / NB) : 1;
     long slice = (N / NB + slices - 1) / slices * NB;

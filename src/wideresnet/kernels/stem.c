@@ -110,6 +110,7 @@ int wrn_stem(const float *x, const long *strides, long B, long H, long W, long i
     long rows = pooled ? (out_H + 1) / 2 : out_H, columns = pooled ? (out_W + 1) / 2 : out_W;
     Stem stem = {x, w, bias, strides[0], strides[1], strides[2], strides[3], in, H, W, kernel, stride, out_H, out_W, rows,
                  columns, out, pooled, {NULL, NULL, scale, shift, values, bytes, halves}, 0};
-    in_parallel(threads, B * rows, grain_of(B * rows, 4, threads), stem_rows, &stem);
+    long grain = (B * rows + 4L * threads - 1) / (4L * threads); /* four parts a thread, as even as possible */
+    in_parallel(threads, B * rows, grain > 4 ? grain : 4, stem_rows, &stem);
     return stem.failed;
 }
