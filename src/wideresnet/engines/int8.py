@@ -60,8 +60,9 @@ The networks of `MAX_RATIO`: 0.010 and 0.005; without a limit for outliers, 1.6 
 def quantize(network: Network, images: Tensor, *, batch_size: int = 64) -> Quantized:
     """Prepare a network for inference in 8 bits on a CPU: faster than `optimize`, but not exact.
 
-    The inputs of the convolutions (normalized and activated maps) are rounded to 8 bits. The sums along the shortcuts,
-    the stem and the classifier stay in fp32. The result is a snapshot: later changes to the network do not affect it.
+    The inputs of the convolutions (normalized and activated maps) are rounded to 8 bits. The stem, the classifier and
+    the sums along the shortcuts stay in fp32; those of ImageNet's networks have 16 bits in memory. The result is a
+    snapshot: later changes to the network do not affect it.
 
     Args:
         network: a pre-activation network, or one for ImageNet, with batch normalization and ReLU; not modified.
@@ -231,8 +232,8 @@ def balance(description: Description, steps: dict[int, Tensor], direct: Sequence
 
     Steps are folded into the weights. After a normalization channels are alike. But where ReLU follows a sum, a few are
     many times as large as the others, whose weights would then round to nothing. So the ratios of steps are reduced to
-    their square roots. Own measurement, WRN-50-0.25-bottleneck trained to 50 % on CIFAR-10 at 64 px, change of logits by
-    the exponent: 0 (one step for the map) 0.22, 0.25 0.08, 0.5 0.05, 0.75 0.09, 1 (as they are) 0.35.
+    their square roots. Own measurement, WRN-50-0.25-bottleneck trained to 50 % on CIFAR-10 at 64 px, change of the
+    logits by exponent: 0 (one step for the map) 0.22, 0.25 0.08, 0.5 0.05, 0.75 0.09, 1 (as they are) 0.35.
 
     Source: Xiao et al. 2023 (arXiv 2211.10438), Section 4, for activations and weights that share the difficulty.
     """

@@ -135,8 +135,8 @@ def lower(
             stride=layer.conv.stride[0], reads=layer.reads, adds=layer.adds, unused=unused, **of_layer(i, layer),
         ))  # fmt: skip
     program.append(Step(
-        HEAD, 0, fc.in_features, fc.out_features, weight=fc.weight.detach().contiguous(), reads=description.output, halves=halves,
-        bias=None if fc.bias is None else fc.bias.detach().contiguous(),
+        HEAD, 0, fc.in_features, fc.out_features, weight=fc.weight.detach().contiguous(), reads=description.output,
+        halves=halves, bias=None if fc.bias is None else fc.bias.detach().contiguous(),
         scale=None if last is None else last.scale, shift=None if last is None else last.shift,
     ))  # fmt: skip
     return Program(program)

@@ -119,9 +119,7 @@ class QuantizedConv:
         rescale: float32 (frequencies, output channels), the value of one unit of the products.
     """
 
-    def __init__(
-        self, conv: nn.Conv2d, step: Tensor, *, weight: Tensor | None = None, direct: bool = False
-    ) -> None:
+    def __init__(self, conv: nn.Conv2d, step: Tensor, *, weight: Tensor | None = None, direct: bool = False) -> None:
         self.in_channels, self.out_channels, self.direct = conv.in_channels, conv.out_channels, direct
         self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
         # The steps of the input are folded into the weights, so that bytes can be multiplied as they are.
@@ -138,8 +136,14 @@ class QuantizedConv:
         self.weight, self.rescale = pack(*to_integers(matrices, highest), together=2)
 
     def __call__(
-        self, q: Tensor, *, add: Tensor | None = None, bias: Tensor | None = None, quantizer: Quantizer | None = None,
-        values: bool = True, dtype: torch.dtype = torch.float32,
+        self,
+        q: Tensor,
+        *,
+        add: Tensor | None = None,
+        bias: Tensor | None = None,
+        quantizer: Quantizer | None = None,
+        values: bool = True,
+        dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Compute the convolution of a map, plus `add`, as values and as bytes; both through ReLU if there is a bias.
 
