@@ -15,15 +15,22 @@ from wideresnet.base.errors import UsageError
 from wideresnet.engines import quantize
 from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES
 from wideresnet.networks import Network, create
+from wideresnet.networks.blocks import PostActBlock, PreActBlock
 
 pytestmark = pytest.mark.usefixtures("needs_kernels")
 
 
-def make(name: str = "WRN-10-2") -> Network:
-    """A network whose running statistics are those of images."""
+def make(name: str = "WRN-10-2", size: int = 8, *, branches: float = 1.0) -> Network:
+    """A network whose running statistics are those of images; what is left of the residual branches may be little."""
     network = create(name, 10).train()
-    for _ in range(20):
-        network(images())
+    for block in network.modules():
+        if isinstance(block, PostActBlock):
+            nn.init.constant_(getattr(block, f"bn{block.num_convs}").weight, branches)
+        elif isinstance(block, PreActBlock):
+            nn.init.constant_(block.norms[-1].weight, branches)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for _ in range(20):
+            network(images(16, size, size))
     return network.eval()
 
 
@@ -41,6 +48,22 @@ def test_outputs_are_close_to_the_networks_and_reproducible(name: str) -> None:
             wanted, found = network(x), quantized(x)
         assert (found - wanted).norm() < 0.05 * wanted.norm()
         assert torch.equal(quantized(x), found)
+
+
+IMAGENET = ["WRN-18-0.5", "WRN-50-0.25-bottleneck", "PreActResNet-18"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenets_networks_too(name: str, batch_size: int) -> None:
+    network = make(name, 64, branches=0.02)  # with large random branches logits are chaotic
+    quantized = quantize(network, images(50, 64, 64), batch_size=batch_size)
+    for shape in ((16, 64, 64), (3, 75, 39)):
+        x = images(*shape)
+        with torch.no_grad():
+            wanted, found = network(x), quantized(x)
+        assert (found - wanted).norm() < 0.08 * wanted.norm()  # of random weights
+        assert torch.equal(torch.cat([quantized(image[None]) for image in x]), found)
 
 
 def test_a_snapshot_is_not_reached_by_later_changes_and_does_not_train() -> None:
@@ -140,8 +163,8 @@ def test_autocast_has_no_effect() -> None:
         ("WRN-10-1", images(0), "no images"),
         ("WRN-10-1", images()[:, :1], "shape"),
         ("WRN-10-1", images().double(), "fp32"),
-        ("WRN-18-0.25", images(), "8 bits are for pre-activation"),
-        ("ResNet-20", images(), "pre-activation"),
+        ("ResNet-20", images(), "pre-activation networks, and for ImageNet's"),
+        ("ResNeXt-50-32x4d", images(), "plain convolutions"),
     ],
 )
 def test_what_cannot_be_quantized_is_refused_in_one_line(network: str, given: Tensor, reason: str) -> None:

@@ -67,6 +67,26 @@ static signed char *weights;
 static double byte_at(long i) { return q[i]; }
 static double weight_at(long i) { return weights[i]; }
 
+/* Numbers that are exact as the upper 16 bits of floats, as floats or as these bits. */
+static void *sums_of(float *exact, long num, int halves) {
+    unsigned short *found = memory(num, sizeof(float));
+    for (long i = 0; i < num; i++) {
+        unsigned bits = 0;
+        exact[i] = (float)((int)draw(255) - 127);
+        memcpy(&bits, exact + i, sizeof bits);
+        if (halves) found[i] = (unsigned short)(bits >> 16);
+        else memcpy((float *)found + i, exact + i, sizeof *exact);
+    }
+    return found;
+}
+
+static float sum_at(const void *sums, long i, int halves) {
+    float found;
+    unsigned bits = halves ? (unsigned)((const unsigned short *)sums)[i] << 16 : ((const unsigned *)sums)[i];
+    memcpy(&found, &bits, sizeof found);
+    return found;
+}
+
 static void direct(Layer l, int threads) {
     long panel = wrn_panel(), N = (l.out + panel - 1) / panel * panel, K = l.kernel * l.kernel * l.in;
     long size = l.B * l.H * l.W * l.in, num = l.B * l.h * l.w * l.out;
@@ -77,21 +97,26 @@ static void direct(Layer l, int threads) {
     for (long n = 0; n < N; n++)
         for (long k = 0; k < K; k++)
             packed[n / panel * panel * K + k / 4 * 4 * panel + n % panel * 4 + k % 4] = n < l.out ? weights[n * K + k] : 0;
-    float *rescale = memory(N, sizeof(float)), *values = memory(num, sizeof(float)), *add = reals(num);
+    int halves = (int)draw(2), alone = draw(4) == 0;
+    float *rescale = memory(N, sizeof(float)), *values = memory(num, sizeof(float)), *exact = reals(num);
+    void *add = sums_of(exact, num, halves);
     float *scale = memory(l.out, sizeof(float)), *shift = memory(l.out, sizeof(float));
+    float *bias = draw(2) ? NULL : reals(l.out);
     for (long n = 0; n < N; n++) rescale[n] = 1;
     for (long n = 0; n < l.out; n++) scale[n] = 1.f / 4096, shift[n] = 100.5f;
     unsigned char *bytes = memory(num, 1);
-    if (wrn_direct_conv(q, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, packed, rescale, add, scale, shift, values,
-                        bytes, threads))
+    if (wrn_direct_conv(q, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, packed, rescale, alone ? NULL : add,
+                        alone ? NULL : bias, scale, shift, alone ? NULL : values, bytes, halves, threads))
         exit(2);
     for (long i = 0; i < num; i++) {
-        double wanted = at(l, i / l.out, i % l.out, byte_at, weight_at) + add[i];
-        compare("direct", l, values[i], wanted, 1e-6 * fabs(wanted) + 1e-6);
-        double whole = floor(fmin(fmax(values[i] / 4096. + 100.5, 0), 255.5));
+        double wanted = at(l, i / l.out, i % l.out, byte_at, weight_at) + (alone ? 0 : exact[i]);
+        if (bias && !alone) wanted = fmax(wanted + bias[i % l.out], 0);
+        if (!alone) compare("direct", l, sum_at(values, i, halves), wanted, (halves ? 4e-3 : 1e-6) * fabs(wanted) + 1e-6);
+        double whole = floor(fmin(fmax(wanted / 4096. + 100.5, 0), 255.5));
         compare("bytes", l, bytes[i], fmin(whole, 255), 1); /* one, as the kernel rounds once less */
     }
     free(q), free(weights), free(packed), free(rescale), free(values), free(add), free(scale), free(shift), free(bytes);
+    free(bias), free(exact);
 }
 
 /* Tiles: the same bits for any number of threads. What they should be is a test in Python. */
@@ -101,17 +126,20 @@ static void tiles(Layer l, int threads) {
     unsigned char *x = memory(size, 1), *bytes[2] = {memory(num, 1), memory(num, 1)};
     short *U = memory(points * points * N * l.in, sizeof(short));
     float *rescale = reals(points * points * N), *scale = reals(l.out), *shift = reals(l.out);
+    float *bias = draw(2) ? NULL : reals(l.out);
     float *values[2] = {reals(num), memory(num, sizeof(float))};
+    int halves = (int)draw(2), alone = draw(4) == 0;
     memcpy(values[1], values[0], num * sizeof(float)); /* what is added lies where the result goes */
     for (long i = 0; i < size; i++) x[i] = (unsigned char)draw(256);
     for (long i = 0; i < points * points * N * l.in; i++) U[i] = (short)((int)draw(201) - 100);
     for (int i = 0; i < 2; i++)
-        if (wrn_quantized_conv(x, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, U, rescale, values[i], scale, shift,
-                               values[i], bytes[i], i ? threads : 1))
+        if (wrn_quantized_conv(x, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, U, rescale,
+                               alone ? NULL : values[i], alone ? NULL : bias, scale, shift, alone ? NULL : values[i],
+                               bytes[i], halves, i ? threads : 1))
             exit(2);
     compare("tiles", l, memcmp(values[0], values[1], num * sizeof(float)) || memcmp(bytes[0], bytes[1], num), 0, 0);
     free(x), free(bytes[0]), free(bytes[1]), free(U), free(rescale), free(scale), free(shift), free(values[0]);
-    free(values[1]);
+    free(values[1]), free(bias);
 }
 
 /* ---- fp32 --------------------------------------------------------------------------------------------------------- */
@@ -169,7 +197,7 @@ static void stem(Layer l, int threads) {
         active[i] = x[(i / l.in / l.W / l.H * l.in + i % l.in) * l.H * l.W + i / l.in % (l.W * l.H)];
     for (long i = 0; i < l.out * taps * l.in; i++)
         w[(i % l.in * taps + i / l.in % taps) * l.out + i / l.in / taps] = kernel[i];
-    if (wrn_stem(x, strides, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, pooled, w, bias, NULL, NULL, y, NULL, threads))
+    if (wrn_stem(x, strides, l.B, l.H, l.W, l.in, l.out, l.kernel, l.stride, pooled, w, bias, NULL, NULL, y, NULL, 0, threads))
         exit(2);
     for (long i = 0; i < num; i++) {
         long n = i % l.out, column = i / l.out % columns, row = i / l.out / columns % rows, image = i / l.out / columns / rows;

@@ -144,6 +144,32 @@ def test_a_map_is_added_and_the_result_quantized_for_the_next_layer(shape: tuple
     assert torch.equal(same, found)
 
 
+@pytest.mark.parametrize("direct", [False, True], ids=["tiles", "direct"])
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SHAPES[10]])
+def test_with_a_bias_a_sum_is_rectified_before_it_is_stored_and_quantized(shape: tuple[int, ...], direct: bool) -> None:
+    batch, height, width, ins, outs, kernel, stride = shape
+    conv, q = make(ins, outs, kernel, stride, direct=direct), bytes_of(batch, ins, height, width)
+    alone = conv(q)[0]
+    assert alone is not None
+    add, bias = channels_last(torch.randn(alone.shape) * alone.std()), torch.randn(outs) * alone.std()
+    step = (torch.rand(outs, dtype=torch.float64) / 100 + 0.005) * float(alone.std())
+    values, found = conv(q, add=add.clone(), bias=bias, quantizer=Quantizer.active(step))
+    assert values is not None
+    assert found is not None
+    torch.testing.assert_close(values, (alone + add + bias[:, None, None]).relu())
+    assert (found - (values / step[:, None, None]).clamp(max=MAX_BYTE)).abs().max() < 0.5 + 1e-3
+    halves = conv(q, add=add.bfloat16(), bias=bias, quantizer=Quantizer.active(step), dtype=torch.bfloat16)[0]
+    assert halves is not None
+    exact = (alone + add.bfloat16() + bias[:, None, None]).relu()
+    assert ((halves.float() - exact).abs() <= exact / 256).all()  # 8 bits and rounding
+    # Of bytes alone the bias may as well be a part of the quantization.
+    nothing, same = conv(q, add=add.clone(), quantizer=Quantizer.active(step, bias.double()), values=False)
+    assert nothing is None
+    assert same is not None
+    assert (same.int() - found.int()).abs().max() <= 1
+    assert (same == found).float().mean() > 0.99
+
+
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1)])
 @pytest.mark.parametrize("channels", [16, 640])
 def test_no_sum_overflows_when_every_product_is_the_largest(kernel: int, stride: int, channels: int) -> None:

@@ -31,7 +31,7 @@ def stem(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, *, pooled:
     taps = weight.permute(1, 2, 3, 0).contiguous()
     library().wrn_stem(
         ops.at(x), (ctypes.c_long * 4)(*x.stride()), batch, height, width, channels, len(weight), weight.shape[2],
-        stride, int(pooled), ops.at(taps), ops.at(bias), None, None, ops.at(y), None, threads,
+        stride, int(pooled), ops.at(taps), ops.at(bias), None, None, ops.at(y), None, 0, threads,
     )  # fmt: skip
     return y
 

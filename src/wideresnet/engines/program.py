@@ -47,6 +47,7 @@ class Step:
         kind, kernel, ins, outs, stride, weight, rescale, bias, scale, shift: as in program.c.
         reads, adds, writes: numbers of maps; None for the images, for nothing added, and for the logits.
         values, bytes: how the result is stored.
+        halves: whether sums have 16 bits.
         unused: the maps that nothing needs after this operation.
     """
 
@@ -61,6 +62,7 @@ class Step:
     writes: int | None = None
     values: bool = True
     bytes: bool = False
+    halves: bool = False
     rescale: Tensor | None = None
     bias: Tensor | None = None
     scale: Tensor | None = None
@@ -83,50 +85,58 @@ def lower(
     """
     check_convs(description)
     norms = {number: ops.normalize_running(norm) for number, norm in description.norms.items()}
-    quantizers = {number: Quantizer.after(norms[number], step) for number, step in (steps or {}).items()}
     added = {*description.added, description.output}
+    # In 8 bits sums that no normalization reads are stored in 16: they are few operations, and many bytes.
+    halves = steps is not None and not norms
     pending: dict[int | None, Tensor] = {}  # biases of maps that are only added to others: added there
 
-    def of_result(number: int) -> dict[str, Any]:
-        """Return how a map is stored."""
+    def of_result(number: int, bias: Tensor | None) -> dict[str, Any]:
+        """Return how a map is stored, and the bias that is added to it before ReLU."""
+        fused: dict[str, Any] = {"writes": number} if bias is None else {"writes": number, "bias": bias.float()}
         if steps is None:
-            return {"writes": number}
-        quantizer = quantizers.get(number)
-        fused = {} if quantizer is None else {"scale": quantizer.scale, "shift": quantizer.shift}
-        return {"writes": number, "values": number in added, "bytes": quantizer is not None, **fused}
+            return fused
+        fused |= {"values": number in added, "halves": halves}
+        step, norm = steps.get(number), norms.get(number)
+        if step is None:
+            return fused
+        if norm is None and bias is not None and number not in added:  # of bytes alone: a part of their shift
+            del fused["bias"]
+            quantizer = Quantizer.active(step, bias)
+        else:
+            quantizer = Quantizer.active(step) if norm is None else Quantizer.after(norm, step)
+        return {**fused, "bytes": True, "scale": quantizer.scale, "shift": quantizer.shift}
 
     def of_layer(i: int, layer: Layer) -> dict[str, Any]:
-        """Return weights and bias of a layer, and in fp32 the normalization before it."""
+        """Return the weights of a layer and how its result is stored; in fp32 also the normalization before it."""
+        weight, bias = fold(layer.conv, layer.after)
+        if bias is not None and not layer.active:
+            pending[layer.writes], bias = bias, None
+        elif bias is not None:
+            bias = bias + pending.pop(layer.adds, 0)
+        result = of_result(layer.writes, bias)
         if steps is None:
-            weight, bias = fold(layer.conv, layer.after)
-            found = {"kind": CONV, "weight": ops.transform_weight(weight, layer.conv.stride[0]).values}
-            if bias is not None and not layer.active:
-                pending[layer.writes] = bias
-            elif bias is not None:
-                found["bias"] = (bias + pending.pop(layer.adds, 0)).float()
+            result |= {"kind": CONV, "weight": ops.transform_weight(weight, layer.conv.stride[0]).values}
             norm = norms.get(layer.reads)
-            return found if norm is None else {**found, "scale": norm.scale, "shift": norm.shift}
-        conv = QuantizedConv(layer.conv, steps[layer.reads], direct=direct is not None and direct[i])
-        kind = DIRECT if conv.direct else QUANTIZED
-        return {"kind": kind, "weight": conv.weight, "rescale": conv.rescale}
+            return result if norm is None else {**result, "scale": norm.scale, "shift": norm.shift}
+        is_direct = direct is not None and direct[i]
+        conv = QuantizedConv(layer.conv, steps[layer.reads], weight=weight, direct=is_direct)
+        return {**result, "kind": DIRECT if is_direct else QUANTIZED, "weight": conv.weight, "rescale": conv.rescale}
 
     stem, fc, last = description.stem, description.fc, norms.get(description.output)
     weight, bias = fold(stem, description.after)
     program = [Step(
         STEM if bias is None else POOLED_STEM, stem.kernel_size[0], stem.in_channels, stem.out_channels,
         weight=weight.permute(1, 2, 3, 0).contiguous(),  # (in, kernel, kernel, out)
-        bias=None if bias is None else bias.float(), stride=description.stem_stride,
-        **of_result(0),
+        stride=description.stem_stride, **of_result(0, bias),
     )]  # fmt: skip
     for i, (layer, unused) in enumerate(zip(description.layers, description.last_uses, strict=True)):
         program.append(Step(
             kernel=layer.conv.kernel_size[0], ins=layer.conv.in_channels, outs=layer.conv.out_channels,
             stride=layer.conv.stride[0], reads=layer.reads, adds=layer.adds, unused=unused, **of_layer(i, layer),
-            **of_result(layer.writes),
         ))  # fmt: skip
     program.append(Step(
         HEAD, 0, fc.in_features, fc.out_features, weight=fc.weight.detach().contiguous(), reads=description.output,
-        bias=None if fc.bias is None else fc.bias.detach().contiguous(),
+        halves=halves, bias=None if fc.bias is None else fc.bias.detach().contiguous(),
         scale=None if last is None else last.scale, shift=None if last is None else last.shift,
     ))  # fmt: skip
     return Program(program)
@@ -264,7 +274,7 @@ class Plan:
 
     def _store(self, step: Step, positions: int, num_images: int, *, is_kept: bool) -> None:
         """Find places for the maps that an operation writes, each for `num_images`, unless they have one."""
-        for maps, wanted, size in ((self._values, step.values, 4), (self._bytes, step.bytes, 1)):
+        for maps, wanted, size in ((self._values, step.values, 2 if step.halves else 4), (self._bytes, step.bytes, 1)):
             if wanted and step.writes not in maps:
                 num_bytes = size * positions * step.outs
                 maps[step.writes] = Place(self._places.take(num_bytes * num_images), num_bytes, is_kept)
@@ -278,7 +288,7 @@ class Plan:
         maps = [-1 if place is None else place.at(first) for place in (reads, adds, values, quantized)]
         tensors = map(ops.at, (step.weight, step.rescale, step.bias, step.scale, step.shift))
         shape = step.kernel, height, width, step.ins, step.outs, step.stride
-        return Op(step.kind, first, num, *shape, *maps, *tensors)
+        return Op(step.kind, first, num, *shape, *maps, step.halves, *tensors)
 
 
 def _images_at_once(stage: list[Step], positions: int, tiles: int, threads: int) -> int:

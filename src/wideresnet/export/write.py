@@ -12,7 +12,7 @@ import torch
 from wideresnet.base.arithmetic import spread
 from wideresnet.base.errors import UsageError
 from wideresnet.data import Dataset
-from wideresnet.engines.int8 import BATCH_SIZE, FEW_IMAGES, NUM_CALIBRATION_IMAGES
+from wideresnet.engines.int8 import BATCH_SIZE, FEW_IMAGES, num_to_calibrate
 from wideresnet.export.check import compare, require
 from wideresnet.export.formats import to_onnx, to_openvino, to_torch
 from wideresnet.export.metadata import INPUT, LAYOUTS, LOGITS, PROBABILITIES, describe
@@ -129,7 +129,8 @@ def calibration_images(weights: Weights, data: str | Path | Dataset) -> tuple[np
         uint8 (N, H, W, C), at most 1,000; and what the reader should know.
     """
     dataset, notes = load_matching(weights, data)
-    images, _ = fit_images(weights, dataset, dataset.train.images[spread(len(dataset.train), NUM_CALIBRATION_IMAGES)])
+    chosen = spread(len(dataset.train), num_to_calibrate(*weights.input_size))
+    images, _ = fit_images(weights, dataset, dataset.train.images[chosen])
     if len(images) < FEW_IMAGES:
         notes.append(f"only {len(images)} images to calibrate by; with {FEW_IMAGES} or more int8 is more exact")
     return images, notes

@@ -157,7 +157,8 @@ def prepare(
         network = run_with(read.network, engine, read.input_size, precision=precision, images=calibration)
         how = network.how
     elif int8:
-        precision, network = "int8", quantize(read.network, calibration_images(read, dataset))
+        with progress.status(f"calibrating {read.network.name} in 8 bits"):
+            precision, network = "int8", quantize(read.network, calibration_images(read, dataset))
         more.append(network.how)
     else:
         network = optimize(copy.deepcopy(read.network).to(device))  # the caller's own network stays where it is

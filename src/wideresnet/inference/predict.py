@@ -151,7 +151,8 @@ def predict_files(
         hosted = run_with(read.network, engine, read.input_size, precision=precision, images=calibration)
         about["engine"] = hosted.how
     elif calibration is not None:
-        hosted = quantize(read.network, calibration)
+        with progress.status(f"calibrating {read.network.name} in 8 bits"):
+            hosted = quantize(read.network, calibration)
         more.append(hosted.how)
     for note in more:
         progress.report(f"note: {note}")

@@ -26,12 +26,12 @@ FUNCTIONS: dict[str, tuple[type | None, Sequence[type]]] = {
     "wrn_normalize_backward": (None, [*[POINTER] * 5, LONG, LONG, LONG, *[POINTER] * 7, INT]),
     # quantized.c
     "wrn_panel": (LONG, []),
-    "wrn_quantized_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 7, INT]),
+    "wrn_quantized_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 8, INT, INT]),
     # direct.c
     "wrn_direct_is_fast": (BOOL, []),
-    "wrn_direct_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 7, INT]),
+    "wrn_direct_conv": (INT, [POINTER, *[LONG] * 7, *[POINTER] * 8, INT, INT]),
     # stem.c
-    "wrn_stem": (INT, [POINTER, POINTER, *[LONG] * 7, INT, *[POINTER] * 6, INT]),
+    "wrn_stem": (INT, [POINTER, POINTER, *[LONG] * 7, INT, *[POINTER] * 6, INT, INT]),
     # program.c
     "wrn_run": (INT, [POINTER, LONG, POINTER, POINTER, LONG, POINTER, POINTER, INT]),
     # scratch.c
@@ -45,7 +45,7 @@ class Op(ctypes.Structure):
 
     _fields_ = (
         *((name, LONG) for name in ("kind", "first", "num", "kernel", "H", "W", "ins", "outs", "stride")),
-        *((name, LONG) for name in ("reads", "adds", "values", "bytes")),
+        *((name, LONG) for name in ("reads", "adds", "values", "bytes", "halves")),
         *((name, POINTER) for name in ("weight", "rescale", "bias", "scale", "shift")),
     )
 

@@ -17,9 +17,9 @@ enum Kind { STEM, POOLED_STEM, CONV, QUANTIZED, DIRECT, HEAD };
  * resolution falls, that of pooling included. Maps are places in the arena, in bytes, -1 for none.
  * bias: of the classifier; elsewhere ReLU follows it: relu(result + what is added + bias). scale, shift: the
  * normalization before a CONV and in the HEAD; the quantization after the others. Each may be NULL. rescale: of 8-bit
- * weights. */
+ * weights. halves: whether what is added, the values, and what the HEAD reads have 16 bits: see quantized.h. */
 typedef struct {
-    long kind, first, num, kernel, H, W, in, out, stride, reads, adds, values, bytes;
+    long kind, first, num, kernel, H, W, in, out, stride, reads, adds, values, bytes, halves;
     const void *weight;
     const float *rescale, *bias, *scale, *shift;
 } Op;
@@ -28,23 +28,23 @@ typedef struct { const float *at; long image, channel, row, column; } Images; /*
 
 /* ---- head: normalization and ReLU, mean over all positions, classifier ------------------------------------------------ */
 
-typedef struct { const Op *op; const float *x; float *logits; atomic_int failed; } Head;
+typedef struct { const Op *op; const char *x; float *logits; atomic_int failed; } Head;
 
 static void classify_images(void *job, long first, long last) {
     Head *head = job;
     const Op *op = head->op;
-    long C = op->in, num = op->H * op->W;
+    long C = op->in, num = op->H * op->W, halves = op->halves;
     float *mean = wrn_scratch(C);
     if (!mean) {
         head->failed = 1;
         return;
     }
     for (long at = first; at < last; at++) {
-        const float *x = head->x + at * num * C;
+        const char *x = head->x + at * num * C * (halves ? sizeof(half) : sizeof(float));
         for (long c = 0; c < C; c += VL) {
             vec sum = {0};
             for (long n = 0; n < num; n++) {
-                vec value = LOAD(x + n * C + c);
+                vec value = load_sum(x, halves, n * C + c);
                 sum += op->scale ? relu(value * LOAD(op->scale + c) + LOAD(op->shift + c)) : value;
             }
             STORE(mean + c, sum * (1.f / num));
@@ -63,13 +63,16 @@ static void classify_images(void *job, long first, long last) {
 /* Quantization would turn NaN into numbers. So the logits of an image that is not finite are NaN. */
 static void mark_lost(Images images, long B, const Op *stem, float *logits, long num_classes) {
     for (long image = 0; image < B; image++) {
-        double sum = 0; /* floats could overflow, though all of them are finite */
+        unsigned lost = 0, bits;
         for (long c = 0; c < stem->in; c++)
             for (long i = 0; i < stem->H; i++) {
                 const float *x = images.at + image * images.image + c * images.channel + i * images.row;
-                for (long j = 0; j < stem->W; j++) sum += x[j * images.column];
+                for (long j = 0; j < stem->W; j++) { /* the largest exponent is that of what is not finite */
+                    memcpy(&bits, x + j * images.column, sizeof bits);
+                    lost |= (bits >> 23 & 255) == 255;
+                }
             }
-        for (long label = 0; !isfinite(sum) && label < num_classes; label++) logits[image * num_classes + label] = NAN;
+        for (long label = 0; lost && label < num_classes; label++) logits[image * num_classes + label] = NAN;
     }
 }
 
@@ -83,8 +86,8 @@ int wrn_run(const Op *ops, long num, const float *x, const long *strides, long B
     int failed = 0, in_bytes = 0;
     for (const Op *op = ops; op < ops + num && !failed; op++) {
         const void *reads = op->reads < 0 ? NULL : arena + op->reads;
-        const float *add = op->adds < 0 ? NULL : (const float *)(arena + op->adds);
-        float *values = op->values < 0 ? NULL : (float *)(arena + op->values);
+        const void *add = op->adds < 0 ? NULL : arena + op->adds;
+        void *values = op->values < 0 ? NULL : arena + op->values;
         byte *bytes = op->bytes < 0 ? NULL : (byte *)(arena + op->bytes);
         switch ((enum Kind)op->kind) {
         case STEM:
@@ -92,7 +95,7 @@ int wrn_run(const Op *ops, long num, const float *x, const long *strides, long B
             int pooled = op->kind == POOLED_STEM;
             failed = wrn_stem(x + op->first * strides[0], strides, op->num, op->H, op->W, op->in, op->out, op->kernel,
                               pooled ? op->stride / 2 : op->stride, pooled, op->weight, op->bias, op->scale, op->shift,
-                              values, bytes, threads);
+                              values, bytes, (int)op->halves, threads);
             break;
         }
         case CONV:
@@ -101,12 +104,14 @@ int wrn_run(const Op *ops, long num, const float *x, const long *strides, long B
             break;
         case QUANTIZED:
             failed = wrn_quantized_conv(reads, op->num, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,
-                                        op->rescale, add, op->scale, op->shift, values, bytes, threads);
+                                        op->rescale, add, op->bias, op->scale, op->shift, values, bytes, (int)op->halves,
+                                        threads);
             in_bytes = 1;
             break;
         case DIRECT:
             failed = wrn_direct_conv(reads, op->num, op->H, op->W, op->in, op->out, op->kernel, op->stride, op->weight,
-                                     op->rescale, add, op->scale, op->shift, values, bytes, threads);
+                                     op->rescale, add, op->bias, op->scale, op->shift, values, bytes, (int)op->halves,
+                                     threads);
             in_bytes = 1;
             break;
         case HEAD: {

@@ -172,6 +172,7 @@ INLINE void output_tile(int points, const float *M, long stride_f, Shape s, Plac
             if (points == 6) output_1d(rows[i], o);
             else strided_output_1d(rows[i], o);
             long at = ((p.image * s.H + p.top + i) * s.W + p.left) * s.C + c;
+            fetch(r, 4, at + 4 * s.C, s.C);
             if (width == 4) put(r, o, 4, at, s.C, c);
             else
                 for (int j = 0; j < width; j++) put(r, o + j, 1, at + j * s.C, s.C, c);
@@ -213,8 +214,7 @@ static __attribute__((noinline)) void transform(const Conv *c, long first, long 
 }
 
 /* Turn the products of `num` units back to outputs: those of a panel, the channels from n on. */
-static __attribute__((noinline)) void turn_back(const Conv *c, const float *M, long m_f, long first, long num, long n) {
-    Result result = c->result;
+INLINE void write_panel(const Conv *c, Result result, const float *M, long m_f, long first, long num, long n) {
     Shape y = c->y;
     int points = c->points;
     long last = min(n + NB, y.C);
@@ -226,6 +226,15 @@ static __attribute__((noinline)) void turn_back(const Conv *c, const float *M, l
                 vec v[4] = {LOAD(M + k - n)};
                 put(result, v, 1, unit * y.C + k, y.C, k);
             }
+}
+
+static __attribute__((noinline)) void turn_back(const Conv *c, const float *M, long m_f, long first, long num, long n) {
+    Result result = c->result;
+    switch (form_of(result)) {
+    case BYTES: write_panel(c, in_form(result, BYTES), M, m_f, first, num, n); break;
+    case FLOATS: write_panel(c, in_form(result, FLOATS), M, m_f, first, num, n); break;
+    case HALVES: write_panel(c, in_form(result, HALVES), M, m_f, first, num, n);
+    }
 }
 
 static void conv_parts(void *job, long first_part, long last_part) {
@@ -260,31 +269,34 @@ static void conv_parts(void *job, long first_part, long last_part) {
     }
 }
 
-/* Convolve x with a border of zeros. `values` receives conv(x) + add, `bytes` the same quantized.
+/* Convolve x with a border of zeros. `values` receives conv(x) + add, `bytes` the same quantized; both through
+ * relu(... + bias) if there is a bias (out).
  *
  * x: (B, H, W, in). kernel: 3 or 1. stride: 1 or 2. U: weights, [n / NB][f][k / 2][n % NB][k %
  * 2]. rescale: [f][n], the value of one unit of the products. n is padded to a multiple of NB. add, values: (B, H', W',
  * out) or NULL; they may be the same memory. bytes: of the same shape or NULL, with scale and shift (out). Returns 0,
  * or 1 if memory runs out. */
 int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out, long kernel, long stride,
-                       const short *U, const float *rescale, const float *add, const float *scale, const float *shift,
-                       float *values, byte *bytes, int threads) {
+                       const short *U, const float *rescale, const void *add, const float *bias, const float *scale,
+                       const float *shift, void *values, byte *bytes, int halves, int threads) {
     int points = kernel == 1 ? 1 : stride == 1 ? 6 : 9, num_f = points * points;
     Shape s = {B, H, W, in}, y = {B, (H + stride - 1) / stride, (W + stride - 1) / stride, out};
     long units = points > 1 ? num_tiles(y) : B * y.H * y.W, N = round_up(out, NB);
     long size = num_f * (sizeof(short) * in + sizeof(float) * NB), block = (320 << 10) / size / MR * MR;
     long enough = (long)sizeof(short) * num_f * in * N < NO_CACHE ? 48 : MAX_UNITS;
     block = min(block > enough ? block : enough, MAX_UNITS);
-    long even = round_up((units + threads - 1) / threads, 4); /* a few units are divided evenly among the threads */
-    if (even < block) block = even > 24 ? even : min(24, round_up(units, MR));
+    long even = (units + threads - 1) / threads; /* a few units are divided evenly among the threads */
+    if (even < block) block = even > 24 ? even : 24;
     long num_blocks = (units + block - 1) / block;
+    if (block > 24 && num_blocks < 4 * threads) num_blocks = round_up(num_blocks, threads);
+    block = (units + num_blocks - 1) / num_blocks, num_blocks = (units + block - 1) / block;
     /* and if there are fewer blocks than threads, by channel too */
     long slices = num_blocks < threads ? min((threads + num_blocks - 1) / num_blocks, N / NB) : 1;
     long slice = (N / NB + slices - 1) / slices * NB;
     slices = (N + slice - 1) / slice;
     /* a panel at a time, so that products stay in the second-level cache, unless inputs are too many to be read again */
     long group = (long)sizeof(short) * num_f * in * block > MANY_INPUTS ? slice : NB;
-    Conv conv = {x, U, rescale, {add, scale, shift, values, bytes}, s, y, stride, units, N, block, slice, slices,
+    Conv conv = {x, U, rescale, {add, bias, scale, shift, values, bytes, halves}, s, y, stride, units, N, block, slice, slices,
                  group, points, 0};
     in_parallel(threads, num_blocks * slices, 1, conv_parts, &conv);
     return conv.failed;

@@ -98,6 +98,11 @@ class Quantizer:
         # Clipping at 0 is the ReLU. The 0.5 turns truncation into rounding.
         return cls((norm.scale.double() / step).float(), (norm.shift.double() / step + 0.5).float())
 
+    @classmethod
+    def active(cls, step: Tensor, bias: Tensor | float = 0.0) -> Quantizer:
+        """Quantize relu(x + bias), with a bias of float64 (C,), to the nearest multiple of `step`, float64 (C,)."""
+        return cls((1 / step).float(), (bias / step + 0.5).float())
+
 
 class QuantizedConv:
     """A convolution of byte maps with integer weights.
@@ -105,6 +110,7 @@ class QuantizedConv:
     Args:
         conv: a convolution that `ops.fits`.
         step: float64 (in_channels,), the value of one unit of the input bytes.
+        weight: float32 (out, in, kernel, kernel), instead of the convolution's: with a normalization folded into it.
         direct: whether weights have 8 bits and are used as they are; False for 16 bits, transformed for tiles.
 
     Attributes:
@@ -113,11 +119,11 @@ class QuantizedConv:
         rescale: float32 (frequencies, output channels), the value of one unit of the products.
     """
 
-    def __init__(self, conv: nn.Conv2d, step: Tensor, *, direct: bool = False) -> None:
+    def __init__(self, conv: nn.Conv2d, step: Tensor, *, weight: Tensor | None = None, direct: bool = False) -> None:
         self.in_channels, self.out_channels, self.direct = conv.in_channels, conv.out_channels, direct
         self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
         # The steps of the input are folded into the weights, so that bytes can be multiplied as they are.
-        weight = conv.weight.detach().double() * step[:, None, None]  # (out, in, kernel, kernel)
+        weight = (conv.weight.detach() if weight is None else weight).double() * step[:, None, None]
         if direct:
             matrices = weight.permute(0, 2, 3, 1).flatten(1)[None]
             self.weight, self.rescale = pack(*to_bytes(matrices), together=4)
@@ -130,28 +136,38 @@ class QuantizedConv:
         self.weight, self.rescale = pack(*to_integers(matrices, highest), together=2)
 
     def __call__(
-        self, q: Tensor, *, add: Tensor | None = None, quantizer: Quantizer | None = None, values: bool = True
+        self,
+        q: Tensor,
+        *,
+        add: Tensor | None = None,
+        bias: Tensor | None = None,
+        quantizer: Quantizer | None = None,
+        values: bool = True,
+        dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Compute the convolution of a map, plus `add`, as values and as bytes.
+        """Compute the convolution of a map, plus `add`, as values and as bytes; both through ReLU if there is a bias.
 
         Args:
             q: uint8 (B, in, H, W).
-            add: float32 (B, out, H', W'), overwritten by the values.
+            add: (B, out, H', W'), overwritten by the values.
+            bias: float32 (out,).
             quantizer: applied to the result; None if no bytes are needed.
             values: whether values are needed.
+            dtype: float32 or bfloat16, of what is added and of the values.
 
         Returns:
-            float32 (B, out, H', W') and uint8 of the same shape, each or None.
+            Values (B, out, H', W') and uint8 of the same shape, each or None.
         """
         batch, _, height, width = q.shape
         shape = batch, self.out_channels, ceil_div(height, self.stride), ceil_div(width, self.stride)
-        result = None if not values else empty(*shape) if add is None else add
+        result = None if not values else empty(*shape, dtype=dtype) if add is None else add
         quantized = empty(*shape, dtype=torch.uint8) if quantizer else None
         run = library().wrn_direct_conv if self.direct else library().wrn_quantized_conv
         run(
             at(q), batch, height, width, self.in_channels, self.out_channels, self.kernel, self.stride,
-            at(self.weight), at(self.rescale), at(add), at(quantizer and quantizer.scale),
-            at(quantizer and quantizer.shift), at(result), at(quantized), num_threads(),
+            at(self.weight), at(self.rescale), at(add), at(bias), at(quantizer and quantizer.scale),
+            at(quantizer and quantizer.shift), at(result), at(quantized), dtype == torch.bfloat16,
+            num_threads(),
         )  # fmt: skip
         return result, quantized
 

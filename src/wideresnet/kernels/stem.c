@@ -104,12 +104,13 @@ static void stem_rows(void *job, long first, long last) {
  * bias: (out) or NULL. values, bytes, scale, shift: as of wrn_quantized_conv; (B, H', W', out), where H' is H / stride,
  * and half of that if pooled, both rounded up. Returns 0, or 1 if memory runs out. */
 int wrn_stem(const float *x, const long *strides, long B, long H, long W, long in, long out, long kernel, long stride,
-             int pooled, const float *w, const float *bias, const float *scale, const float *shift, float *values,
-             byte *bytes, int threads) {
+             int pooled, const float *w, const float *bias, const float *scale, const float *shift, void *values,
+             byte *bytes, int halves, int threads) {
     long out_H = (H + stride - 1) / stride, out_W = (W + stride - 1) / stride;
     long rows = pooled ? (out_H + 1) / 2 : out_H, columns = pooled ? (out_W + 1) / 2 : out_W;
     Stem stem = {x, w, bias, strides[0], strides[1], strides[2], strides[3], in, H, W, kernel, stride, out_H, out_W, rows,
-                 columns, out, pooled, {NULL, scale, shift, values, bytes}, 0};
-    in_parallel(threads, B * rows, grain_of(B * rows, 4, threads), stem_rows, &stem);
+                 columns, out, pooled, {NULL, NULL, scale, shift, values, bytes, halves}, 0};
+    long grain = (B * rows + 4L * threads - 1) / (4L * threads); /* four parts a thread, as even as possible */
+    in_parallel(threads, B * rows, grain > 4 ? grain : 4, stem_rows, &stem);
     return stem.failed;
 }
