@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from wideresnet.base.arithmetic import spread
 from wideresnet.base.errors import UsageError
-from wideresnet.engines import quantize
+from wideresnet.engines import int8, quantize
+from wideresnet.engines.description import describe
 from wideresnet.engines.int8 import NUM_CALIBRATION_IMAGES
 from wideresnet.networks import Network, create
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
@@ -129,6 +130,29 @@ def test_it_says_how_many_answers_change_and_when_images_are_few() -> None:
     quantized = quantize(network, images(50))
     assert re.fullmatch(r"8-bit kernels, calibrated on 50 images; \d+ of their answers change", quantized.how)
     assert 0 < quantized.change < 0.05
+
+
+@pytest.mark.parametrize(("name", "normalized"), [("WRN-18-0.25", False), ("WRN-10-1", True)])
+def test_steps_become_alike_where_weights_of_8_bits_take_in_those_of_unlike_channels(
+    name: str, normalized: bool
+) -> None:
+    description = describe(create(name, 10).eval())
+    steps = {layer.reads: torch.tensor([1.0, 1e-4, 4e-2]).double() for layer in description.layers}
+    direct = [layer.conv.kernel_size == (1, 1) for layer in description.layers]
+    found = int8.balance(description, steps, direct)
+    folded = {layer.reads for layer, is_direct in zip(description.layers, direct, strict=True) if is_direct}
+    assert 0 < len(folded) < len(steps)
+    for number, step in found.items():
+        changes = number in folded and not normalized
+        wanted = (
+            torch.tensor([1.0, 1e-2, 0.2]).double() if changes else steps[number]
+        )  # never smaller: no byte overflows
+        torch.testing.assert_close(step, wanted)
+
+
+def test_of_large_images_fewer_are_taken() -> None:
+    found = [int8.num_to_calibrate(side, side) for side in (1, 32, 224, 2000)]
+    assert found == [1000, 1000, 300, int8.FEW_IMAGES]
 
 
 @pytest.mark.parametrize("num", [1001, 1999, 2001])

@@ -61,8 +61,8 @@ def quantize(network: Network, images: Tensor, *, batch_size: int = 64) -> Quant
     """Prepare a network for inference in 8 bits on a CPU: faster than `optimize`, but not exact.
 
     The inputs of the convolutions (normalized and activated maps) are rounded to 8 bits. The stem, the classifier and
-    the sums along the shortcuts stay in fp32; those of ImageNet's networks have 16 bits in memory. The result is a
-    snapshot: later changes to the network do not affect it.
+    the sums along the shortcuts stay in fp32; sums that ReLU follows have 16 bits in memory. The result is a snapshot:
+    later changes to the network do not affect it.
 
     Args:
         network: a pre-activation network, or one for ImageNet, with batch normalization and ReLU; not modified.

@@ -172,7 +172,7 @@ static void conv_parts(void *job, long first, long last) {
     }
 }
 
-enum { INPUTS = 384 << 10, WEIGHTS = 384 << 10 }; /* bytes of a block and of a group, which stay in the second-level cache */
+enum { INPUTS = 384 << 10, WEIGHTS = 384 << 10 }; /* bytes of a block and of a group: they stay in a second-level cache */
 
 /* Convolve x with a border of zeros, as wrn_quantized_conv does.
  *
@@ -196,8 +196,8 @@ int wrn_direct_conv(const byte *x, long B, long H, long W, long in, long out, lo
     }
     long slice = (N / NB + slices - 1) / slices * NB;
     slices = (N + slice - 1) / slice;
-    Conv conv = {x, w, rescale, {add, bias, scale, shift, values, bytes, halves}, s, y, kernel, stride, num, N, block, slice, slices,
-                 group, 0};
+    Conv conv = {x, w, rescale, {add, bias, scale, shift, values, bytes, halves}, s, y, kernel, stride, num, N, block,
+                 slice, slices, group, 0};
     in_parallel(threads, num_blocks * slices, 1, conv_parts, &conv);
     return conv.failed;
 }

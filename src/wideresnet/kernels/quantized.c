@@ -274,7 +274,7 @@ static void conv_parts(void *job, long first_part, long last_part) {
  *
  * x: (B, H, W, in). kernel: 3 or 1. stride: 1 or 2. U: weights, [n / NB][f][k / 2][n % NB][k %
  * 2]. rescale: [f][n], the value of one unit of the products. n is padded to a multiple of NB. add, values: (B, H', W',
- * out) or NULL; they may be the same memory. bytes: of the same shape or NULL, with scale and shift (out). Returns 0,
+ * out) or NULL; they may be the same memory; halves: whether of 16 bits, see Result. bytes: of the same shape or NULL, with scale and shift (out). Returns 0,
  * or 1 if memory runs out. */
 int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out, long kernel, long stride,
                        const short *U, const float *rescale, const void *add, const float *bias, const float *scale,
