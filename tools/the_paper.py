@@ -126,7 +126,7 @@ def show_times(drawing: Drawing, record: dict[str, Any], on_gpu: dict[str, Any],
                 f"{human_count(case['flops'] / gpu_s[case['network']])}FLOP/s",
             )
         )
-    header = ("network", "a step of 32 images", "paper: ms", "paper: speed", "CPU: ms", "CPU: speed", "CPU in",
+    header = ("network", "a step of 32 images", "paper: ms", "paper: speed", "CPU: ms", "CPU: speed", "CPU: precision",
               "GPU: ms", "GPU: speed")  # fmt: skip
     wider = [
         (case["network"], row["flops_per_s"])
@@ -134,7 +134,7 @@ def show_times(drawing: Drawing, record: dict[str, Any], on_gpu: dict[str, Any],
         for row in case["contenders"]
         if row["name"] == OURS_BF16 and "problem" not in row
     ]
-    speeds = ", ".join(f"{name} {human_count(speed)}FLOP/s" for name, speed in wider)
+    speeds = " and ".join(f"{human_count(speed)}FLOP/s for {name}" for name, speed in wider)
     return "\n\n".join(
         [
             figure(
@@ -143,7 +143,7 @@ def show_times(drawing: Drawing, record: dict[str, Any], on_gpu: dict[str, Any],
             table(header, rows),
             f"Ours: {hardware_text(record['env'])}, {torch_text(record['env'])} "
             f"([record](../{record['folder']}/bench.json)), and {hardware_text(on_gpu['env'])} in fp32 "
-            f"([record](../{on_gpu['folder']}/bench.json)); there, in batches of 128 in bf16: "
+            f"([record](../{on_gpu['folder']}/bench.json)). In batches of 128 in bf16, the GPU reaches "
             f"{speeds} ([record](../{gpu['folder']}/bench.json)).",
             fenced(portable(record["env"]["command"])),
         ]

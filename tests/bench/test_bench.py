@@ -27,6 +27,7 @@ from wideresnet.bench.plots import draw_bars, draw_figure4
 from wideresnet.bench.run import Method, run_bench
 from wideresnet.bench.start import time_first_step
 from wideresnet.bench.summary import best_peer, contradiction
+from wideresnet.bench.words import parts_line
 from wideresnet.commands.bench import render
 from wideresnet.commands.main import main, make_parser
 
@@ -109,6 +110,7 @@ def test_train_against_others_leaves_one_document_record_and_plot(
     assert ours["images_per_s"] == pytest.approx(4 / ours["call_s"]["median"], rel=1e-3)
     assert ours["share_of_matmul"] == pytest.approx(ours["flops_per_s"] / case["matmul"]["flops_per_s"], rel=1e-2)
     assert list(case["parts"]) == ["loading and augmentation", "forward", "backward", "optimiser"]
+    assert ", optimizer " in parts_line(case)
     assert ours["peak_memory_mib"] == 12.5
     with pytest.raises(UsageError, match="choose another out="):  # a record is never written over
         bench(*words)

@@ -211,6 +211,15 @@ def test_a_precision_that_there_is_and_images_to_quantize_by_are_needed() -> Non
         run_with(create("WRN-10-1", 10), "onnxruntime", (8, 8), precision="int8")
 
 
+@pytest.mark.usefixtures("_packages")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_damaged_weights_are_not_quantized_to_sound_ones(engine: str) -> None:
+    network = create("WRN-10-1", 10)
+    torch.nn.init.constant_(network.fc.weight, torch.nan)
+    with pytest.raises(DataError, match=r"^WRN-10-1: the outputs are not finite; these weights are damaged"):
+        run_with(network, engine, (8, 8), precision="int8", images=torch.randn(20, 3, 8, 8))
+
+
 def test_the_network_that_is_given_stays_as_it_is() -> None:
     need_packages("onnx")
     weights = make_weights("WRN-10-1", size=(8, 8))

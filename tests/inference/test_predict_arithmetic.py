@@ -103,8 +103,8 @@ def test_training_images_that_cannot_be_read_are_left_out_only_if_asked_for_and_
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"int8": True, "device": "cuda"}, "int8=True: runs on a CPU"),
-        ({"int8": True, "precision": "bf16"}, "int8=True: runs on a CPU"),
+        ({"int8": True, "device": "cuda"}, "device='cuda': int8=True runs on the CPU"),
+        ({"int8": True, "precision": "bf16"}, "precision='bf16': int8=True computes in 8 bits"),
         ({"precision": "fp16"}, "precision='fp16': must be one of auto, fp32, bf16"),
         ({"data": "digits"}, "data=: is for int8=True"),
         ({"int8": True, "data": "digits"}, "the weights know 4"),

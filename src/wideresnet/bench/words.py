@@ -130,7 +130,10 @@ def fastest_lines(case: dict[str, Any]) -> list[str]:
 
 def parts_line(case: dict[str, Any]) -> str:
     """List the parts of a step of ours: "forward 34.1 ms, backward 61.0 ms, ..."."""
-    text = ", ".join(f"{name} {human_number(1000 * part['median_s'])} ms" for name, part in case["parts"].items())
+    names = {"optimiser": "optimizer"}  # as committed records spell it
+    text = ", ".join(
+        f"{names.get(name, name)} {human_number(1000 * part['median_s'])} ms" for name, part in case["parts"].items()
+    )
     return text + " (each waited for, without a CUDA graph)" * (case["device"] == "cuda")
 
 

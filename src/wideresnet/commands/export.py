@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         from wideresnet.export.load import read_exported, reopen_written
         from wideresnet.export.write import calibration_images, check_format, export_weights, target
         from wideresnet.weights.hub import read_weights
-        from wideresnet.weights.matching import data_of_run
+        from wideresnet.weights.matching import run_of
 
     folder = args.weights if args.weights.is_dir() else args.weights.parent
     out = args.out or folder
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         progress.report(f"note: {note}")
     images = None
     if args.int8:
-        images, notes = calibration_images(weights, args.calibrate or _data(folder, data_of_run))
+        images, notes = calibration_images(weights, args.calibrate or _data(run_of(args.weights)))
         for note in notes[len(weights.notes) :]:
             progress.report(f"note: {note}")
     with progress.status(f"exporting to {args.format}"):
@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> None:
         raise WRNError(f"{result['file']}: {failure}")
 
 
-def _data(folder: Path, data_of_run: Any) -> str:
-    if not RunFolder(folder).is_run():
-        raise UsageError(f"{folder}: no run, so there are no images to quantize by; name some with calibrate=")
-    return data_of_run(RunFolder(folder))
+def _data(run: RunFolder) -> str:
+    if not run.is_run():
+        raise UsageError(f"{run.path}: no run, so there are no images to quantize by; name some with calibrate=")
+    return run.read_recipe().data
 
 
 def render(result: dict[str, Any]) -> str:

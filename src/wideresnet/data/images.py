@@ -305,14 +305,14 @@ def read_peak(source: Source) -> int:
     """Return the largest value of a 16-bit image.
 
     Raises:
-        UnreadableError: as for `read_header`, or it is damaged.
+        UnreadableError: as for `read_header`, or it is damaged or has other values.
     """
     with _opened(source) as image, _decoding_budget().hold(image.width * image.height * BYTES_PER_PIXEL):
         lossy = depth.loses_bits(image)  # loading forgets it
         image.load()
         if lossy:
             return depth.peak_of_color(image, _content(source))
-        return int(np.asarray(image).max())
+        return int(_of_sixteen_bits(image).max())
 
 
 def _check_size(image: Image.Image) -> None:
@@ -372,11 +372,8 @@ def _to_eight_bits(image: Image.Image, conversions: set[str], white: int) -> Ima
     if mode == "F":
         raise UnreadableError("floating-point pixels have no fixed range; save as 8 or 16 bits")
     if mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise UnreadableError(f"pixels from {values.min()} to {values.max()}, beyond 16 bits; save as 8 bits")
         conversions.add("16-bit")
-        return Image.fromarray(depth.to_eight_bits(values, white))
+        return Image.fromarray(depth.to_eight_bits(_of_sixteen_bits(image), white))
     if mode.startswith("P"):
         conversions.add("palette")
     if image.has_transparency_data:
@@ -386,3 +383,11 @@ def _to_eight_bits(image: Image.Image, conversions: set[str], white: int) -> Ima
     if mode not in {"1", "L", "RGB", "P"}:
         conversions.add(mode)
     return image.convert("L" if mode in {"1", "L"} else "RGB")
+
+
+def _of_sixteen_bits(image: Image.Image) -> np.ndarray:
+    """Return the values of a decoded image of one channel, which may be stored in more than 16 bits."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > depth.WHITE:
+        raise UnreadableError(f"pixels from {values.min()} to {values.max()}, beyond 16 bits; save as 8 bits")
+    return values

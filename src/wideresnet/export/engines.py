@@ -121,34 +121,38 @@ class EngineNetwork(nn.Module):
         self.num_threads = torch.get_num_threads()
         threads = counted(self.num_threads, "thread")
         self.how = f"{NAMES[engine]} {version(engine)}, {precision}, {threads}"
-        if images is not None:
+        logits = None
+        if precision == "int8":
+            if images is None or not len(images):
+                raise UsageError(f"{self.name}: no images to quantize by; give a few hundred of the training images")
+            images = images[spread(len(images), ENGINE_IMAGES)].float().cpu().contiguous()
             few = ", few: give some hundred" if len(images) < FEW_IMAGES else ""
-            self.how += f", calibrated on {counted(min(len(images), ENGINE_IMAGES), 'image')}{few}"
+            self.how += f", calibrated on {counted(len(images), 'image')}{few}"
+            logits = _logits(twin, images)
+            if not logits.isfinite().all():  # engines would quantize such weights to some that look sound
+                raise DataError(f"{self.name}: the outputs are not finite; these weights are damaged, so train again")
         self._started: OrderedDict[int, Run] = OrderedDict()
         try:
-            with progress.status(f"converting {self.name} for {NAMES[engine]}"), muted():
+            with progress.status(f"converting {self.name} for {NAMES[engine]}"), quiet(), muted():
                 self._model = self._convert(twin, images)
         except WRNError:
             raise
         except Exception as error:  # exporters and engines raise their own classes
             raise self._refusal(error) from None
         self._twin = [twin]  # in a list: its weights are not this module's, and it is dropped once it agrees
-        if images is not None:
-            self._check(images[spread(len(images), ENGINE_IMAGES)])
+        if images is not None and logits is not None:
+            self._check(images, logits)
         self.eval()
 
     def _convert(self, twin: Network, images: Tensor | None) -> object:
         """Return the model of the engine: the bytes of ONNX, or an `openvino.Model`."""
         what = f"engine={self.engine!r}"
-        if self.precision != "int8":
+        if self.precision != "int8" or images is None:
             model = kept_or_made(twin, self.size, lambda: network_to_onnx(twin, self.size, what=what))
             return open_openvino(model) if self.engine == "openvino" else model
-        if images is None or not len(images):
-            raise UsageError(f"{self.name}: no images to quantize by; give a few hundred of the training images")
-        chosen = images[spread(len(images), ENGINE_IMAGES)].contiguous().numpy()
         if self.engine == "openvino":
-            return quantize_openvino(network_to_onnx(twin, self.size, what=what), chosen)
-        return network_to_onnx(twin, self.size, chosen, what)
+            return quantize_openvino(network_to_onnx(twin, self.size, what=what), images.numpy())
+        return network_to_onnx(twin, self.size, images.numpy(), what)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -164,7 +168,7 @@ class EngineNetwork(nn.Module):
                 f"floating-point images (B, {self.channels}, {self.size[0]}, {self.size[1]})"
             )
         if self._twin and len(x):
-            self._check(x[:1])
+            self._check(x[:1], _logits(self._twin[0], x[:1]))
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
@@ -197,13 +201,10 @@ class EngineNetwork(nn.Module):
         shape = (batch_size, self.channels, self.size[0], self.size[1])
         return start_openvino(self._model, shape, self.num_threads, hint)
 
-    def _check(self, images: Tensor) -> None:
-        """Compare with the network, until it has been found to agree."""
-        twin = self._twin[0]
-        with torch.autocast("cpu", enabled=False):
-            ours = torch.cat([twin(batch) for batch in images.float().cpu().split(MAX_IMAGES)])
+    def _check(self, images: Tensor, logits: Tensor) -> None:
+        """Compare with the network's logits of images, until it has been found to agree."""
         # logits that are not finite come from damaged weights, which the caller reports
-        if ours.isfinite().all() and (failure := compare(ours, self._run(images), self.precision)["failure"]):
+        if logits.isfinite().all() and (failure := compare(logits, self._run(images), self.precision)["failure"]):
             advice = "; leave out engine=" if self.precision == "fp32" else ""  # the others come with theirs
             raise DataError(f"{self.name}, {self.how}: {failure}{advice}")
         self._twin.clear()
@@ -213,3 +214,9 @@ class EngineNetwork(nn.Module):
         return UsageError(
             f"engine={self.engine!r}: {NAMES[self.engine]} does not take {self.name} ({reason}); leave it out"
         )
+
+
+def _logits(network: Network, images: Tensor) -> Tensor:
+    """Compute the logits in fp32, in parts that fit in memory."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        return torch.cat([network(part) for part in images.float().cpu().split(MAX_IMAGES)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from wideresnet.base.arithmetic import spread
-from wideresnet.base.errors import UsageError
+from wideresnet.base.errors import DataError, UsageError
 from wideresnet.data import Dataset
 from wideresnet.engines.int8 import BATCH_SIZE, FEW_IMAGES, num_to_calibrate
 from wideresnet.export.check import compare, require
@@ -55,10 +56,11 @@ def export_weights(
 
     Raises:
         UsageError: a package is missing, or the format has no int8.
-        DataError: the exported model does not give what the network gives.
+        DataError: the outputs are not finite, or the exported model does not give what the network gives.
     """
     check_format(format, int8=calibration is not None)
     path = target(out, format, int8=calibration is not None)
+    _check_finite(weights)
     precision = "fp32" if calibration is None else "int8"
     free = free_axes(weights, format, int8=calibration is not None)
     metadata = describe(weights, format, precision, free)
@@ -84,6 +86,15 @@ def export_weights(
         write_atomic(file, content)
     files = [str(path), *(str(file) for file in contents if file != path)]
     return {"format": format, "file": str(path), "files": files, "metadata": metadata, "golden": comparison}
+
+
+def _check_finite(weights: Weights) -> None:
+    """Refuse damaged weights, which quantization fails on or turns into some that look sound."""
+    network = copy.deepcopy(weights.network).cpu().eval()
+    with torch.no_grad():
+        logits = network(torch.zeros(1, network.in_channels, *weights.input_size))
+    if not logits.isfinite().all():
+        raise DataError(f"{network.name}: the outputs are not finite; these weights are damaged, so train again")
 
 
 def check_format(format: str, *, int8: bool) -> None:

@@ -26,8 +26,10 @@ def check_int8(device: str, precision: str) -> None:
     Raises:
         UsageError: they ask for a GPU, or for bf16.
     """
-    if device == "cuda" or precision == "bf16":
-        raise UsageError("int8=True: runs on a CPU and in no other precision; leave out device= and precision=")
+    if device == "cuda":
+        raise UsageError("device='cuda': int8=True runs on the CPU; leave out one of them")
+    if precision == "bf16":
+        raise UsageError("precision='bf16': int8=True computes in 8 bits; leave out one of them")
 
 
 def calibration_images(weights: Weights, dataset: Dataset) -> Tensor:

@@ -16,7 +16,8 @@ from wideresnet.report import html
 from wideresnet.report.figures import Curve, to_svg
 from wideresnet.report.reproduction_figures import draw_bands, draw_costs, draw_errors
 from wideresnet.report.runs import read_run
-from wideresnet.spec.exhibits import runs_text
+from wideresnet.spec.exhibits import Protocol, protocol_of, runs_text
+from wideresnet.spec.exhibits import exhibit as exhibit_of
 from wideresnet.spec.files import write_atomic, write_json
 
 Curves = Sequence[tuple[str, Sequence[Curve]]]
@@ -88,7 +89,7 @@ def _page(document: dict[str, Any], out: Path, curves: Mapping[str, Curves]) -> 
         total = sum(len(cell["runs"]) for cell in cells)
         body.append(html.paragraph(f"Partial: {missing} of {total} runs have not finished.", "note"))
     if document["scaled_down"]:
-        about = "They show how rows compare with each other, not how they compare with the paper."
+        about = "Such runs show how rows compare with each other, not how they compare with the paper."
         body.append(html.paragraph(f"Scaled down: {document['scaled_down']}. {about}", "note"))
     header = ("network", "data", "paper, %", "median, %", "mean ± std, %", "n", "verdict")
     body += [
@@ -102,7 +103,7 @@ def _page(document: dict[str, Any], out: Path, curves: Mapping[str, Curves]) -> 
     for heading, texts in (
         ("Not run", document["left_out"]),
         ("The paper's inconsistencies", exhibit["inconsistencies"]),
-        ("Protocol", [exhibit["protocol"]["said"], f"The authors' code: {exhibit['protocol']['done']}."]),
+        ("Protocol", _protocols(document)),
     ):
         if texts:
             body += [html.heading(heading), *map(html.paragraph, texts)]
@@ -115,6 +116,9 @@ def _caption(document: dict[str, Any]) -> str:
     text = (
         f"{exhibit['label']}, {exhibit['title']}. Paper: {exhibit['statistic']}, {runs}. Here: last epoch, all seeds."
     )
+    if others := [FACTS[name].title for name in data_of(document) if name not in exhibit["data"]]:
+        (table,) = exhibit_of(exhibit["name"]).tables  # of a figure, which shows fewer data sets
+        text += f" The paper's errors on {' and '.join(others)} are those of its Table {table}."
     if document["scaled_down"]:
         text += f" Scaled down: {document['scaled_down']}."
     for name, rank in document["ranks"].items():
@@ -124,6 +128,17 @@ def _caption(document: dict[str, Any]) -> str:
             f"{rank['tau']:.2f} ({p_value})."
         )
     return text
+
+
+def _protocols(document: dict[str, Any]) -> list[str]:
+    """Say how the authors trained on each data set, and what else their code does."""
+    by_protocol: dict[Protocol, list[str]] = {}
+    for name in data_of(document):
+        by_protocol.setdefault(protocol_of(name), []).append(FACTS[name].title)
+    return [
+        f"{' and '.join(titles)}: {protocol.said}. The authors' code: {protocol.done}."
+        for protocol, titles in by_protocol.items()
+    ]
 
 
 def _rows(document: dict[str, Any]) -> list[tuple[Any, ...]]:

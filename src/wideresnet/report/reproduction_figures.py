@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from wideresnet.base.arithmetic import ceil_div
 from wideresnet.base.format import human_count, human_seconds
@@ -29,10 +29,13 @@ from wideresnet.report.figures import (
 MARKERS = "osD^vPX*"
 """Shapes of points, so that they can be told apart without color."""
 
-ROUND_COUNTS = [mantissa * 10.0**exponent for exponent in range(3, 13) for mantissa in (1, 3)]
-ROUND_SECONDS = [unit * number for unit, numbers in ((1, (1, 5, 15)), (60, (1, 5, 15)), (3600, (1, 4, 12, 48, 200)))
-                 for number in numbers]  # fmt: skip
-"""Where axes of cost may have ticks."""
+ROUND_COUNTS = [mantissa * 10.0**exponent for exponent in range(3, 13) for mantissa in (1, 2, 5)]
+ROUND_SECONDS = [unit * number for unit in (1, 60) for number in (1, 2, 5, 10, 20, 30)]
+ROUND_SECONDS += [3600 * number for number in (1, 2, 5, 10, 20, 50, 100, 200, 500)]
+"""Where axes of cost may have ticks: the next one is at most 2.5 times as high."""
+
+MARGIN = 1.6
+"""Ratio of the end of such an axis to the last value. Its square is above 2.5, so that every axis has a tick."""
 
 
 def draw_errors(cells: Sequence[dict[str, Any]], theme: Theme = LIGHT, *, narrow: bool = False) -> Figure:
@@ -80,13 +83,16 @@ def draw_costs(cells: Sequence[dict[str, Any]], theme: Theme = LIGHT, *, narrow:
         for index, cell in enumerate(shown):
             look = {"color": SERIES_COLORS[index % len(SERIES_COLORS)], "marker": MARKERS[index % len(MARKERS)]}
             panel.plot(read(cell), cell["median_pct"], linestyle="", markersize=7, **look)
+        values = [read(cell) for cell in shown]
+        low, high = min(values) / MARGIN, max(values) * MARGIN
         panel.set_xscale("log")
-        panel.xaxis.set_major_locator(FixedLocator(_ticks([read(cell) for cell in shown], rounds)))
+        panel.xaxis.set_major_locator(FixedLocator(_ticks(low, high, rounds)))
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _, write=write: write(value)))
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_xlabel(label, color=theme.ink, fontsize=9)
         panel.grid(color=theme.grid, linewidth=0.8)
-        panel.margins(0.15)
+        panel.margins(y=0.15)
+        panel.set_xlim(low, high)
     (panels[1] if narrow else panels[0]).set_ylabel("test error, %, median", color=theme.ink, fontsize=9)
     legend = figure.legend(
         panels[0].lines, [short(cell["label"], 40) for cell in shown], loc="outside upper left",
@@ -123,6 +129,7 @@ def draw_bands(groups: Sequence[tuple[str, Sequence[Curve]]], theme: Theme = LIG
         fit_scale(panel, [value for _, curves in groups for curve in curves for value in getattr(curve, name)])
         panel.grid(color=theme.grid, linewidth=0.8)
         panel.set_ylabel(label, color=theme.ink, fontsize=9)
+    loss.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss.set_xlabel("epoch", color=theme.ink, fontsize=9)
     labels = [f"{short(label, 36)} ({len(curves)})" for label, curves in groups]
     legend = figure.legend(
@@ -134,9 +141,8 @@ def draw_bands(groups: Sequence[tuple[str, Sequence[Curve]]], theme: Theme = LIG
     return figure
 
 
-def _ticks(values: Sequence[float], rounds: Sequence[float]) -> list[float]:
-    """Return up to four of the round numbers that lie among the values, or next to them."""
-    low, high = min(values) / 1.5, max(values) * 1.5
+def _ticks(low: float, high: float, rounds: Sequence[float]) -> list[float]:
+    """Return up to four of the round numbers within an axis."""
     ticks = [number for number in rounds if low <= number <= high]
     return ticks[:: max(1, ceil_div(len(ticks), 4))]
 

@@ -128,7 +128,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
     Protocol(
         "svhn",
         "train and extra images, pixels / 255, no augmentation, 160 epochs; lr 0.01, times 0.1 at epochs 80 and 120",
-        "the code would apply CIFAR's mean and standard deviation to bytes",
+        "would apply CIFAR's mean and standard deviation to bytes",
     ),
     Protocol(
         "imagenet",
@@ -251,6 +251,12 @@ def _row(row: published.Result) -> dict[str, Any]:
     return {field: value for field, value in values.items() if field not in unwanted} | (
         {"params": params} if params else {}
     )
+
+
+def protocol_of(data: str) -> Protocol:
+    """Return how the authors trained on a data set; an exhibit may have several."""
+    names = [protocol.name for protocol in PROTOCOLS]
+    return PROTOCOLS[names.index(data if data in names else "cifar")]
 
 
 def inconsistencies(name: str) -> tuple[str, ...]:

@@ -7,12 +7,14 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from imagenet_like import add, make_folders, make_shards
+from wideresnet.base.errors import DataError
 from wideresnet.data import Dataset, load_dataset
 from wideresnet.data.feeds.lazy import lazy
 from wideresnet.data.feeds.stream import StreamFeed
@@ -94,6 +96,18 @@ def test_workers_of_a_stream_scale_16_bits_too(tmp_path: Path) -> None:
             batch, _ = next(feed.epoch(0))
         expected = resident.train.images[feed.plan(0, "cpu")[0].order[:14].numpy()]
         np.testing.assert_array_equal((batch * 255).round().permute(0, 2, 3, 1).numpy(), expected)
+
+
+@pytest.mark.parametrize("feed", ["stream", "resident"])
+def test_an_image_beyond_16_bits_is_named_and_the_others_stay_as_they_are(tmp_path: Path, feed: Any) -> None:
+    folder = write_deep(tmp_path / "deep")
+    Image.fromarray(np.array([[0, 70_000]], np.int32)).save(folder / "a/beyond.tif")
+    with pytest.raises(DataError, match=r"^1 of 19 images .*beyond\.tif \(pixels from 0 to 70000, beyond 16 bits"):
+        load_dataset(folder, feed=feed)
+    others = load_dataset(folder, feed=feed, skip_unreadable=True)
+    assert others.white == 1023
+    assert len(others.train) + len(others.test) == 18
+    assert np.asarray(others.train.images).max() == 255
 
 
 def test_measured_sizes_and_values_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
