@@ -272,10 +272,10 @@ static void conv_parts(void *job, long first_part, long last_part) {
 /* Convolve x with a border of zeros. `values` receives conv(x) + add, `bytes` the same quantized; both through
  * relu(... + bias) if there is a bias (out).
  *
- * x: (B, H, W, in). kernel: 3 or 1. stride: 1 or 2. U: weights, [n / NB][f][k / 2][n % NB][k %
- * 2]. rescale: [f][n], the value of one unit of the products. n is padded to a multiple of NB. add, values: (B, H', W',
- * out) or NULL; they may be the same memory; halves: whether of 16 bits, see Result. bytes: of the same shape or NULL, with scale and shift (out). Returns 0,
- * or 1 if memory runs out. */
+ * x: (B, H, W, in). kernel: 3 or 1. stride: 1 or 2. U: weights, [n / NB][f][k / 2][n % NB][k % 2]. rescale: [f][n], the
+ * value of one unit of the products. n is padded to a multiple of NB. add, values: (B, H', W', out) or NULL; they may be
+ * the same memory; of 16 bits each if `halves`, see Result. bytes: of the same shape or NULL, with scale and shift (out).
+ * Returns 0, or 1 if memory runs out. */
 int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out, long kernel, long stride,
                        const short *U, const float *rescale, const void *add, const float *bias, const float *scale,
                        const float *shift, void *values, byte *bytes, int halves, int threads) {
@@ -296,8 +296,8 @@ int wrn_quantized_conv(const byte *x, long B, long H, long W, long in, long out,
     slices = (N + slice - 1) / slice;
     /* a panel at a time, so that products stay in the second-level cache, unless inputs are too many to be read again */
     long group = (long)sizeof(short) * num_f * in * block > MANY_INPUTS ? slice : NB;
-    Conv conv = {x, U, rescale, {add, bias, scale, shift, values, bytes, halves}, s, y, stride, units, N, block, slice, slices,
-                 group, points, 0};
+    Conv conv = {x, U, rescale, {add, bias, scale, shift, values, bytes, halves}, s, y, stride, units, N, block, slice,
+                 slices, group, points, 0};
     in_parallel(threads, num_blocks * slices, 1, conv_parts, &conv);
     return conv.failed;
 }
