@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from imagenet_like import make_folders
 from wideresnet.bench import engines
 from wideresnet.bench.answers import compare_answers
 from wideresnet.bench.case import Case
@@ -30,6 +31,8 @@ from wideresnet.bench.words import ENGINES, answers_line, fastest_lines
 from wideresnet.commands.bench import render
 from wideresnet.commands.main import main
 from wideresnet.engines.int8 import MAX_CHANGE
+from wideresnet.spec.recipe import Recipe
+from wideresnet.training import fit
 
 SHORT = Method(turn_s=0, warm_up_s=0, matmul_side=64, memory=lambda *_: 12.5)
 MACHINE = {"device": "cpu", "threads": 1, "repeats": 2, "seconds": 0}
@@ -240,6 +243,18 @@ def test_trained_weights_are_timed_on_their_images_and_say_how_they_answer(tmp_p
     assert int8["num_test_images"] > 300
     assert int8["top1_agreement_pct"] > 95
     assert case["size_px"] == TRAINED.size_px
+
+
+def test_weights_that_see_a_center_crop_are_timed_on_decoded_images(tmp_path: Path) -> None:
+    data = make_folders(tmp_path / "data", num_classes=2, train=3, test=3, high=80)
+    recipe = Recipe.flat(
+        network="WRN-10-1", data=str(data), epochs=1, batch_size=2, crop_padding=0, image_size=32, eval_size=32,
+        eval_resize=36, eval_every=9, family="cifar", device="cpu", threads=1, kernels="pytorch", precision="fp32",
+    )  # fmt: skip
+    fit(recipe, tmp_path / "run")
+    run_bench("infer", [str(tmp_path / "run")], tmp_path / "out", batch_sizes=[2], int8=True, method=SHORT, **MACHINE)
+    (case,) = json.loads((tmp_path / "out" / "bench.json").read_text())["cases"]
+    assert [contender.get("problem") for contender in case["contenders"]] == [None, None]
 
 
 @pytest.mark.parametrize(

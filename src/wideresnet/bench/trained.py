@@ -79,4 +79,5 @@ def read_trained(weights: str, data: str) -> Trained:
     chosen = spread(len(dataset.test), NUM_TEST_IMAGES)
     test, more = fit_images(found, dataset, dataset.test.images[chosen])
     training, _ = calibration_images(found, dataset)
-    return Trained(found, test, training, tuple(dict.fromkeys([*notes, *more])))
+    # Streamed images are decoded now, not while they are timed.
+    return Trained(found, np.asarray(test), np.asarray(training), tuple(dict.fromkeys([*notes, *more])))
