@@ -225,7 +225,7 @@ def _dropout_curves() -> str:
         rows.append((cell["label"], *at, f"+{mean[high] - mean[low]:.2f}", f"{cell['mean_pct']:.2f}", cell["n"]))
     header = ("test error, % (epoch)", "lowest after the first drop", "highest before the second", "rise",
               "last epoch", "seeds")  # fmt: skip
-    scale, name = document["scale"], document["cells"][0]["network"]
+    scale, num, name = document["scale"], document["num_seeds"], document["cells"][0]["network"]
     return "\n\n".join(
         [
             f"![Test error by epoch, with and without dropout](../results/reproduce/{FIGURE3}-cifar10-curves.svg)",
@@ -233,7 +233,8 @@ def _dropout_curves() -> str:
             f"Ours: {name} on CIFAR-10, {100 * scale:g} % of the paper's epochs with its "
             "schedule shortened evenly, in bf16; bands are all seeds.",
             fenced(
-                f"wrn reproduce figure3 --dataset cifar10 --network {name} --seeds 2 --scale {scale:g} --precision bf16"
+                f"wrn reproduce figure3 --dataset cifar10 --network {name} --seeds {num} --scale {scale:g} "
+                "--precision bf16"
             ),
         ]
     )

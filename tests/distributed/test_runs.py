@@ -14,13 +14,13 @@ from processes import in_processes
 from world_runs import MakeNpz, assert_close, metrics, run, small, weights
 
 from wideresnet.base.errors import UsageError
-from wideresnet.kernels.library import why_unavailable
+from wideresnet.kernels import library
 from wideresnet.spec.record import RunFolder
 from wideresnet.training import fit
 
 
 def skip_without_kernels(changes: dict[str, Any]) -> None:
-    if changes.get("kernels") == "winograd" and (reason := why_unavailable()):
+    if changes.get("kernels") == "winograd" and (reason := library.why_unavailable()):
         pytest.skip(reason)
 
 

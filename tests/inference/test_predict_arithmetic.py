@@ -14,7 +14,7 @@ from PIL import Image
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.commands.main import main
 from wideresnet.inference.predict import predict_files
-from wideresnet.kernels.library import why_unavailable
+from wideresnet.kernels import library
 from wideresnet.spec.recipes import resolve
 from wideresnet.training import fit
 
@@ -32,14 +32,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"epochs": 2, "batch_size": 16, "precision": "fp32", "device": "cpu"}
     fit(resolve("quick", "WRN-10-1", str(home / "data.npz"), settings, num_train=64), home / "run")
     (home / "photos").mkdir()
-    for number in range(40):  # so many that the network is optimized
+    for number in range(40):  # enough images that the network is optimized
         Image.fromarray(random.integers(0, 256, (12, 9, 3), dtype=np.uint8)).save(home / f"photos/{number:02d}.png")
     return home
 
 
 @pytest.fixture
 def needs_kernels() -> None:
-    if reason := why_unavailable():
+    if reason := library.why_unavailable():
         pytest.skip(reason)
 
 

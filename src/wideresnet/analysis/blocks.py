@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wideresnet.analysis.similarity import Similarity, gram
-from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.errors import DAMAGED, DataError, UsageError
 from wideresnet.networks import Network
 from wideresnet.networks.blocks import PostActBlock, PreActBlock
 from wideresnet.spec.analysis import Block, BlockMeasures
@@ -78,7 +78,7 @@ def analyze_blocks(
             advance(len(images) * GRADIENT_PASSES)
         num_images += len(images)
         if not (logits.isfinite().all() and gradients.isfinite().all()):
-            raise DataError("the outputs are not finite; these weights are damaged, so train again")
+            raise DataError(DAMAGED)
     norms = (gradients / rounds).tolist()
     total = sum(norms) or 1.0
     return BlockMeasures(

@@ -5,6 +5,9 @@ The library's errors speak of arguments (`limit=100`); the command line translat
 
 from __future__ import annotations
 
+DAMAGED = "the outputs are not finite; these weights are damaged, so train again"
+"""The text of a DataError about weights."""
+
 
 class WRNError(ValueError):
     """A mistake that the user can fix; its text is one line, shown without a traceback."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wideresnet.base import progress
-from wideresnet.base.errors import DataError
+from wideresnet.base.errors import DAMAGED, DataError
 from wideresnet.data.feeds.resident import share_of
 from wideresnet.data.feeds.workers import InOrder
 from wideresnet.detection.coco import CocoSet
@@ -97,7 +97,7 @@ def detect_one(model: nn.Module, pixels: Tensor, factors: np.ndarray, place: int
     boxes = found["boxes"].float().cpu() / torch.from_numpy(factors)
     scores, labels = found["scores"].float().cpu(), found["labels"].float().cpu()
     if not (boxes.isfinite().all() and scores.isfinite().all()):
-        raise DataError("the outputs are not finite; these weights are damaged, so train again")
+        raise DataError(DAMAGED)
     first = torch.full((len(scores), 1), float(place))
     return torch.cat((first, labels[:, None] - 1, scores[:, None], boxes), 1)
 

@@ -139,8 +139,8 @@ class _Residual(torch.autograd.Function):
             elif i == 0 and block.projection is not None:
                 into_activation, found[-1] = _project_backward(block, parameters[-1], arrived, x, norm)
             gradient, sums, found[3 * i + 2] = _backward(layer, weight, gradient, x, norm, mask, into_activation)
-            gradient, found[3 * i], found[3 * i + 1] = _normalize_backward(
-                layer.norm, gradient, sums, x, norm, gamma, into_input
+            gradient, found[3 * i], found[3 * i + 1] = ops.normalize_backward(
+                gradient, sums, x, norm, gamma, into_input, _total(sums, layer.norm)
             )
         return None, None, gradient, *found
 
@@ -160,7 +160,11 @@ class _Activation(torch.autograd.Function):
         x, gamma, _ = ctx.saved_tensors
         gradient = ops.empty(*x.shape).copy_(gradients[0])  # a copy: what arrives is an expanded view from pooling
         sums = ops.activate_backward(gradient, x, ctx.normalized)
-        return None, None, *_normalize_backward(ctx.norm, gradient, sums, x, ctx.normalized, gamma)
+        return (
+            None,
+            None,
+            *ops.normalize_backward(gradient, sums, x, ctx.normalized, gamma, total=_total(sums, ctx.norm)),
+        )
 
 
 def _normalize(sums: Tensor, x: Tensor, norm: nn.BatchNorm2d) -> Normalized:
@@ -171,21 +175,12 @@ def _normalize(sums: Tensor, x: Tensor, norm: nn.BatchNorm2d) -> Normalized:
     return ops.normalize(sums, num, norm)
 
 
-def _normalize_backward(
-    module: nn.BatchNorm2d,
-    gradient: Tensor,
-    sums: Tensor,
-    x: Tensor,
-    norm: Normalized,
-    gamma: Tensor,
-    add: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Backpropagate through `_normalize`; see `ops.normalize_backward`.
+def _total(sums: Tensor, norm: nn.BatchNorm2d) -> Tensor | None:
+    """Return sums of the backward pass over all processes, or None if the statistics are those of this one.
 
     As every gradient of a parameter, those of gamma and beta are of this process's images: see `distributed.gradients`.
     """
-    total = add_up(sums)[0] if isinstance(module, SyncBatchNorm2d) else None
-    return ops.normalize_backward(gradient, sums, x, norm, gamma, add, total)
+    return add_up(sums)[0] if isinstance(norm, SyncBatchNorm2d) else None
 
 
 def _convolve(

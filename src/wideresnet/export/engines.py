@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wideresnet.base import progress
 from wideresnet.base.arithmetic import spread
-from wideresnet.base.errors import DataError, UsageError, WRNError
+from wideresnet.base.errors import DAMAGED, DataError, UsageError, WRNError
 from wideresnet.base.format import counted
 from wideresnet.base.streams import muted
 from wideresnet.engines.int8 import FEW_IMAGES
@@ -130,7 +130,7 @@ class EngineNetwork(nn.Module):
             self.how += f", calibrated on {counted(len(images), 'image')}{few}"
             logits = _logits(twin, images)
             if not logits.isfinite().all():  # engines would quantize such weights to some that look sound
-                raise DataError(f"{self.name}: the outputs are not finite; these weights are damaged, so train again")
+                raise DataError(f"{self.name}: {DAMAGED}")
         self._started: OrderedDict[int, Run] = OrderedDict()
         try:
             with progress.status(f"converting {self.name} for {NAMES[engine]}"), quiet(), muted():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from wideresnet.base.arithmetic import spread
-from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.errors import DAMAGED, DataError, UsageError
 from wideresnet.data import Dataset
 from wideresnet.engines.int8 import BATCH_SIZE, FEW_IMAGES, num_to_calibrate
 from wideresnet.export.check import compare, require
@@ -94,7 +94,7 @@ def _check_finite(weights: Weights) -> None:
     with torch.no_grad():
         logits = network(torch.zeros(1, network.in_channels, *weights.input_size))
     if not logits.isfinite().all():
-        raise DataError(f"{network.name}: the outputs are not finite; these weights are damaged, so train again")
+        raise DataError(f"{network.name}: {DAMAGED}")
 
 
 def check_format(format: str, *, int8: bool) -> None:
@@ -137,7 +137,7 @@ def calibration_images(weights: Weights, data: str | Path | Dataset) -> tuple[np
         data: as for `load_dataset`, or what that returned.
 
     Returns:
-        uint8 (N, H, W, C), at most 1,000; and what the reader should know.
+        uint8 (N, H, W, C), as many as `num_to_calibrate` allows, evenly spread; and what the reader should know.
     """
     dataset, notes = load_matching(weights, data)
     chosen = spread(len(dataset.train), num_to_calibrate(*weights.input_size))

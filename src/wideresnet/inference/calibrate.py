@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wideresnet.base.arithmetic import spread
 from wideresnet.base.errors import UsageError
 from wideresnet.data import Dataset
 from wideresnet.data.feeds.resident import evaluation_batches
-from wideresnet.engines.int8 import num_to_calibrate
+from wideresnet.export.write import calibration_images as pixels_to_calibrate
 from wideresnet.weights.hub import Weights
-from wideresnet.weights.matching import columns_of_run, data_of_run, fit_images, load_matching, run_of
+from wideresnet.weights.matching import columns_of_run, data_of_run, load_matching, run_of
 
 
 def check_int8(device: str, precision: str) -> None:
@@ -39,8 +38,7 @@ def calibration_images(weights: Weights, dataset: Dataset) -> Tensor:
         weights: decide size, channels and preprocessing.
         dataset: from `load_matching`.
     """
-    chosen = spread(len(dataset.train), num_to_calibrate(*weights.input_size))
-    images, _ = fit_images(weights, dataset, dataset.train.images[chosen])
+    images, _ = pixels_to_calibrate(weights, dataset)
     return torch.cat(list(evaluation_batches(images, weights.preprocessing, device="cpu")))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wideresnet.base import progress
 from wideresnet.base.arithmetic import spread
-from wideresnet.base.errors import DataError, UsageError, WRNError
+from wideresnet.base.errors import DAMAGED, DataError, UsageError, WRNError
 from wideresnet.base.format import counted
 from wideresnet.base.metrics import (
     MIN_CLASSES_FOR_TOP5,
@@ -102,7 +102,7 @@ class Subject:
             advance=advance,
         )
         if not result.logits.isfinite().all():
-            raise DataError(f"{self.where}: the outputs are not finite; these weights are damaged, so train again")
+            raise DataError(f"{self.where}: {DAMAGED}")
         return result.logits
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from wideresnet.base import progress
-from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.errors import DAMAGED, DataError, UsageError
 from wideresnet.data.catalog import Catalog
 from wideresnet.data.decode import Encoded, in_threads
 from wideresnet.data.depth import WHITE, UnreadableError
@@ -197,7 +197,7 @@ def _probabilities(weights: Weights, opened: Opened, total: int, device: str, wh
         with torch.inference_mode():
             logits = torch.cat([network(batch).float().cpu() for batch in batches])
         if not logits.isfinite().all():
-            raise DataError("the outputs are not finite; these weights are damaged, so train again")
+            raise DataError(DAMAGED)
         probabilities[rows] = logits.softmax(1).numpy()
         images.clear()
         rows.clear()

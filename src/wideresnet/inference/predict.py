@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wideresnet.base import progress
-from wideresnet.base.errors import DataError, UsageError
+from wideresnet.base.errors import DAMAGED, DataError, UsageError
 from wideresnet.data import Dataset
 from wideresnet.data.decode import Encoded, measure
 from wideresnet.data.depth import WHITE, white_of
@@ -305,7 +305,7 @@ def _logits(
         logits = torch.cat([network(batch).double().cpu() for batch in batches])
     if not logits.isfinite().all():
         name = weights.network.name if isinstance(where, Weights) else where
-        raise DataError(f"{name}: the outputs are not finite; these weights are damaged, so train again")
+        raise DataError(f"{name}: {DAMAGED}")
     return logits
 
 
