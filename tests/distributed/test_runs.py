@@ -24,7 +24,9 @@ def skip_without_kernels(changes: dict[str, Any]) -> None:
         pytest.skip(reason)
 
 
-@pytest.mark.parametrize("changes", [{"stochastic_depth": 0.5}, {"kernels": "winograd"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"stochastic_depth": 0.5}, {"kernels": "winograd"}, {"muon_lr": 0.05, "lr": 0.02}], ids=str
+)
 def test_with_sync_bn_a_run_of_several_processes_is_that_of_one_up_to_rounding(
     make_npz: MakeNpz, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -49,6 +51,7 @@ def test_with_sync_bn_a_run_of_several_processes_is_that_of_one_up_to_rounding(
         (0, {"sync_bn": True, "kernels": "winograd"}),
         (1, {"dropout": 0.2, "sam_rho": 0.05}),
         (0, {"sync_bn": True, "sam_rho": 0.05, "stochastic_depth": 0.5}),
+        (1, {"muon_lr": 0.05}),
     ],
     ids=str,
 )

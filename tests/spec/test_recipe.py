@@ -80,7 +80,7 @@ def test_recipe_json_has_what_was_added_since_then_where_it_is_used() -> None:
         init_from="before", init_sha256="0" * 64, image_column="a", label_column="b", class_order="text", white=255,
         random_resized_crop=0.1, color_jitter=0.1, pca_lighting=0.1, random_erasing=0.1, mixup=0.1, cutmix=0.1,
         repeated_augmentation=2, eval_size=32, eval_resize=36, feed="stream", workers=1, time_s=60.0, freeze="conv2",
-        layer_lr_decay=0.5, balance="weights",
+        layer_lr_decay=0.5, balance="weights", muon_lr=0.05,
     )  # fmt: skip
     assert list(used.to_json()) == list(FIELDS)
     assert Recipe.from_json(used.to_json()) == used

@@ -69,8 +69,9 @@ def train(
         {"sizes": (16, 16, 16, 8) * 4},
         {"sizes": (16,) * 10, "resets": (5,)},
         {"freeze": "conv3", "options": OptimizerOptions(layer_lr_decay=0.5)},
+        {"options": OptimizerOptions(muon_lr=0.05), "resets": (5,)},
     ],
-    ids=["fp32", "bf16", "dropout", "accumulate", "last batch", "momentum reset", "frozen, rates by layer"],
+    ids=["fp32", "bf16", "dropout", "accumulate", "last batch", "momentum reset", "frozen, rates by layer", "Muon"],
 )
 def test_captured_steps_end_in_the_same_bits(case: dict[str, Any]) -> None:
     try:

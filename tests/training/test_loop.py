@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from small_runs import MakeNpz, small
 from torch import nn
 
+from wideresnet.base import progress
 from wideresnet.base.seeding import seed_of
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training import fit, prepare
@@ -61,3 +64,22 @@ def test_restarting_momentum_makes_a_difference(make_npz: MakeNpz, tmp_path: Pat
         fit(small(data, kernels="pytorch", reset_momentum_at_drops=reset), tmp_path / str(reset))
     a, b = (load(tmp_path / str(reset)).state_dict()["fc.weight"] for reset in (True, False))
     assert (a - b).abs().max() > 1e-3  # far more than the tolerance of the comparison above
+
+
+def test_progress_counts_the_area_of_the_images(make_npz: MakeNpz, tmp_path: Path, monkeypatch: Any) -> None:
+    """Epochs on small images take less time, so that shares of the epochs would promise too early an end."""
+    seen: list[dict[str, Any]] = []
+
+    class Task:
+        def update(self, **values: Any) -> None:
+            seen.append(values)
+
+    real = progress.task
+    monkeypatch.setattr(
+        progress, "task", lambda text, *a, **kw: nullcontext(Task()) if text == "training" else real(text, *a, **kw)
+    )
+    fit(small(make_npz(), image_scales=((0, 0.5), (0.6, 1.0)), kernels="pytorch"), tmp_path / "run")
+    begun = [(values["completed"], values["total"]) for values in seen if "total" in values]
+    assert begun == [(0, 1.5), (0.25, 1.5), (0.5, 1.5)]
+    assert seen[-1] == {"completed": 1.5}
+    assert all(a.get("completed", 0) <= b.get("completed", 2) for a, b in itertools.pairwise(seen))

@@ -84,8 +84,11 @@ def test_a_run_with_sam_and_strong_augmentation_resumes_bit_for_bit(
     assert_same_run(tmp_path / "cut", uncut)
 
 
-def test_a_run_with_accumulated_gradients_resumes_bit_for_bit(whole: Whole, tmp_path: Path) -> None:
-    recipe, uncut = whole(accumulate=3, stochastic_depth=0.7)
+@pytest.mark.parametrize("changes", [{"accumulate": 3, "stochastic_depth": 0.7}, {"muon_lr": 0.05}], ids=str)
+def test_a_run_with_accumulated_gradients_or_muon_resumes_bit_for_bit(
+    whole: Whole, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    recipe, uncut = whole(**changes)
     stop(recipe, tmp_path / "cut", 5)
     fit(recipe, tmp_path / "cut", resume=True)
     assert_same_run(tmp_path / "cut", uncut)

@@ -109,6 +109,13 @@ class OptimizerOptions:
     clip_grad_norm: float = option(
         0.0, "scale the gradient down to at most this norm over all parameters; 0: off", "Pascanu et al. 2013", low=0
     )
+    muon_lr: float = option(
+        0.0,
+        "Muon: orthogonalize the updates of all convolutions but the first, with this learning rate (its peak; it "
+        "rises and falls as lr does), and keep their norms instead of decaying them; 0: off, SGD for all",
+        "Jordan et al. 2024 (Muon)",
+        low=0,
+    )
     sam_rho: float = option(
         0.0,
         "sharpness-aware minimization: take the gradient this far uphill from the weights, in two passes per step; "

@@ -58,6 +58,11 @@ class Recipe:
         check_fields(self)
         if self.init_sha256 is not None and self.init_from is None:
             raise UsageError(f"init_sha256={self.init_sha256}: is of the weights that init_from= names; give both")
+        if self.optimizer.muon_lr and not self.schedule.lr:
+            raise UsageError(
+                f"muon_lr={self.optimizer.muon_lr:g}: rises and falls as lr does, which is 0; use lr above 0, or "
+                "muon_lr=0"
+            )
         if self.optimizer.freeze != "none" and self.init_from is None:
             raise UsageError(
                 f"freeze={self.optimizer.freeze!r}: keeps trained weights, and this run starts from random ones; name "
@@ -142,7 +147,7 @@ ADDED = (
     *INITIAL, "image_column", "label_column", "class_order", "white",
     "random_resized_crop", "color_jitter", "pca_lighting", "random_erasing", "mixup", "cutmix",
     "repeated_augmentation", "eval_size", "eval_resize", "feed", "workers", "time_s", "freeze", "layer_lr_decay",
-    "balance",
+    "balance", "muon_lr",
 )  # fmt: skip
 """The flat keys that `recipe.json` has only if they are not at their defaults, with which all was done before them."""
 
@@ -154,8 +159,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "optimizer": (
         "reset_momentum_at_drops", "momentum", "nesterov", "dampening", "weight_decay", "weight_decay_on",
-        "label_smoothing", "clip_grad_norm", "sam_rho", "ema_decay", "freeze",
-        "layer_lr_decay",
+        "muon_lr", "label_smoothing", "clip_grad_norm", "sam_rho", "ema_decay", "freeze", "layer_lr_decay",
     ),
     "feed": (
         "drop_last", "flip", "crop_padding", "padding_mode", "auto_augment", "cutout", "random_resized_crop",

@@ -96,6 +96,11 @@ class Run(Loop):
         """The network that would be the result now: the averaged one, if weights are averaged."""
         return self.averaged.module if self.averaged is not None else self.network  # type: ignore[return-value]
 
+    def work(self, epochs: float) -> float:
+        """Return the work of so many epochs, in epochs at full size: it grows with the area of the images."""
+        areas = [self.timetable.image_scale(epoch) ** 2 for epoch in range(math.ceil(epochs))]
+        return sum(areas[: int(epochs)]) + sum(areas[int(epochs) :]) * (epochs % 1)
+
     def batches(self, epoch: int, first: int) -> Iterable[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch at the scale of its images."""
         return self.data.feed.epoch(epoch, start=first, scale=self.timetable.image_scale(epoch))

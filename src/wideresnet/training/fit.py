@@ -221,7 +221,7 @@ def prepare(
             data=data,
             network=network,
             forward=make_forward(network, execution),
-            optimizer=make_optimizer(network, recipe.optimizer),
+            optimizer=make_optimizer(network, recipe.optimizer, recipe.schedule.lr, world),
             schedule=make_schedule(recipe, data.feed.num_batches, lr),
             notes=(*notes, *data.notes, *network_notes, *notes_on(recipe, network, data, execution, world), *told),
             world=world,

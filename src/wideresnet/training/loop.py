@@ -75,6 +75,10 @@ class Loop:
         """Epochs of the whole run."""
         return self.recipe.schedule.epochs
 
+    def work(self, epochs: float) -> float:
+        """Return the work of so many epochs from the first on, in any unit: its share tells the time left."""
+        return epochs
+
     def batches(self, epoch: int, first: int) -> Iterable[tuple[Any, Any]]:
         """Yield the batches of an epoch from one on, both counted from 0."""
         return self.data.feed.epoch(epoch, start=first)
@@ -114,21 +118,24 @@ class Loop:
     def train(self, resume: bool) -> dict[str, Any]:
         """Train to the last epoch, from the newest checkpoint if `resume`; return what `result.json` holds."""
         feed = self.data.feed
-        total = self.epochs * feed.num_batches
         self.network.train()
         cuda = [torch.cuda.current_device()] if self.device == "cuda" else []
         with (
             StopRequest() as stop,
             torch.random.fork_rng(devices=cuda),
-            progress.task("training", total=total, fields=self.fields) as task,
+            progress.task("training", total=self.work(self.epochs), fields=self.fields) as task,
             feed.running(),
         ):
             if resume:
                 self.restore()
             begun = self.step
-            while self.step < (total := self.epochs * feed.num_batches):
+            while self.step < self.epochs * feed.num_batches:
                 epoch, first = divmod(self.step, feed.num_batches)
-                task.update(description=f"epoch {epoch + 1}/{self.epochs}", completed=self.step, total=total)
+                task.update(
+                    description=f"epoch {epoch + 1}/{self.epochs}",
+                    completed=self.work(self.step / feed.num_batches),
+                    total=self.work(self.epochs),
+                )
                 started, shown, first_step = time.monotonic(), 0.0, self.step
                 before = self.train_s
                 for images, labels in self.batches(epoch, first):
@@ -151,7 +158,7 @@ class Loop:
                         shown = now
                         rate = (self.step - first_step) * feed.batch_size / max(now - started, 1e-9)
                         texts: dict[str, Any] = {"rate": f"{human_number(rate)} images/s", **self.look()}
-                        task.update(completed=self.step, **texts)
+                        task.update(completed=self.work(self.step / feed.num_batches), **texts)
                     if stopping:
                         self.save()
                         self.world.meet()  # no process may report that all is saved before it is
@@ -163,7 +170,7 @@ class Loop:
                 synchronize(self.device)
                 self.check_finite()
                 self.train_s = before + time.monotonic() - started
-                task.update(completed=self.step)
+                task.update(completed=self.work(epoch + 1))
                 self.end_epoch(epoch)
             return self.finish()
 

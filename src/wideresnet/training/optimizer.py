@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from wideresnet.distributed.collectives import all_reduce
+from wideresnet.distributed.world import World
 from wideresnet.networks import Network
 from wideresnet.spec.options import OptimizerOptions
+from wideresnet.training.muon import update_of
 
 
 class _SGD(torch.optim.SGD):
@@ -29,20 +32,81 @@ class _SGD(torch.optim.SGD):
         return inspect.unwrap(torch.optim.SGD.step)(self, closure)
 
 
-def make_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim.SGD:
-    """Return SGD with weight decay on every parameter, or only on those with more than one dimension.
+class _MuonSGD(_SGD):
+    """SGD whose groups with `muon` get Muon's updates; these have no momentum for SGD, which would add up updates.
+
+    Attributes:
+        world: processes that train together: each orthogonalizes its share, for all.
+    """
+
+    world: World | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        kernels = [p for group in self.param_groups if group["muon"] for p in group["params"]]
+        shapes: dict[torch.Size, list[nn.Parameter]] = {}
+        for kernel in kernels:
+            shapes.setdefault(kernel.shape, []).append(kernel)
+        for alike in shapes.values():
+            updates = self._updates(torch.stack([self._direction(kernel) for kernel in alike]).flatten(2))
+            for kernel, update in zip(alike, updates, strict=True):
+                kernel.grad = torch.empty_like(kernel).copy_(update.view_as(kernel))
+        norms = [kernel.norm() for kernel in kernels]
+        found = super().step(closure)
+        for kernel, norm in zip(kernels, norms, strict=True):
+            kernel.mul_(norm / kernel.norm().clamp(min=torch.finfo(norm.dtype).tiny))
+        return found
+
+    def _direction(self, kernel: nn.Parameter) -> Tensor:
+        """Add a kernel's gradient to its momentum, unless the loss was not finite, and return where that points."""
+        momentum, gradient = self.defaults["momentum"], kernel.grad
+        assert gradient is not None
+        state = self.state[kernel]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(kernel)
+        kept = state["momentum_buffer"]
+        added = torch.add(gradient * (1 - self.defaults["dampening"]), kept, alpha=momentum)
+        failed = getattr(self, "found_inf", None)
+        kept.copy_(added if failed is None else torch.where(failed > 0, kept, added))
+        return torch.add(gradient, kept, alpha=momentum) if self.defaults["nesterov"] else kept
+
+    def _updates(self, directions: Tensor) -> Tensor:
+        """Return Muon's updates (N, rows, columns), with the same bits in all processes."""
+        if self.world is None or self.world.size == 1:
+            return update_of(directions)
+        mine, updates = slice(self.world.rank, None, self.world.size), torch.zeros_like(directions)
+        if len(directions[mine]):
+            updates[mine] = update_of(directions[mine])
+        all_reduce(updates)
+        return updates
+
+
+def make_optimizer(
+    network: nn.Module, options: OptimizerOptions, lr: float = 1.0, world: World | None = None
+) -> torch.optim.SGD:
+    """Return SGD with weight decay on every parameter, or only on those with more than one dimension; or Muon.
 
     Frozen parameters have no part in it. Each group has the factor of its learning rate as `lr_scale`.
+
+    Args:
+        lr: the schedule's highest, of which Muon's is a multiple.
+        world: the processes that train together.
     """
+    turned = {id(kernel) for kernel in _muon_kernels(network)} if options.muon_lr else set()
     groups = []
     for scale, parameters in _by_scale(network, options.layer_lr_decay).items():
-        decayed = [p for p in parameters if options.weight_decay_on == "all" or p.ndim > 1]
-        spared = [p for p in parameters if options.weight_decay_on != "all" and p.ndim <= 1]
+        others = [p for p in parameters if id(p) not in turned]
+        decayed = [p for p in others if options.weight_decay_on == "all" or p.ndim > 1]
+        spared = [p for p in others if options.weight_decay_on != "all" and p.ndim <= 1]
         groups += [
-            {"params": decayed, "weight_decay": options.weight_decay, "lr_scale": scale},
-            {"params": spared, "weight_decay": 0.0, "lr_scale": scale},
-        ]
-    return _SGD(
+            {"params": decayed, "weight_decay": options.weight_decay, "lr_scale": scale, "muon": False},
+            {"params": spared, "weight_decay": 0.0, "lr_scale": scale, "muon": False},
+            {
+                "params": [p for p in parameters if id(p) in turned], "weight_decay": 0.0, "muon": True,
+                "lr_scale": scale * options.muon_lr / lr, "momentum": 0.0, "dampening": 0.0, "nesterov": False,
+            },
+        ]  # fmt: skip
+    made = (_MuonSGD if turned else _SGD)(
         [group for group in groups if group["params"]],
         lr=0.0,  # set at every step
         momentum=options.momentum,
@@ -50,6 +114,15 @@ def make_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim
         nesterov=options.nesterov,
         fused=True,
     )
+    if isinstance(made, _MuonSGD):
+        made.world = world
+    return made
+
+
+def _muon_kernels(network: nn.Module) -> list[nn.Parameter]:
+    """Return the kernels of all convolutions but the first, which sees three colors: there SGD is as good."""
+    kernels = [parameter for parameter in network.parameters() if parameter.ndim == 4]
+    return kernels[1:]
 
 
 def lr_scales(network: Network, decay: float) -> dict[str, float]:
