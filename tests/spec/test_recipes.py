@@ -210,13 +210,13 @@ def test_quick_passes_over_cifar_18_times_on_images_that_grow() -> None:
     assert [round(32 * scale) for scale in sorted(set(scales))] == [20, 24, 32]
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 5, 40, 200])
-def test_the_last_epoch_sees_whole_images_whatever_the_number_of_epochs(epochs: int) -> None:
-    recipe = quick("WRN-16-2", "cifar10").replace(epochs=epochs)
+@pytest.mark.parametrize("make", [quick, fast])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 40, 200])
+def test_the_last_epoch_sees_whole_images_whatever_the_number_of_epochs(make: Any, epochs: int) -> None:
+    recipe = make("WRN-16-2", "cifar10").replace(epochs=epochs)
     scales = [image_scale(recipe, epoch) for epoch in range(epochs)]
     assert scales == sorted(scales)
-    if epochs > 3:
-        assert scales[-1] == 1.0
+    assert scales[-1] == 1.0
 
 
 def test_quick_rises_once_to_its_peak_and_ends_near_zero() -> None:

@@ -125,7 +125,7 @@ def test_a_batch_with_fewer_images_than_processes_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "scales"),
-    [(4, [0.5, 0.5, 1.0, 1.0]), (5, [0.5, 0.5, 0.5, 1.0, 1.0]), (1, [0.5]), (2, [0.5, 1.0])],
+    [(4, [0.5, 0.5, 1.0, 1.0]), (5, [0.5, 0.5, 0.5, 1.0, 1.0]), (1, [1.0]), (2, [0.5, 1.0])],
 )
 def test_images_grow_at_the_share_of_the_epochs_that_is_named(epochs: int, scales: list[float]) -> None:
     recipe = Recipe.flat(epochs=epochs, image_scales=((0.0, 0.5), (0.5, 1.0)))

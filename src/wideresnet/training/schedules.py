@@ -137,7 +137,11 @@ def shared_batch(options: ScheduleOptions, num_processes: int) -> tuple[int, flo
 
 
 def image_scale(recipe: Recipe, epoch: int) -> float:
-    """Return the scale of the images in an epoch (from 0): the last pair of `image_scales` that has begun."""
-    epochs = recipe.schedule.epochs
-    begun = [scale for start, scale in recipe.feed.image_scales if epoch >= start * epochs - 1e-9]
-    return begun[-1]
+    """Return the scale of the images in an epoch (from 0): the last pair of `image_scales` that has begun.
+
+    In the last epoch it is the last pair, also where a run is so short that its share would be less than an epoch: test
+    images are whole, and normalization is to know their statistics.
+    """
+    epochs, scales = recipe.schedule.epochs, recipe.feed.image_scales
+    begun = [scale for start, scale in scales if epoch >= start * epochs - 1e-9]
+    return scales[-1][1] if epoch == epochs - 1 else begun[-1]
