@@ -92,7 +92,7 @@ def make_optimizer(
         lr: the schedule's highest, of which Muon's is a multiple.
         world: the processes that train together.
     """
-    turned = {id(kernel) for kernel in _muon_kernels(network)} if options.muon_lr else set()
+    turned = {id(kernel) for kernel in muon_kernels(network)} if options.muon_lr else set()
     groups = []
     for scale, parameters in _by_scale(network, options.layer_lr_decay).items():
         others = [p for p in parameters if id(p) not in turned]
@@ -119,10 +119,10 @@ def make_optimizer(
     return made
 
 
-def _muon_kernels(network: nn.Module) -> list[nn.Parameter]:
-    """Return the kernels of all convolutions but the first, which sees three colors: there SGD is as good."""
+def muon_kernels(network: nn.Module) -> list[nn.Parameter]:
+    """Return what Muon updates: the kernels that learn, of all convolutions but the first, which sees three colors."""
     kernels = [parameter for parameter in network.parameters() if parameter.ndim == 4]
-    return kernels[1:]
+    return [kernel for kernel in kernels[1:] if kernel.requires_grad]
 
 
 def lr_scales(network: Network, decay: float) -> dict[str, float]:

@@ -32,7 +32,7 @@ from wideresnet.spec.names import parse
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training.balance import class_counts, class_weights
 from wideresnet.training.choose_feed import feed_kind, fit_preprocessing, for_evaluation
-from wideresnet.training.optimizer import lr_scales
+from wideresnet.training.optimizer import lr_scales, muon_kernels
 from wideresnet.training.resolve import SMALLEST_IMAGENET_PX
 from wideresnet.training.schedules import Schedule, shared_batch
 from wideresnet.weights.hub import Weights
@@ -241,6 +241,11 @@ def notes_on_learning(recipe: Recipe, network: Network, data: TrainingData) -> l
         stages = network.frozen[0] if len(network.frozen) == 1 else f"{network.frozen[0]} to {network.frozen[-1]}"
         notes.append(
             f"frozen: {stages}, {num:,} of {sum(p.numel() for p in every):,} parameters, which keep their bits"
+        )
+    if options.muon_lr:
+        num = sum(kernel.numel() for kernel in muon_kernels(network))
+        notes.append(
+            f"Muon updates {num:,} of {sum(p.numel() for p in network.parameters()):,} parameters, SGD the others"
         )
     if options.layer_lr_decay != 1:
         learning = [name for name in network.stage_modules() if name not in ("pooled", *network.frozen)]
