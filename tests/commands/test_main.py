@@ -290,7 +290,7 @@ def test_overwriting_a_run_spares_what_is_not_the_run_s(run: Path, make_npz: Mak
 def test_train_help_tells_the_epochs_of_each_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     wrn("train", "--help")
     text = " ".join(capsys.readouterr().out.split())
-    for name, epochs in (("paper", "200 (svhn 160)"), ("quick", "18 (digits 69)"), ("fast", "11 (digits 69)")):
+    for name, epochs in (("paper", "200 (svhn 160)"), ("quick", "18 (digits 69)"), ("fast", "9 (digits 69)")):
         assert f"{name} {epochs}" in text
 
 

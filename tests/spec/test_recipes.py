@@ -385,23 +385,3 @@ def test_long_is_the_recipe_of_the_committed_record_and_costs_what_its_descripti
     scales = [image_scale(recipe, epoch) for epoch in range(recipe.schedule.epochs)]
     assert [scales.count(scale) for scale in (0.625, 0.75, 1.0)] == [27, 17, 16]
     assert math.isclose(sum(scale**2 for scale in scales), 36.1, abs_tol=0.05)
-
-
-def test_fast_is_quick_by_muon_with_fewer_epochs_on_tiles_that_the_kernels_fill() -> None:
-    recipe, twin = fast("WRN-16-2", "cifar10"), quick("WRN-16-2", "cifar10")
-    assert set(overridden(recipe, twin)) == {
-        "recipe", "epochs", "batch_size", "lr", "muon_lr", "image_scales", "eval_every", "crop_padding",
-    }  # fmt: skip
-    assert recipe.feed.crop_padding == 2
-    sides = [round(32 * image_scale(recipe, epoch)) for epoch in range(recipe.schedule.epochs)]
-    assert sides == [16] * 4 + [24] * 3 + [32] * 2
-    assert sum((side / 32) ** 2 for side in sides) == 4.6875  # epochs on 32x32, as its description says
-
-
-@pytest.mark.parametrize(("num_train", "batch_size", "lr"), [(200, 50, 0.3), (39_999, 128, 0.3), (40_000, 512, 0.6)])
-def test_fast_has_large_batches_where_there_are_images_for_at_least_700_of_them(
-    num_train: int, batch_size: int, lr: float
-) -> None:
-    recipe = fast("WRN-16-2", "mine", "", num_train)
-    assert (recipe.schedule.batch_size, recipe.schedule.lr, recipe.optimizer.muon_lr) == (batch_size, lr, 0.05)
-    assert num_train < 40_000 or recipe.schedule.epochs * (num_train // batch_size) >= 700
