@@ -39,5 +39,6 @@ def test_the_seeds_are_compared_in_their_order(seeds: SeedsFolder, capsys: pytes
 def test_seeds_without_a_finished_epoch_are_refused(seeds: SeedsFolder, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in range(3):
         seeds.run(seed).metrics.write_bytes(b"")
+        seeds.run(seed).result.unlink()
     assert main(["report", str(seeds.path)]) == 2
     assert "no seed has finished an epoch" in " ".join(capsys.readouterr().err.split())

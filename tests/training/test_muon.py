@@ -135,7 +135,7 @@ def test_frozen_stages_stay_and_lower_ones_learn_more_slowly() -> None:
 
 
 def test_without_it_nothing_is_turned() -> None:
-    optimizer = make_optimizer(make_network(), OptimizerOptions())
+    optimizer = make_optimizer(make_network(), OptimizerOptions(), lr=0.0)
     assert not any(group["muon"] for group in optimizer.param_groups)
 
 

@@ -103,7 +103,7 @@ def make_optimizer(
             {"params": spared, "weight_decay": 0.0, "lr_scale": scale, "muon": False},
             {
                 "params": [p for p in parameters if id(p) in turned], "weight_decay": 0.0, "muon": True,
-                "lr_scale": scale * options.muon_lr / lr, "momentum": 0.0, "dampening": 0.0, "nesterov": False,
+                "lr_scale": scale * options.muon_lr / (lr or 1), "momentum": 0.0, "dampening": 0.0, "nesterov": False,
             },
         ]  # fmt: skip
     made = (_MuonSGD if turned else _SGD)(
