@@ -76,7 +76,7 @@ class Loop:
         return self.recipe.schedule.epochs
 
     def work(self, epochs: float) -> float:
-        """Return the work of so many epochs from the first on, in any unit: its share tells the time left."""
+        """Return the work in the first `epochs` epochs, in any unit: its share of the whole tells the time left."""
         return epochs
 
     def batches(self, epoch: int, first: int) -> Iterable[tuple[Any, Any]]:
