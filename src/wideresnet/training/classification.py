@@ -97,7 +97,7 @@ class Run(Loop):
         return self.averaged.module if self.averaged is not None else self.network  # type: ignore[return-value]
 
     def work(self, epochs: float) -> float:
-        """Return the work in the first `epochs` epochs, in epochs at full size: it grows with the area of the images."""
+        """Return the work in the first `epochs` epochs, in those at full size: it grows with the area of images."""
         areas = [self.timetable.image_scale(epoch) ** 2 for epoch in range(math.ceil(epochs))]
         return sum(areas[: int(epochs)]) + sum(areas[int(epochs) :]) * (epochs % 1)
 
