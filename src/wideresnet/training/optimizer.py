@@ -35,11 +35,15 @@ class _SGD(torch.optim.SGD):
 class _MuonSGD(_SGD):
     """SGD whose groups with `muon` get Muon's updates; these have no momentum for SGD, which would add up updates.
 
-    Attributes:
+    Args:
+        groups: of parameters, as for SGD.
         world: processes that train together: each orthogonalizes its share, for all.
+        options: as for SGD.
     """
 
-    world: World | None = None
+    def __init__(self, groups: list[dict[str, Any]], world: World | None, **options: Any) -> None:
+        super().__init__(groups, **options)
+        self.world = world
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -93,7 +97,7 @@ def make_optimizer(
         world: the processes that train together.
     """
     turned = {id(kernel) for kernel in muon_kernels(network)} if options.muon_lr else set()
-    groups = []
+    groups: list[dict[str, Any]] = []
     for scale, parameters in _by_scale(network, options.layer_lr_decay).items():
         others = [p for p in parameters if id(p) not in turned]
         decayed = [p for p in others if options.weight_decay_on == "all" or p.ndim > 1]
@@ -101,22 +105,21 @@ def make_optimizer(
         groups += [
             {"params": decayed, "weight_decay": options.weight_decay, "lr_scale": scale, "muon": False},
             {"params": spared, "weight_decay": 0.0, "lr_scale": scale, "muon": False},
-            {
+        ]
+        if turned:
+            groups.append({
                 "params": [p for p in parameters if id(p) in turned], "weight_decay": 0.0, "muon": True,
-                "lr_scale": scale * options.muon_lr / (lr or 1), "momentum": 0.0, "dampening": 0.0, "nesterov": False,
-            },
-        ]  # fmt: skip
-    made = (_MuonSGD if turned else _SGD)(
-        [group for group in groups if group["params"]],
-        lr=0.0,  # set at every step
-        momentum=options.momentum,
-        dampening=options.dampening,
-        nesterov=options.nesterov,
-        fused=True,
-    )
-    if isinstance(made, _MuonSGD):
-        made.world = world
-    return made
+                "lr_scale": scale * options.muon_lr / lr, "momentum": 0.0, "dampening": 0.0, "nesterov": False,
+            })  # fmt: skip
+    groups = [group for group in groups if group["params"]]
+    settings: dict[str, Any] = {
+        "lr": 0.0,  # set at every step
+        "momentum": options.momentum,
+        "dampening": options.dampening,
+        "nesterov": options.nesterov,
+        "fused": True,
+    }
+    return _MuonSGD(groups, world, **settings) if turned else _SGD(groups, **settings)
 
 
 def muon_kernels(network: nn.Module) -> list[nn.Parameter]:
