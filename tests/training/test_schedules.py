@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wideresnet.base.errors import UsageError
 from wideresnet.spec.options import ScheduleOptions
 from wideresnet.spec.recipe import Recipe
-from wideresnet.training.schedules import OneCycle, Steps, image_scale, make_schedule, shared_batch
+from wideresnet.training.schedules import OneCycle, Steps, image_scale, make_schedule, share_done, shared_batch
 
 
 @pytest.mark.parametrize(("drop_at", "rates"), [("start", [1, 0.5, 0.5, 0.25]), ("end", [1, 1, 0.5, 0.5])])
@@ -137,3 +137,10 @@ def test_a_share_of_thirds_begins_where_exact_arithmetic_says(epochs: int) -> No
     for part in range(1, epochs):
         recipe = Recipe.flat(epochs=epochs, image_scales=((0.0, 0.5), (part / epochs, 1.0)))
         assert [image_scale(recipe, epoch) for epoch in (part - 1, part)] == [0.5, 1.0]
+
+
+def test_epochs_on_small_images_are_less_of_the_work() -> None:
+    recipe = Recipe.flat(epochs=4, image_scales=((0.0, 0.5), (0.5, 1.0)))  # 0.25 + 0.25 + 1 + 1
+    shares = [share_done(recipe, share) for share in (0.0, 0.125, 0.25, 0.5, 0.625, 1.0)]
+    assert shares == pytest.approx([0, 0.05, 0.1, 0.2, 0.4, 1])
+    assert share_done(Recipe.flat(epochs=4), 0.3) == pytest.approx(0.3)

@@ -8,6 +8,7 @@ from types import TracebackType
 from wideresnet.base import progress
 from wideresnet.experiments.process import Worker
 from wideresnet.spec.recipe import Recipe
+from wideresnet.training.schedules import share_done
 
 
 class Lines:
@@ -32,13 +33,11 @@ class Lines:
             return
         if worker not in self._lines:
             own = self._stack.enter_context(ExitStack())
-            self._lines[worker] = own, own.enter_context(
-                progress.task("", total=num_steps, fields=("loss", "error"))
-            )  # fmt: skip
+            self._lines[worker] = own, own.enter_context(progress.task("", total=1.0, fields=("loss", "error")))
         epochs = recipe.schedule.epochs
         self._lines[worker][1].update(
             description=f"{label}  epoch {(report.step - 1) * epochs // num_steps + 1}/{epochs}",
-            completed=report.step,
+            completed=share_done(recipe, report.step / num_steps),
             loss=f"{report.loss:.3f}",
             error=f"{report.error_pct:.1f} %",
         )

@@ -22,6 +22,7 @@ from wideresnet.experiments.store import Store, Task
 from wideresnet.experiments.worker import DIVERGED, IN_USE
 from wideresnet.training import Interrupted
 from wideresnet.training.interrupt import StopRequest
+from wideresnet.training.schedules import share_done
 
 POLL_S = 0.2
 """How often workers are looked at."""
@@ -172,9 +173,10 @@ def train_all(
                     start(waiting.popleft())
                 done = sum(work[name].flops for name in ended)
                 for worker, (task, _) in running.items():
-                    lines.show(worker, task.name, task.recipe, work[task.name].num_steps)
+                    of_run = work[task.name]
+                    lines.show(worker, task.name, task.recipe, of_run.num_steps)
                     if worker.report:
-                        done += work[task.name].flops * worker.report.step / work[task.name].num_steps
+                        done += of_run.flops * share_done(task.recipe, worker.report.step / of_run.num_steps)
                 bar.update(completed=done, what=f"{len(ended)} of {len(tasks)} runs")
                 time.sleep(POLL_S)
                 for worker in list(running):

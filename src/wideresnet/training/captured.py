@@ -74,7 +74,7 @@ class CapturedSteps:
         self.stream = _stream(torch.cuda.current_device())
         self.pool = torch.cuda.graph_pool_handle()  # of all shapes together: one graph runs at a time
         self.number = torch.zeros((), dtype=torch.int64, device="cuda")
-        self.lr = torch.zeros((), device="cuda")
+        self.lr = torch.zeros((), dtype=torch.float64, device="cuda")  # as exact as the number that it stands for
         self.eager_steps: dict[torch.Size, int] = {}
         self.captured: dict[torch.Size, _Captured] = {}
         self.is_possible = True

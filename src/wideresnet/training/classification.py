@@ -29,6 +29,7 @@ from wideresnet.training.captured import make_step
 from wideresnet.training.configure import evaluates_by_kernels
 from wideresnet.training.loop import Diverged, Loop
 from wideresnet.training.preflight.plan import Plan
+from wideresnet.training.schedules import area_of
 from wideresnet.training.setup import Job
 from wideresnet.training.step import Meter
 from wideresnet.training.timetable import Timetable
@@ -98,8 +99,7 @@ class Run(Loop):
 
     def work(self, epochs: float) -> float:
         """Return the work in the first `epochs` epochs, in those at full size: it grows with the area of images."""
-        areas = [self.timetable.image_scale(epoch) ** 2 for epoch in range(math.ceil(epochs))]
-        return sum(areas[: int(epochs)]) + sum(areas[int(epochs) :]) * (epochs % 1)
+        return area_of(self.timetable.image_scale, epochs)
 
     def batches(self, epoch: int, first: int) -> Iterable[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch at the scale of its images."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -145,3 +147,20 @@ def image_scale(recipe: Recipe, epoch: int) -> float:
     epochs, scales = recipe.schedule.epochs, recipe.feed.image_scales
     begun = [scale for start, scale in scales if epoch >= start * epochs - 1e-9]
     return scales[-1][1] if epoch == epochs - 1 else begun[-1]
+
+
+def area_of(scale: Callable[[int], float], epochs: float) -> float:
+    """Return the work of the first `epochs` epochs, in those at full size: it grows with the area of the images.
+
+    Args:
+        scale: of the images in an epoch (from 0).
+        epochs: the last one may be in part.
+    """
+    areas = [scale(epoch) ** 2 for epoch in range(math.ceil(epochs))]
+    return sum(areas[: int(epochs)]) + sum(areas[int(epochs) :]) * (epochs % 1)
+
+
+def share_done(recipe: Recipe, share_of_steps: float) -> float:
+    """Return the share of a run's work in this share of its steps: less, if small images come first."""
+    scale, epochs = functools.partial(image_scale, recipe), recipe.schedule.epochs
+    return area_of(scale, share_of_steps * epochs) / area_of(scale, epochs)

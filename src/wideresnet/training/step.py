@@ -121,7 +121,7 @@ def train_step(
 
     Args:
         step: counted from 0; a tensor on the device, int64 (), if steps are captured, see `captured`.
-        lr: learning rate; likewise, float32 ().
+        lr: learning rate; likewise, float64 ().
         accumulate: parts in which the batch is computed; their gradients add up to the mean over all its images.
         clip_grad_norm: the largest norm of the whole gradient, without weight decay; 0 for no limit.
         sam_rho: take the gradient at weights that are perturbed by so much, see `sharpness`; 0 for none.
@@ -168,8 +168,8 @@ def train_step(
     if clip_grad_norm:
         nn.utils.clip_grad_norm_(forward.parameters(), clip_grad_norm)
     for group in optimizer.param_groups:
-        scale = group.get("lr_scale", 1.0)
-        group["lr"] = lr if scale == 1 else lr * scale
+        rate = lr * group.get("lr_scale", 1.0)
+        group["lr"] = rate.float() if isinstance(rate, Tensor) else rate  # rounded once, as a number is
         for parameter in group["params"]:
             if parameter.grad is None:  # stochastic depth left its block out; decay and momentum apply, as in Torch 7
                 parameter.grad = torch.zeros_like(parameter)
