@@ -13,6 +13,7 @@ from small_exports import SIZE, make_weights, need_packages
 
 from wideresnet.base.errors import DataError, UsageError
 from wideresnet.commands.main import main
+from wideresnet.data import load_dataset
 from wideresnet.export import export_weights, read_exported
 from wideresnet.export.check import compare, require
 from wideresnet.export.write import calibration_images
@@ -67,7 +68,8 @@ def test_torch_has_no_int8(tmp_path: Path) -> None:
 
 
 def test_calibration_takes_training_images_spread_over_the_set(make_npz: Callable[..., Path]) -> None:
-    images, notes = calibration_images(make_weights(), make_npz(num_train=32, num_classes=2, size=12))
+    dataset = load_dataset(make_npz(num_train=32, num_classes=2, size=12))
+    images, notes = calibration_images(make_weights(), dataset)
     assert images.shape == (32, *SIZE, 3)
     assert any("only 32 images to calibrate by" in note for note in notes)
 
@@ -109,7 +111,7 @@ def test_int8_is_calibrated_on_the_data_of_the_run_or_says_what_to_name(
     # so few steps may leave logits near zero, of which eight bits change too large a share: that is not the question
     assert status == 0 or "in int8 the logits of one image in ten change" in said.err
     assert main(["export", "WRN-10-1-digits", "--format", "onnx", "--int8", "--out", str(tmp_path / "x.onnx")]) == 2
-    assert "no run, so there are no images to quantize by; name some with --calibrate" in capsys.readouterr().err
+    assert "WRN-10-1-digits: comes without its data; name it with --calibrate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("int8", [True, False])

@@ -16,7 +16,7 @@ from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.machine.device import pick_device
 from wideresnet.spec.analysis import Analysis
 from wideresnet.weights.hub import read_weights
-from wideresnet.weights.matching import data_of_run, fit_images, load_matching
+from wideresnet.weights.matching import data_of_run, fit_images, load_matching, run_of
 from wideresnet.weights.pretrained import weights_name
 
 DEFAULT_LIMIT = 1000
@@ -61,7 +61,7 @@ def analyze(
     num_blocks = len(named_blocks(read.network)[0])
     if data is None:
         data = data_of_run(weights)
-    dataset, notes = load_matching(read, data, skip_unreadable=skip_unreadable)
+    dataset, notes = load_matching(read, data, run=run_of(weights), skip_unreadable=skip_unreadable)
     num_all = len(dataset.test)
     if num_all < MIN_IMAGES:
         raise UsageError(f"{data}: {num_all} test images; the similarity of blocks needs at least {MIN_IMAGES}")

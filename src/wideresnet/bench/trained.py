@@ -15,7 +15,7 @@ from wideresnet.base.errors import UsageError
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.export.write import calibration_images
 from wideresnet.weights.hub import Weights, holds_weights, read_weights
-from wideresnet.weights.matching import columns_of_run, data_of_run, fit_images, load_matching, run_of
+from wideresnet.weights.matching import data_of_run, fit_images, load_matching, run_of
 from wideresnet.weights.pretrained import find_weights, shipped_name
 
 NUM_TEST_IMAGES = 1000
@@ -72,10 +72,7 @@ def read_trained(weights: str, data: str) -> Trained:
     found = read_weights(find_weights(weights))
     if found.input_size[0] != found.input_size[1]:
         raise UsageError(f"{weights}: images of {found.input_size[1]} x {found.input_size[0]} px; must be square")
-    columns = columns_of_run(run_of(weights), data)
-    dataset, notes = load_matching(
-        found, data, image_column=columns.get("image_column"), label_column=columns.get("label_column")
-    )
+    dataset, notes = load_matching(found, data, run=run_of(weights))
     chosen = spread(len(dataset.test), NUM_TEST_IMAGES)
     test, more = fit_images(found, dataset, dataset.test.images[chosen])
     training, _ = calibration_images(found, dataset)

@@ -10,7 +10,6 @@ from wideresnet.base import progress
 from wideresnet.base.errors import UsageError, WRNError
 from wideresnet.base.format import counted, human_bytes
 from wideresnet.commands.verbs import add_verb, show
-from wideresnet.spec.record import RunFolder
 
 
 def add(verbs: Any) -> None:
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         from wideresnet.export.load import read_exported, reopen_written
         from wideresnet.export.write import calibration_images, check_format, export_weights, target
         from wideresnet.weights.hub import read_weights
-        from wideresnet.weights.matching import run_of
+        from wideresnet.weights.matching import data_of_run, load_matching, run_of
 
     folder = args.weights if args.weights.is_dir() else args.weights.parent
     out = args.out or folder
@@ -58,8 +57,10 @@ def run(args: argparse.Namespace) -> None:
         progress.report(f"note: {note}")
     images = None
     if args.int8:
-        images, notes = calibration_images(weights, args.calibrate or _data(run_of(args.weights)))
-        for note in notes[len(weights.notes) :]:
+        data = args.calibrate or data_of_run(args.weights, option="calibrate")
+        dataset, notes = load_matching(weights, data, run=run_of(args.weights))
+        images, more = calibration_images(weights, dataset)
+        for note in (*notes[len(weights.notes) :], *more):
             progress.report(f"note: {note}")
     with progress.status(f"exporting to {args.format}"):
         result = export_weights(weights, args.format, out, calibration=images)
@@ -74,12 +75,6 @@ def run(args: argparse.Namespace) -> None:
     show(args, result, render)
     if args.check and (failure := result["check"]["failure"]):
         raise WRNError(f"{result['file']}: {failure}")
-
-
-def _data(run: RunFolder) -> str:
-    if not run.is_run():
-        raise UsageError(f"{run.path}: no run, so there are no images to quantize by; name some with calibrate=")
-    return run.read_recipe().data
 
 
 def render(result: dict[str, Any]) -> str:

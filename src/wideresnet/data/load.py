@@ -103,9 +103,8 @@ def open_data(data: str | Path, options: ReadOptions, *, extra_data: bool = Fals
         raise UsageError(f"class_order={options.class_order!r}: must be 'text' or 'number'")
     if options.white is not None and not 1 <= options.white <= WHITE:
         raise UsageError(f"white={options.white}: must be 1 to {WHITE:,}, the largest value of 16 bits")
-    name = re.sub(r"[-_ ]", "", data.lower()) if isinstance(data, str) else ""
-    path = Path(os.path.expanduser(data))
-    if not str(data).strip() or (name not in FACTS and not path.exists()):
+    name, path = _name(data), Path(os.path.expanduser(data))
+    if not is_there(data):
         raise UsageError(_unknown(str(data), name))
     with _legible_errors(data):
         layout = find_layout(path) if name not in FACTS else None
@@ -122,6 +121,15 @@ def open_data(data: str | Path, options: ReadOptions, *, extra_data: bool = Fals
     if name in FACTS and path.exists():
         opened = replace(opened, notes=(*opened.notes, f"{path} exists, too; use ./{path} to read it instead"))
     return opened
+
+
+def is_there(data: str | Path) -> bool:
+    """Tell whether `data` is the name of a data set, or a file or folder that exists."""
+    return bool(str(data).strip()) and (_name(data) in FACTS or Path(os.path.expanduser(data)).exists())
+
+
+def _name(data: str | Path) -> str:
+    return re.sub(r"[-_ ]", "", data.lower()) if isinstance(data, str) else ""
 
 
 @contextmanager

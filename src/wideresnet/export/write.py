@@ -22,7 +22,7 @@ from wideresnet.export.portable import free_axes
 from wideresnet.export.runtimes import Run, run_onnx, run_openvino, run_torch
 from wideresnet.spec.files import write_atomic
 from wideresnet.weights.hub import Weights
-from wideresnet.weights.matching import fit_images, load_matching
+from wideresnet.weights.matching import fit_images
 
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
@@ -129,18 +129,17 @@ def target(out: str | Path, format: str, *, int8: bool = False) -> Path:
     return out
 
 
-def calibration_images(weights: Weights, data: str | Path | Dataset) -> tuple[np.ndarray, list[str]]:
+def calibration_images(weights: Weights, dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     """Choose training images to quantize by, spread evenly over the set, and notes.
 
     Args:
         weights: what is exported.
-        data: as for `load_dataset`, or what that returned.
+        dataset: from `load_matching`.
 
     Returns:
         uint8 (N, H, W, C), as many as `num_to_calibrate` allows, evenly spread; and what the reader should know.
     """
-    dataset, notes = load_matching(weights, data)
-    chosen = spread(len(dataset.train), num_to_calibrate(*weights.input_size))
+    chosen, notes = spread(len(dataset.train), num_to_calibrate(*weights.input_size)), list[str]()
     images, _ = fit_images(weights, dataset, dataset.train.images[chosen])
     if len(images) < FEW_IMAGES:
         notes.append(f"only {len(images)} images to calibrate by; with {FEW_IMAGES} or more int8 is more exact")

@@ -12,7 +12,7 @@ from wideresnet.data import Dataset
 from wideresnet.data.feeds.resident import evaluation_batches
 from wideresnet.export.write import calibration_images as pixels_to_calibrate
 from wideresnet.weights.hub import Weights
-from wideresnet.weights.matching import columns_of_run, data_of_run, load_matching, run_of
+from wideresnet.weights.matching import data_of_run, load_matching, run_of
 
 
 def check_int8(device: str, precision: str) -> None:
@@ -57,12 +57,10 @@ def read_calibration(
         UsageError: the data has other classes or channels, or no data is named and none is known.
         DataError: the data cannot be read.
     """
-    columns: dict[str, str | None] = {}
-    if isinstance(weights, Weights):
-        if data is None:
+    run = None if isinstance(weights, Weights) else run_of(weights)
+    if data is None:
+        if isinstance(weights, Weights):
             raise UsageError(f"{read.network.name}: weights in memory know no data; name it with data=")
-    else:
-        data = data_of_run(weights) if data is None else data
-        columns = columns_of_run(run_of(weights), data)
-    dataset, notes = load_matching(read, data, skip_unreadable=skip_unreadable, **columns)
+        data = data_of_run(weights)
+    dataset, notes = load_matching(read, data, run=run, skip_unreadable=skip_unreadable)
     return calibration_images(read, dataset), notes[len(read.notes) :]

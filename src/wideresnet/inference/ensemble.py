@@ -20,7 +20,7 @@ from wideresnet.data import Dataset
 from wideresnet.inference.evaluate import Subject, document, prepare
 from wideresnet.spec.record import SeedsFolder
 from wideresnet.weights.hub import read_weights
-from wideresnet.weights.matching import columns_of_run, data_of_run, load_matching, run_of
+from wideresnet.weights.matching import data_of_run, load_matching, run_of
 
 SCORES = ("error_pct", "loss", "ece_pct")
 
@@ -92,10 +92,10 @@ def prepare_ensemble(
                     f"ensemble=True: {path} takes {name} {other}, {paths[0]} {first}; an ensemble sees the same images"
                 )
     if not isinstance(data, Dataset):
-        run, source = run_of(paths[0]), data_of_run(paths[0]) if data is None else data
-        given = {"image_column": image_column, "label_column": label_column}
-        columns = {**columns_of_run(run, source), **{k: v for k, v in given.items() if v is not None}}
-        data, _ = load_matching(read[0], source, skip_unreadable=skip_unreadable, **columns)
+        data, _ = load_matching(
+            read[0], data_of_run(paths[0]) if data is None else data, run=run_of(paths[0]),
+            skip_unreadable=skip_unreadable, image_column=image_column, label_column=label_column,
+        )  # fmt: skip
     members = [prepare(path, data, **how) for path in paths]
     first = members[0]
     notes = list(dict.fromkeys(note for member in members for note in member.notes))

@@ -34,7 +34,7 @@ from wideresnet.inference.calibrate import calibration_images, check_int8
 from wideresnet.machine.device import pick_device, pick_precision
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights, read_weights
-from wideresnet.weights.matching import columns_of_run, data_of_run, fit_images, load_matching, run_of
+from wideresnet.weights.matching import data_of_run, fit_images, load_matching, run_of
 from wideresnet.weights.pretrained import weights_name
 
 
@@ -136,10 +136,9 @@ def prepare(
         if isinstance(weights, Weights):
             raise UsageError(f"{where}: weights in memory know no data; name it with data=")
         data = data_of_run(weights)
-    columns = {"image_column": image_column, "label_column": label_column}
-    given = {name: column for name, column in columns.items() if column is not None}
-    columns = {**(columns_of_run(run, data) if run is not None else {}), **given}
-    dataset, notes = load_matching(read, data, skip_unreadable=skip_unreadable, **columns)
+    dataset, notes = load_matching(
+        read, data, run=run, skip_unreadable=skip_unreadable, image_column=image_column, label_column=label_column
+    )
     if run is not None:
         notes += _check_unseen(run, dataset)
     num_all, test = len(dataset.test), dataset.test

@@ -13,6 +13,7 @@ from wideresnet.data import Dataset, ImageSet, load_dataset
 from wideresnet.data.feeds.lazy import as_array, lazy
 from wideresnet.data.feeds.workers import chosen_workers
 from wideresnet.data.images import fit_to_size
+from wideresnet.data.load import is_there
 from wideresnet.spec.record import RunFolder
 from wideresnet.weights.hub import Weights
 from wideresnet.weights.pretrained import find_weights, shipped_name
@@ -22,6 +23,7 @@ def load_matching(
     weights: Weights,
     data: str | Path | Dataset,
     *,
+    run: RunFolder | None = None,
     skip_unreadable: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -33,8 +35,9 @@ def load_matching(
     Args:
         weights: the network, its class names and input size.
         data: as for `load_dataset`, or what that returned.
+        run: that may have made the weights: its own data is read by the columns that it was told to read.
         skip_unreadable: leave out images that cannot be read, with a note.
-        image_column, label_column: as for `load_dataset`.
+        image_column, label_column: as for `load_dataset`; None for those of the run.
 
     Returns:
         The data, whose images `fit_images` converts; and the notes on weights and data.
@@ -46,9 +49,10 @@ def load_matching(
     if isinstance(data, Dataset):
         dataset = data
     else:
+        of_run = _columns(run, data) if run is not None else (None, None)
         load = partial(
-            load_dataset, data, skip_unreadable=skip_unreadable, image_column=image_column, label_column=label_column,
-            white=weights.preprocessing.white,
+            load_dataset, data, skip_unreadable=skip_unreadable, image_column=image_column or of_run[0],
+            label_column=label_column or of_run[1], white=weights.preprocessing.white,
         )  # fmt: skip
         height, width = weights.input_size
         whole = weights.resize is not None  # a center crop needs whole images
@@ -59,14 +63,14 @@ def load_matching(
     return dataset, [*weights.notes, *dataset.notes, *notes, *_check_names(weights, dataset)]
 
 
-def columns_of_run(run: RunFolder, data: str | Path | Dataset) -> dict[str, str | None]:
-    """Return the columns that a run was told to read, if its own data is read again."""
+def _columns(run: RunFolder, data: str | Path) -> tuple[str | None, str | None]:
+    """Return the columns of images and labels that a run was told to read, if this is its own data."""
     try:
-        if not run.is_run() or (recipe := run.read_recipe()).data != str(data):
-            return {}
+        if run.is_run() and (recipe := run.read_recipe()).data == str(data):
+            return recipe.feed.image_column, recipe.feed.label_column
     except DataError:  # a damaged record, which the weights do not need
-        return {}
-    return {"image_column": recipe.feed.image_column, "label_column": recipe.feed.label_column}
+        pass
+    return None, None
 
 
 def _in_order_of(weights: Weights, dataset: Dataset) -> tuple[Dataset, list[str]]:
@@ -86,18 +90,22 @@ def run_of(weights: str | Path) -> RunFolder:
     return RunFolder(path if path.is_dir() else path.parent)
 
 
-def data_of_run(weights: str | Path) -> str:
+def data_of_run(weights: str | Path, option: str = "data") -> str:
     """Return the data that weights were trained on.
 
+    Args:
+        option: that names other data, for messages.
+
     Raises:
-        UsageError: they are not in the folder of a run.
+        UsageError: they are not in the folder of a run, or its data is not there any more.
     """
-    run = run_of(weights)
-    if run.is_run():
-        return run.read_recipe().data
-    name = shipped_name(weights)
+    run, name = run_of(weights), shipped_name(weights)
     why = f"{name}: comes without its data" if name else f"{run.path}: no run, so the data is not known"
-    raise UsageError(f"{why}; name it with data=")
+    if run.is_run():
+        if is_there(data := run.read_recipe().data):
+            return data
+        why = f"{run.path}: was trained on {data}, which is not there now"
+    raise UsageError(f"{why}; name it with {option}=")
 
 
 def fit_images(weights: Weights, dataset: Dataset, images: np.ndarray) -> tuple[np.ndarray, list[str]]:
