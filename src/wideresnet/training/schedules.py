@@ -162,5 +162,9 @@ def area_of(scale: Callable[[int], float], epochs: float) -> float:
 
 def share_done(recipe: Recipe, share_of_steps: float) -> float:
     """Return the share of a run's work in this share of its steps: less, if small images come first."""
-    scale, epochs = functools.partial(image_scale, recipe), recipe.schedule.epochs
-    return area_of(scale, share_of_steps * epochs) / area_of(scale, epochs)
+    return area_of_run(recipe, share_of_steps) / area_of_run(recipe)
+
+
+def area_of_run(recipe: Recipe, share_of_steps: float = 1.0) -> float:
+    """Return the epochs at full size that a run's work, or that of its first steps, amounts to."""
+    return area_of(functools.partial(image_scale, recipe), share_of_steps * recipe.schedule.epochs)

@@ -12,7 +12,7 @@ from wideresnet.networks.cost import Cost, cost
 from wideresnet.spec import recipes
 from wideresnet.spec.recipe import Recipe
 from wideresnet.training.preflight.probe import Probe
-from wideresnet.training.schedules import image_scale
+from wideresnet.training.schedules import area_of_run
 from wideresnet.training.setup import Job
 from wideresnet.training.timetable import epochs_in, with_epochs
 
@@ -108,7 +108,7 @@ def make_plan(
         num += len(job.data.test) if recipe.feed.holdout else 0  # else the last evaluation is the result's
         pass_s = probe.image_s / recipe.optimizer.passes / job.world.size
         # a forward pass is a third of forward and backward
-        return pass_s * other.optimizer.passes * images * _areas(other), pass_s * num / 3
+        return pass_s * other.optimizer.passes * images * area_of_run(other), pass_s * num / 3
 
     left_s = None
     if (time_s := schedule.time_s) is not None:
@@ -118,7 +118,7 @@ def make_plan(
             chosen = epochs_in(time_s, left_s, epoch_s, images) if job.world.is_first else None
             epochs = job.world.agree(chosen)
             recipe = with_epochs(recipe, epochs)
-    schedule, areas = recipe.schedule, _areas(recipe)
+    schedule, areas = recipe.schedule, area_of_run(recipe)
     training_s, evaluation_s = seconds_of(recipe)
     seconds, shorter = training_s + evaluation_s, ""
     if seconds > LONG_RUN_S and not resumed and left_s is None:
@@ -150,11 +150,6 @@ def make_plan(
 def _spared_flops(counts: Cost, frozen: Collection[str]) -> int:
     """Return the operations of the backward pass that frozen stages do not need."""
     return 2 * sum(2 * stage.macs for stage in counts.stages if stage.name in frozen)
-
-
-def _areas(recipe: Recipe) -> float:
-    """Return the epochs that a run's work amounts to at full size: work grows with the area of the images."""
-    return sum(image_scale(recipe, epoch) ** 2 for epoch in range(recipe.schedule.epochs))
 
 
 def _shorter(recipe: Recipe, known_as: str, num_train: int) -> Iterator[Recipe]:
